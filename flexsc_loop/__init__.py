@@ -1,0 +1,10 @@
+"""An asyncio event loop on exception-less system calls.
+
+`asyncio.run(main(), loop_factory=flexsc_loop.new_event_loop)` runs a program on it unchanged.
+"""
+
+from flexsc_loop.loop import Loop
+from flexsc_loop.policy import FlexSCPolicy, install, new_event_loop, run
+
+__all__ = ["FlexSCPolicy", "Loop", "install", "new_event_loop", "run"]
+__version__ = "0.1.0"

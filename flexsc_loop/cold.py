@@ -1,0 +1,196 @@
+"""Floor 5: rare and slow things, most of them asyncio's own code on our readiness and our calls.
+
+What runs once per server, child or signal gains nothing from being written anew, and inherits the arguments that each
+Python version has.  Source: asyncio.unix_events.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from asyncio import selector_events, unix_events
+from asyncio.log import logger
+from typing import Any
+
+_Unix: Any = unix_events._UnixSelectorEventLoop  # type: ignore[attr-defined]
+
+# What these classes use of the loop that they are mixed into is checked there.
+_Host: Any = object
+
+
+class UnixSockets(_Host):
+    """Servers and connections on Unix sockets."""
+
+    _unix_server_sockets: dict[socket.socket, int]
+
+    create_unix_connection = _Unix.create_unix_connection
+    create_unix_server = _Unix.create_unix_server
+
+    def _remove_socket_file(self, sock: socket.socket, path: Any) -> None:
+        """Remove the file of a Unix server's socket, unless somebody has replaced it."""
+        inode = self._unix_server_sockets.pop(sock, None)
+        if inode is None:
+            return
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+
+
+class Signals(_Host):
+    """Signal handlers.  Signals reach the loop through a socket pair, made when the first handler is added."""
+
+    _signal_handlers: dict[int, Any]
+    _csock: socket.socket | None
+    _ssock: socket.socket | None
+
+    _check_signal = _Unix._check_signal
+    _handle_signal = _Unix._handle_signal
+    remove_signal_handler = _Unix.remove_signal_handler
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        """Call `callback(*args)` in the loop when signal `sig` comes.  Source: asyncio.loop.add_signal_handler."""
+        if self._csock is None:
+            self._ssock, self._csock = socket.socketpair()
+            self._ssock.setblocking(False)
+            self._csock.setblocking(False)
+            self._add_reader(self._ssock.fileno(), self._read_signals)
+        _Unix.add_signal_handler(self, sig, callback, *args)
+
+    def _read_signals(self) -> None:
+        assert self._ssock is not None
+        try:
+            while numbers := self._ssock.recv(4096):
+                for number in numbers:
+                    if number:
+                        self._handle_signal(number)
+        except (BlockingIOError, InterruptedError):
+            pass
+
+    def _add_callback_signalsafe(self, handle: Any) -> None:
+        self.call_soon(handle._run)
+
+    def _drop_signals(self) -> None:
+        """The loop is closing."""
+        if not sys.is_finalizing():
+            for sig in list(self._signal_handlers):
+                self.remove_signal_handler(sig)
+        if self._csock is not None and self._ssock is not None:
+            self._remove_reader(self._ssock.fileno())
+            self._ssock.close()
+            self._csock.close()
+            self._ssock = self._csock = None
+
+
+class Files(_Host):
+    """sendfile(2)."""
+
+    _sock_sendfile_native_impl = _Unix._sock_sendfile_native_impl
+    _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
+    _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
+    _sock_sendfile_native = _Unix._sock_sendfile_native
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        """Send a file over a transport: what was written before goes first, reading is paused meanwhile."""
+        resume = transp.is_reading()
+        transp.pause_reading()
+        sock = transp.get_extra_info("socket")._sock
+        fd = sock.fileno()
+        try:
+            await transp._hold_writes()
+            owner = self.owned.pop(fd)
+            try:
+                return await self.sock_sendfile(sock, file, offset, count, fallback=False)
+            finally:
+                self._remove_writer(fd)
+                self.owned[fd] = owner
+        finally:
+            transp._release_writes()
+            if resume:
+                transp.resume_reading()
+
+
+class Datagrams(_Host):
+    """asyncio's datagram transport on our readiness."""
+
+    def _make_datagram_transport(
+        self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> Any:
+        return selector_events._SelectorDatagramTransport(  # type: ignore[attr-defined]
+            self, sock, protocol, address, waiter, extra
+        )
+
+
+class Pipes(_Host):
+    """asyncio's pipe transports on our readiness."""
+
+    _make_read_pipe_transport = _Unix._make_read_pipe_transport
+    _make_write_pipe_transport = _Unix._make_write_pipe_transport
+
+
+class Children(_Host):
+    """Subprocesses.  A pidfd says when a child has ended: no SIGCHLD handler, no thread, any thread's loop."""
+
+    async def _make_subprocess_transport(
+        self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
+        extra: Any = None, **kwargs: Any,
+    ) -> Any:
+        waiter = self.create_future()
+        transport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+        )
+        pid = transport.get_pid()
+        pidfd = os.pidfd_open(pid)
+        self._add_reader(pidfd, self._child_ended, pid, pidfd, transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _child_ended(self, pid: int, pidfd: int, transport: Any) -> None:
+        self._remove_reader(pidfd)
+        os.close(pidfd)
+        try:
+            _, status = os.waitpid(pid, 0)
+        except ChildProcessError:
+            logger.warning("child process pid %d exit status already read: will report returncode 255", pid)
+            code = 255
+        else:
+            code = os.waitstatus_to_exitcode(status)
+        transport._process_exited(code)
+
+
+def set_nodelay(sock: socket.socket) -> None:
+    """Switch Nagle's algorithm off on a TCP socket; sockets accepted from it inherit that."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        if sock.proto in (0, socket.IPPROTO_TCP):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def numeric(host: Any, port: Any) -> bool:
+    """Whether an address needs no look-up."""
+    if isinstance(host, bytes):
+        host = host.decode("ascii", "replace")
+    if isinstance(port, (str, bytes)) and port and not port.isdigit():
+        return False
+    if host is None or host == "":
+        return True
+    if not isinstance(host, str):
+        return False
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host.partition("%")[0])
+            return True
+        except (OSError, ValueError):
+            continue
+    return False
+

@@ -1,0 +1,184 @@
+"""Floor 5: the event loop.
+
+Owns: what is set up once per loop, server or connection.  The turn, the transports and the sockets below it do what is
+done per message; everything that is rare is asyncio's own code, inherited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import socket
+import sys
+import threading
+import weakref
+from asyncio import base_events, events, sslproto
+from typing import Any
+
+from flexsc_loop import settings
+from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.syscalls.scheduler import Sizes, choose
+from flexsc_loop.transports.listener import Listener
+from flexsc_loop.transports.sockets import SocketTurn
+from flexsc_loop.transports.stream import count_streams, make_transport
+
+logger = logging.getLogger("flexsc_loop")
+
+_loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+_attach_wants_transport = len(inspect.signature(base_events.Server._attach).parameters) > 1  # type: ignore[attr-defined]
+
+
+class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
+    """An asyncio event loop whose system calls go through a syscall page.
+
+    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given
+    comes from FLEXSC_PAGES and FLEXSC_THREADS, see `new_event_loop`.
+    entries, completions, buffers, buffer_size: sizes of the page, powers of two, see `Sizes`.
+    Raises ValueError for bad settings, OSError when what was asked for by name can't be had.
+    """
+
+    def __init__(self, *, pages: str | None = None, threads: str | None = None, **sizes: int) -> None:
+        wanted = settings.read(pages, threads)
+        measures = Sizes(**sizes)
+        measures.check()
+        asyncio.BaseEventLoop.__init__(self)
+        self._closed = True  # until there is a page: __del__ has nothing to close
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._unix_server_sockets = {}
+        self._signal_handlers = {}
+        self._csock = self._ssock = None
+        self.choice = choose(wanted.pages, wanted.threads, measures)
+        self._use_page(self.choice.page)
+        self._closed = False
+        _loops.add(self)
+        logger.info("%s", "; ".join(self.choice.reasons))
+
+    # ---- running
+
+    def run_forever(self) -> None:
+        """Run until `stop` is called.  Source: asyncio.loop.run_forever."""
+        self._check_closed()
+        self._check_running()
+        self.page.bind()
+        self._set_coroutine_origin_tracking(self._debug)
+        hooks = sys.get_asyncgen_hooks()
+        try:
+            self._thread_id = threading.get_ident()
+            sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+            events._set_running_loop(self)
+            self._run_turns()
+        finally:
+            self._stopping = False
+            self._thread_id = None
+            events._set_running_loop(None)
+            self._set_coroutine_origin_tracking(False)
+            sys.set_asyncgen_hooks(*hooks)
+            self.page.leave()
+
+    def close(self) -> None:
+        """Free everything.  The loop must not be running.  Source: asyncio.loop.close."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self._closed:
+            return
+        if not self.page.closed:
+            self._drop_signals()
+        asyncio.BaseEventLoop.close(self)
+        self._forget_sockets()
+        for owner in list(self.owned.values()):
+            if isinstance(owner, Listener):
+                owner.close()
+        self.page.shut()
+        self._forget_everything()
+
+    def stats(self) -> dict[str, int]:
+        """What the loop has counted since it was made.
+
+        turns; submitted: entries filled; batches: times that entries were handed over; completions: results taken;
+        syscalls: system calls that the loop's thread made for its page; wakeups: times that another thread (or, with
+        a syscall thread, the loop) woke a sleeper; pool_empty: receives that found no buffer; overflows: completions
+        that found no place at first; in_flight: operations now; connections: open stream connections now;
+        thread_cpu_ns: CPU time of the syscall thread, 0 without one.
+        """
+        zero = dict.fromkeys(
+            ("submitted", "batches", "completions", "syscalls", "wakeups", "pool_empty", "overflows", "in_flight",
+             "thread_cpu_ns"), 0)
+        return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters()}
+
+    # ---- what the inherited code calls
+
+    def _start_serving(
+        self, protocol_factory: Any, sock: socket.socket, sslcontext: Any = None, server: Any = None,
+        backlog: int = 100, ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        def make(fd: int, protocol: Any) -> None:
+            conn = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
+            conn.setblocking(False)
+            self._make_ssl_transport(
+                conn, protocol, sslcontext, None, server_side=True, server=server,
+                ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
+
+        set_nodelay(sock)
+        Listener(self, sock, protocol_factory, make if sslcontext else None, server)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        path = sock.getsockname() if sock in self._unix_server_sockets else None
+        listener = self.owned.get(sock.fileno())
+        if isinstance(listener, Listener):
+            listener.close()
+        else:
+            sock.close()
+        if path is not None:
+            self._remove_socket_file(sock, path)
+
+    def _make_socket_transport(
+        self, sock: socket.socket, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+    ) -> Any:
+        set_nodelay(sock)
+        return make_transport(self, sock, protocol, waiter, extra, server)
+
+    def _make_ssl_transport(
+        self, rawsock: socket.socket, protocol: Any, sslcontext: Any, waiter: Any = None, *,
+        server_side: bool = False, server_hostname: str | None = None, extra: Any = None, server: Any = None,
+        ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        ssl_protocol = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter, server_side, server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    def _attach_to(self, server: Any, transport: Any) -> None:
+        server._attach(*(transport,) if _attach_wants_transport else ())
+
+    def _detach_from(self, server: Any, transport: Any) -> None:
+        server._detach(*(transport,) if _attach_wants_transport else ())
+
+    def _ensure_fd_no_transport(self, fd: Any) -> None:
+        fileno = fd if isinstance(fd, int) else fd.fileno()
+        transport = self.owned.get(fileno)
+        if transport is not None:
+            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        """Look an address up; numeric ones without a thread.  Source: asyncio.loop.getaddrinfo."""
+        if numeric(host, port):
+            return socket.getaddrinfo(host, port, family, type, proto, flags)
+        return await asyncio.BaseEventLoop.getaddrinfo(
+            self, host, port, family=family, type=type, proto=proto, flags=flags)
+
+    def _disown(self) -> None:
+        """This process is a forked child: the loop is its parent's."""
+        self.page.disown()
+
+
+def _after_fork() -> None:
+    for loop in list(_loops):
+        loop._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

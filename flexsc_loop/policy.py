@@ -1,0 +1,59 @@
+"""Floor 5: how programs come by a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import warnings
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from flexsc_loop.loop import Loop
+
+T = TypeVar("T")
+
+with warnings.catch_warnings():
+    # Python 3.14 deprecates policies; those who use them have been told by their own call.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    _Base: Any = asyncio.DefaultEventLoopPolicy
+
+
+class FlexSCPolicy(_Base):
+    """Makes every new event loop a FlexSC loop: `asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy())`.
+
+    pages, threads: as for `new_event_loop`.
+    """
+
+    def __init__(self, *, pages: str | None = None, threads: str | None = None) -> None:
+        super().__init__()
+        self._settings = {"pages": pages, "threads": threads}
+
+    def _loop_factory(self) -> Loop:
+        return Loop(**self._settings)
+
+
+def new_event_loop(*, pages: str | None = None, threads: str | None = None) -> Loop:
+    """A new loop.
+
+    pages: "auto" (default), "kernel" (io_uring) or "user" (our own memory).
+    threads: "auto" (default) or "off": the loop's own thread makes the system calls; "on": a syscall thread on a
+        spare CPU does; or a list of CPUs such as "1" or "1,3" for it.
+    What is not given comes from FLEXSC_PAGES and FLEXSC_THREADS.  Raises ValueError for unknown values, OSError when
+    a kernel page is asked for by name and can't be had.
+    """
+    return Loop(pages=pages, threads=threads)
+
+
+def install() -> None:
+    """Make this the loop of the whole process; for servers that choose theirs through the policy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(FlexSCPolicy())
+
+
+def run(
+    main: Coroutine[Any, Any, T], *, debug: bool | None = None, pages: str | None = None, threads: str | None = None
+) -> T:
+    """Run a coroutine as `asyncio.run` does, on a new FlexSC loop.  Arguments as for `new_event_loop`."""
+    with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(pages=pages, threads=threads)) as runner:
+        return runner.run(main)

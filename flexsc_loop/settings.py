@@ -1,0 +1,74 @@
+"""Floor 5: what the user can set, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+PAGES = ("auto", "kernel", "user")
+THREADS = ("auto", "off", "on")
+
+
+class Settings(NamedTuple):
+    """Which pages to use and who serves them.
+
+    pages: "auto", "kernel" or "user".
+    threads: "auto", "off", "on", or a tuple of CPU numbers for syscall threads.
+    """
+
+    pages: str
+    threads: str | tuple[int, ...]
+
+
+def read(pages: str | None = None, threads: str | None = None) -> Settings:
+    """Combine arguments and environment: an argument wins over FLEXSC_PAGES and FLEXSC_THREADS.
+
+    Raises ValueError, which lists the good values, for a bad one.
+    """
+    return Settings(
+        _pages(*_given(pages, "pages", "FLEXSC_PAGES")),
+        _threads(*_given(threads, "threads", "FLEXSC_THREADS")),
+    )
+
+
+def _given(argument: object, name: str, variable: str) -> tuple[object, str]:
+    """The value to use and how to call it in a message."""
+    if argument is not None:
+        return argument, name
+    return os.environ.get(variable) or "auto", variable
+
+
+def _pages(value: object, name: str) -> str:
+    if isinstance(value, str) and value in PAGES:
+        return value
+    raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(PAGES)}")
+
+
+def _threads(value: object, name: str) -> str | tuple[int, ...]:
+    if isinstance(value, str) and value in THREADS:
+        return value
+    online = _online()
+    try:
+        cpus = tuple(int(part) for part in str(value).split(","))
+    except ValueError:
+        cpus = ()
+    if cpus and all(cpu in online for cpu in cpus):
+        return cpus
+    raise ValueError(
+        f"{name}={value!r} is not known: use one of {', '.join(THREADS)}, "
+        f"or a list of CPUs such as 1 or 1,3, out of {', '.join(map(str, sorted(online)))}"
+    )
+
+
+def _online() -> set[int]:
+    """The CPUs of this machine, whether or not this process may run on them."""
+    try:
+        with open("/sys/devices/system/cpu/online") as file:
+            text = file.read().strip()
+    except OSError:
+        return set(range(os.cpu_count() or 1))
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus

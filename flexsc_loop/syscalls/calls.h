@@ -1,0 +1,62 @@
+/* Floor 0: the calls that an entry can carry, the same numbers on every kind of page.
+ *
+ * The values are io_uring's opcodes and flags (kernel ABI, asserted in uring.h), so that an operation is
+ * prepared once and does not know which kind of page will carry it. */
+#ifndef FLEXSC_CALLS_H
+#define FLEXSC_CALLS_H
+
+#include <stdint.h>
+
+enum flexsc_call {
+    CALL_NOP = 0,
+    CALL_POLL = 6,     /* call_flags: poll mask */
+    CALL_SENDMSG = 9,  /* addr: struct msghdr *, call_flags: MSG_* */
+    CALL_RECVMSG = 10, /* likewise */
+    CALL_ACCEPT = 13,  /* call_flags: SOCK_NONBLOCK | SOCK_CLOEXEC */
+    CALL_CANCEL = 14,  /* addr: user_data of the operation to end */
+    CALL_CONNECT = 16, /* addr: struct sockaddr *, off: its length */
+    CALL_CLOSE = 19,
+    CALL_READ = 22,    /* addr, len; off: ~0 for "at the current position" */
+    CALL_WRITE = 23,
+    CALL_SEND = 26,    /* addr, len, call_flags: MSG_* */
+    CALL_RECV = 27,
+    CALL_SHUTDOWN = 34 /* len: SHUT_* */
+};
+
+/* Entry flags: how a call is to be served. */
+enum {
+    ENTRY_MULTISHOT = 1 << 0,  /* RECV, ACCEPT: complete again and again until an error or the end */
+    ENTRY_POOL = 1 << 1,       /* RECV: take the buffer from the page's pool when data is there */
+    ENTRY_OWNED = 1 << 2,      /* nobody but a CALL_CLOSE entry of this page closes the fd */
+    ENTRY_POLL_FIRST = 1 << 3, /* the caller expects EAGAIN: wait for readiness before the first try */
+};
+
+/* One result.  The same 16 bytes as io_uring's CQE. */
+struct flexsc_completion {
+    uint64_t user_data;
+    int32_t res;    /* the call's result, or -errno */
+    uint32_t flags; /* COMPLETION_*; the buffer's number from bit 16 on */
+};
+
+enum {
+    COMPLETION_BUFFER = 1 << 0,   /* a pool buffer holds the data */
+    COMPLETION_MORE = 1 << 1,     /* the operation goes on: more completions follow */
+    COMPLETION_NONEMPTY = 1 << 2, /* RECV: the socket holds more data already */
+    COMPLETION_BUFFER_SHIFT = 16,
+};
+
+_Static_assert(sizeof(struct flexsc_completion) == 16, "the layout of io_uring's CQE");
+
+/* The pool of receive buffers: a ring that the loop fills at its tail and the server empties at its head.
+ * The same layout as io_uring's provided-buffer ring, so that one pool serves either kind of page.
+ * The tail overlays the `resv` field of slot 0. */
+struct flexsc_pool_slot {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t id;
+    uint16_t tail;
+};
+
+_Static_assert(sizeof(struct flexsc_pool_slot) == 16, "the layout of io_uring's buffer ring");
+
+#endif

@@ -1,0 +1,89 @@
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport Page, flexsc_completion
+
+
+cdef extern from "uring.h":
+    struct uring_sqe:
+        unsigned char opcode
+        unsigned char flags
+        unsigned short ioprio
+        int fd
+        uint64_t off
+        uint64_t addr
+        uint32_t len
+        uint32_t op_flags
+        uint64_t user_data
+        unsigned short buf_group
+
+    struct uring:
+        int fd
+        int wake_fd
+        uint32_t setup_flags
+        uint32_t features
+        bint enabled
+        uint32_t sq_entries
+        uint32_t cq_entries
+        uint32_t sq_mask
+        uint32_t sqe_tail
+        uint32_t sqe_published
+        uring_sqe* sqes
+        void* sq_head
+        uint32_t* cq_overflow
+        uint64_t syscalls
+        uint64_t batches
+
+    struct uring_buf_reg:
+        uint64_t ring_addr
+        uint32_t ring_entries
+        unsigned short bgid
+
+    enum:
+        URING_REGISTER_PBUF_RING
+        URING_SQE_BUFFER_SELECT
+        URING_SQE_CQE_SKIP_SUCCESS
+        URING_RECVSEND_POLL_FIRST
+        URING_RECV_MULTISHOT
+        URING_ACCEPT_MULTISHOT
+        URING_FEAT_NO_IOWAIT
+
+    int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil
+    void uring_close(uring* ring) nogil
+    int uring_enable(uring* ring) nogil
+    uring_sqe* uring_next_sqe(uring* ring) noexcept
+    uint32_t uring_unpublished(const uring* ring) noexcept
+    bint uring_has_completions(const uring* ring) noexcept nogil
+    bint uring_wants_enter(const uring* ring) noexcept nogil
+    uint32_t uring_reap(uring* ring, flexsc_completion* out, uint32_t most) noexcept
+    bint uring_polled(const uring* ring) noexcept
+    int uring_publish(uring* ring) noexcept nogil
+    int uring_make_room(uring* ring) noexcept nogil
+    int uring_wait(uring* ring, int64_t timeout_ns, int64_t spin_ns, bint* looked_in_vain) noexcept nogil
+    bint uring_wake(uring* ring) noexcept nogil
+    int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
+    int64_t uring_now_ns() noexcept nogil
+    uint32_t uring_sq_taken(const uring* ring) noexcept nogil
+    uint32_t uring_overflowed(const uring* ring) noexcept
+    void uring_relax() noexcept nogil
+
+
+cdef class KernelPage(Page):
+    cdef uring ring
+    cdef readonly int poller_cpu           # -2: no poller
+    cdef uint32_t entries, capacity
+    cdef uint64_t wakeups
+    cdef unsigned long owner               # thread that the ring is bound to
+    cdef unsigned int owner_uid
+    cdef object waker
+
+    cdef uring_sqe* next_sqe(self) except NULL
+    cdef int open_ring(self) except -1
+    cdef int register_pool(self) except -1
+    cdef bint unpublished(self, Operation op) noexcept
+    cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
+    cdef int move(self) except -1
+    cdef list operations(self)
+    cdef list last_results(self)
+    cdef int cancel_all(self) except -1
+    cdef int queue_cancel_all(self) except -1

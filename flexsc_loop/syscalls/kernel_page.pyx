@@ -1,0 +1,338 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Floor 1: entries of an io_uring ring.
+
+Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring.h, page, operation.
+
+Served by the loop's own thread (one `io_uring_enter` a turn submits and waits; SINGLE_ISSUER + DEFER_TASKRUN) or by the
+kernel's poller (SQPOLL), pinned to a CPU.
+"""
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport int32_t, uint64_t, uint32_t, int64_t
+from libc.string cimport memset
+from posix.unistd cimport geteuid, getpid, usleep
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport (
+    BATCH, CALL_CANCEL, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_MULTISHOT,
+    ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page, flexsc_completion, pool_close, pool_grow, pool_reset,
+)
+
+
+cdef enum:
+    NO_POLLER = -2
+    IDLE_MS = 2                  # the poller sleeps after so much idleness
+    CANCEL_ALL = 1 << 0
+    CANCEL_ANY = 1 << 2
+    PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
+    SILENT = 1                   # user_data of entries that nobody waits for
+
+
+cdef class WakeRead(Operation):
+    """Keeps a read on the wake-up eventfd in flight, so that another thread can end the loop's sleep."""
+    cdef KernelPage page
+    cdef uint64_t count
+
+    cdef int prepare(self) except -1:
+        return self.page.submit(self, CALL_READ, self.page.ring.wake_fd, &self.count, sizeof(self.count),
+                                <uint64_t> -1, 0, 0)
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        if not self.page.closed and self.page.waker is self:
+            self.prepare()
+        return 0
+
+
+cdef class KernelPage(Page):
+    """A page that the kernel serves: `entries` SQEs, `completions` CQEs.
+
+    cpu: None for the loop's own thread, else the CPU of the poller (-1: any).
+    Raises OSError when the kernel refuses; its errno says why (EPERM, ENOSYS, ENOMEM, EINVAL, EOPNOTSUPP).
+    """
+
+    def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
+        self.ring.fd = self.ring.wake_fd = -1
+        self.poller_cpu = NO_POLLER if cpu is None else cpu
+        self.eager = cpu is not None
+        self.spin_most = 50_000 if self.eager else 0
+        self.spin_ns = self.spin_most
+        self.entries = entries
+        self.capacity = completions
+        self.open_pool(buffers, buffer_size)
+        self.open_ring()
+        pool_grow(&self.pool, FIRST_BUFFERS)
+        self.register_pool()
+
+    def __dealloc__(self):
+        if self.pid == getpid():
+            uring_close(&self.ring)
+
+    cdef int open_ring(self) except -1:
+        cdef int res = uring_open(&self.ring, self.entries, self.capacity, self.poller_cpu, IDLE_MS)
+        if res == -ENOMEM:
+            res = uring_open(&self.ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), self.poller_cpu, IDLE_MS)
+        if res < 0:
+            self.closed = True
+            raise OSError(-res, "io_uring_setup")
+        self.owner = 0
+        self.owner_uid = geteuid()
+        cdef WakeRead waker = WakeRead()
+        waker.page = self
+        waker.retractable = True
+        self.waker = waker
+        waker.prepare()
+        self.housekeeping = 1
+        return 0
+
+    cdef int register_pool(self) except -1:
+        cdef uring_buf_reg reg
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t> <void*> self.pool.ring
+        reg.ring_entries = self.pool.slots
+        cdef int res = uring_sys_register(&self.ring, URING_REGISTER_PBUF_RING, &reg, 1)
+        if res < 0:
+            uring_close(&self.ring)
+            self.closed = True
+            raise OSError(-res, "io_uring_register of the receive buffers")
+        return 0
+
+    cdef uring_sqe* next_sqe(self) except NULL:
+        cdef uring_sqe* sqe = uring_next_sqe(&self.ring)
+        cdef int res = 0
+        while sqe == NULL:
+            if not self.ring.enabled:
+                self.bind()
+            with nogil:
+                res = uring_make_room(&self.ring)
+            if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
+                raise OSError(-res, "io_uring_enter")
+            sqe = uring_next_sqe(&self.ring)
+        return sqe
+
+    cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                   uint32_t call_flags, uint32_t flags) except -1:
+        cdef uring_sqe* sqe = self.next_sqe()
+        op.place = self.ring.sqe_tail - 1
+        sqe.opcode = call
+        sqe.fd = fd
+        sqe.addr = <uint64_t> addr
+        sqe.len = length
+        sqe.off = off
+        sqe.op_flags = call_flags
+        sqe.user_data = op.user_data
+        if flags & ENTRY_MULTISHOT:
+            sqe.ioprio = URING_RECV_MULTISHOT if call == CALL_RECV else URING_ACCEPT_MULTISHOT
+        if flags & ENTRY_POLL_FIRST:
+            sqe.ioprio |= URING_RECVSEND_POLL_FIRST
+        if flags & ENTRY_POOL:
+            sqe.flags = URING_SQE_BUFFER_SELECT
+        return 0
+
+    cdef int quietly(self, int call, int fd, uint32_t length) except -1:
+        cdef uring_sqe* sqe = self.next_sqe()
+        sqe.opcode = call
+        sqe.fd = fd
+        sqe.len = length
+        sqe.user_data = SILENT
+        sqe.flags = URING_SQE_CQE_SKIP_SUCCESS
+        return 0
+
+    cdef int cancel(self, Operation op) except -1:
+        cdef uring_sqe* sqe
+        if op.user_data == 0 or self.closed:
+            return 0
+        if self.unpublished(op):
+            sqe = &self.ring.sqes[op.place & self.ring.sq_mask]
+            memset(sqe, 0, sizeof(uring_sqe))
+            sqe.opcode = CALL_NOP
+            sqe.user_data = op.user_data
+            op.withdrawn = True
+            return 0
+        sqe = self.next_sqe()
+        sqe.opcode = CALL_CANCEL
+        sqe.fd = -1
+        sqe.addr = op.user_data
+        sqe.user_data = SILENT
+        return 0
+
+    cdef bint unpublished(self, Operation op) noexcept:
+        """Whether the SQE of `op` still lies on our side only."""
+        return <uint32_t> (op.place - self.ring.sqe_published) < uring_unpublished(&self.ring)
+
+    cdef int cancel_now(self, Operation op) except -1:
+        cdef int res
+        if op.user_data == 0 or self.closed:
+            return 0
+        self.cancel(op)
+        if self.eager:
+            # The poller looks the fd up when it takes the SQE: until then nobody may close the fd.
+            with nogil:
+                res = uring_publish(&self.ring)
+                while res == 0 and <int32_t> (self.ring.sqe_published - uring_sq_taken(&self.ring)) > 0:
+                    usleep(1)
+        return 0
+
+    cdef int publish(self) except -1:
+        cdef int res
+        if not self.ring.enabled or uring_unpublished(&self.ring) == 0:
+            return 0
+        if self.eager:
+            res = uring_publish(&self.ring)
+        else:
+            with nogil:
+                res = uring_publish(&self.ring)
+        if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
+            raise OSError(-res, "io_uring_enter")
+        return 0
+
+    cdef int wait(self, int64_t timeout_ns) except? -1:
+        cdef bint in_vain = False
+        cdef int64_t before = 0
+        cdef int res
+        with nogil:
+            if self.eager and timeout_ns != 0:
+                before = uring_now_ns()
+            res = uring_wait(&self.ring, timeout_ns, self.spin_ns, &in_vain)
+            if before:
+                self.adapt(in_vain, uring_now_ns() - before)
+        if res == -EINTR:
+            return 1
+        # EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
+        if res < 0 and res != -EAGAIN and res != -EBUSY:
+            raise OSError(-res, "io_uring_enter")
+        return 0
+
+    cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil:
+        """Look for completions as long as that tends to find some; hardly at all while the loop is idle."""
+        if not in_vain or took_ns < 2 * self.spin_most:
+            self.spin_ns = self.spin_most
+        else:
+            self.spin_ns //= 2
+
+    cdef bint idle(self) noexcept:
+        return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
+                and not uring_wants_enter(&self.ring))
+
+    cdef uint32_t copy_out(self) noexcept:
+        return uring_reap(&self.ring, self.batch, BATCH)
+
+    cdef void wake(self) noexcept:
+        if uring_wake(&self.ring):
+            self.wakeups += 1
+
+    cpdef bind(self):
+        """Make this thread the ring's owner.  A ring that another thread (or user) owned is replaced by a new one."""
+        cdef unsigned long here = PyThread_get_thread_ident()
+        cdef int res
+        self.check()
+        if self.ring.enabled and (self.owner != here or (self.eager and self.owner_uid != geteuid())):
+            self.move()
+        if not self.ring.enabled:
+            res = uring_enable(&self.ring)
+            if res < 0:
+                raise OSError(-res, "io_uring_register to enable the ring")
+            self.owner = here
+
+    cdef int move(self) except -1:
+        """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""
+        cdef list left = [(op, (<Operation> op).user_data) for op in self.operations()]
+        cdef list held = self.last_results()
+        cdef uring old = self.ring
+        cdef flexsc_completion completion
+        try:
+            self.open_ring()
+            for completion in held:
+                self.dispatch(&completion)
+            for op, user_data in left:
+                if (<Operation> op).user_data == user_data:
+                    self.end_with(op, -ECANCELED)
+        finally:
+            uring_close(&old)
+        pool_reset(&self.pool)
+        self.register_pool()
+        return 0
+
+    cdef list last_results(self):
+        """The results that this ring still yields; those of a ring that this thread may enter are all."""
+        cdef list held = []
+        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        cdef uint32_t ended = 0, count, i
+        if self.eager:
+            self.queue_cancel_all()
+        while True:
+            count = self.copy_out()
+            for i in range(count):
+                held.append(self.batch[i])
+                ended += not self.batch[i].flags & COMPLETION_MORE and self.batch[i].user_data > SILENT
+            if count == 0 and (not self.eager or ended >= self.in_flight or uring_now_ns() > until):
+                return held
+            if count == 0:
+                self.wait(1_000_000)
+
+    cdef list operations(self):
+        cdef list found = []
+        cdef void* at = self.newest
+        while at != NULL:
+            found.append(<Operation> at)
+            at = (<Operation> at).following
+        return found
+
+    cdef int cancel_all(self) except -1:
+        """Have the kernel end everything, and take the results.  For the thread that may enter the ring."""
+        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        self.queue_cancel_all()
+        while self.in_flight and uring_now_ns() < until:
+            self.wait(1_000_000)
+            self.reap()
+        return 0
+
+    cdef int queue_cancel_all(self) except -1:
+        cdef uring_sqe* sqe = self.next_sqe()
+        sqe.opcode = CALL_CANCEL
+        sqe.fd = -1
+        sqe.op_flags = CANCEL_ALL | CANCEL_ANY
+        sqe.user_data = SILENT
+        return 0
+
+    cpdef leave(self):
+        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        cdef list sends
+        if self.eager or self.closed or self.pid != getpid():
+            return
+        # Only this thread can learn how far a send has come.
+        sends = [op for op in self.operations() if not (<Operation> op).retractable]
+        for op in sends:
+            self.cancel(op)
+        while sends and uring_now_ns() < until:
+            self.wait(1_000_000)
+            self.reap()
+            sends = [op for op in sends if (<Operation> op).user_data and not self.unpublished(op)]
+
+    cpdef shut(self):
+        if self.closed:
+            return
+        self.closed = True
+        if self.pid != getpid():
+            return
+        if self.ring.enabled and (self.eager or self.owner == PyThread_get_thread_ident()):
+            self.cancel_all()
+        self.reap()
+        for op in self.operations():
+            self.end_with(op, -ECANCELED)
+        self.waker = None
+        uring_close(&self.ring)
+        pool_close(&self.pool)
+
+    def features(self):
+        names = ["multishot receive", "multishot accept", "buffer ring"]
+        names.append("poller (SQPOLL)" if self.eager else "deferred task work")
+        if self.ring.features & URING_FEAT_NO_IOWAIT:
+            names.append("no iowait")
+        return names
+
+    cpdef dict counters(self):
+        return {
+            "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
+            "syscalls": self.ring.syscalls, "wakeups": self.wakeups, "pool_empty": self.pool_empty,
+            "overflows": 0 if self.closed else uring_overflowed(&self.ring),
+            "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
+        }

@@ -1,0 +1,18 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef class Operation:
+    cdef uint64_t user_data          # address and generation while in flight, 0 otherwise
+    cdef uint32_t generation
+    cdef uint32_t place              # kernel page: number of the SQE that carries it
+    cdef bint withdrawn              # cancelled before anybody saw it: its result is -ECANCELED
+    cdef bint retractable            # may be abandoned half-way without loss: nothing has been done until it completes
+    cdef void* entry                 # user page: the entry that carries it
+    cdef void* previous              # the page's list of operations in flight: borrowed, the page's reference
+    cdef void* following             # keeps them alive
+
+    cdef int complete(self, int res, uint32_t flags) except -1
+
+
+cdef inline bint in_flight(Operation op) noexcept:
+    return op.user_data != 0

@@ -1,0 +1,112 @@
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
+
+from flexsc_loop.syscalls.operation cimport Operation
+
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EAGAIN
+        EBUSY
+        ECANCELED
+        ECONNABORTED
+        EINTR
+        EMFILE
+        ENFILE
+        ENOBUFS
+        ENOMEM
+
+
+cdef extern from "calls.h":
+    enum:
+        CALL_NOP
+        CALL_POLL
+        CALL_SENDMSG
+        CALL_RECVMSG
+        CALL_ACCEPT
+        CALL_CANCEL
+        CALL_CONNECT
+        CALL_CLOSE
+        CALL_READ
+        CALL_WRITE
+        CALL_SEND
+        CALL_RECV
+        CALL_SHUTDOWN
+        ENTRY_MULTISHOT
+        ENTRY_POOL
+        ENTRY_OWNED
+        ENTRY_POLL_FIRST
+        COMPLETION_BUFFER
+        COMPLETION_MORE
+        COMPLETION_NONEMPTY
+        COMPLETION_BUFFER_SHIFT
+
+    struct flexsc_completion:
+        uint64_t user_data
+        int32_t res
+        uint32_t flags
+
+    struct flexsc_pool_slot:
+        pass
+
+
+cdef extern from "pool.h":
+    struct flexsc_pool:
+        flexsc_pool_slot* ring
+        uint32_t slots
+        uint32_t buffer_size
+        uint32_t circulating
+
+    int pool_open(flexsc_pool* pool, uint32_t slots, uint32_t buffer_size)
+    void pool_close(flexsc_pool* pool)
+    char* pool_buffer(const flexsc_pool* pool, uint32_t id) noexcept
+    void pool_give(flexsc_pool* pool, uint16_t id) noexcept
+    void pool_publish(flexsc_pool* pool) noexcept
+    void pool_reset(flexsc_pool* pool) noexcept
+    int pool_grow(flexsc_pool* pool, uint32_t least) noexcept
+
+
+cdef enum:
+    BATCH = 256          # completions copied out at once
+    FIRST_BUFFERS = 64   # pool buffers that circulate at first
+
+
+cdef class Page:
+    cdef flexsc_pool pool
+    cdef flexsc_completion* batch
+    cdef uint32_t batch_at, batch_end
+    cdef void* newest                      # head of the list of operations in flight
+    cdef readonly unsigned int in_flight
+    cdef readonly unsigned int housekeeping    # of them, the page's own
+    cdef readonly uint64_t submitted, completions, pool_empty, stale
+    cdef readonly bint eager               # entries are best published at once: another thread serves them
+    cdef readonly int pid
+    cdef readonly bint closed
+    cdef int64_t spin_ns
+    cdef int64_t spin_most
+
+    # What each kind of page does in its own way.
+    cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                   uint32_t call_flags, uint32_t flags) except -1
+    cdef int quietly(self, int call, int fd, uint32_t length) except -1
+    cdef int cancel(self, Operation op) except -1
+    cdef int cancel_now(self, Operation op) except -1
+    cdef int publish(self) except -1
+    cdef int wait(self, int64_t timeout_ns) except? -1
+    cdef bint idle(self) noexcept
+    cdef uint32_t copy_out(self) noexcept
+    cdef void wake(self) noexcept
+    cdef void release(self, Operation op) noexcept
+    cpdef bind(self)
+    cpdef leave(self)
+    cpdef shut(self)
+    cpdef dict counters(self)
+
+    # What all have in common.
+    cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
+    cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                    uint32_t call_flags, uint32_t flags) except -1
+    cdef int reap(self) except -1
+    cdef int dispatch(self, flexsc_completion* completion) except -1
+    cdef bytes take_buffer(self, int res, uint32_t flags)
+    cdef int check(self) except -1
+    cdef int end_with(self, Operation op, int res) except -1

@@ -1,0 +1,198 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Floor 1: what the two kinds of pages have in common.
+
+Owns: the references to operations in flight, the pool of receive buffers, the batch of completions that is being
+walked.  Imports: operation, calls.h, pool.h.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from posix.unistd cimport getpid
+
+
+cdef class Page:
+    """An array of entries that one loop fills and its own thread or a syscall thread serves."""
+
+    def __cinit__(self):
+        self.pid = getpid()
+        self.batch = <flexsc_completion*> PyMem_Malloc(BATCH * sizeof(flexsc_completion))
+        if self.batch == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.batch)
+        if self.pid == getpid():
+            pool_close(&self.pool)
+
+    cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1:
+        cdef int res = pool_open(&self.pool, buffers, buffer_size)
+        if res < 0:
+            raise OSError(-res, f"no memory for {buffers} receive buffers of {buffer_size} bytes")
+        return 0
+
+    cdef int check(self) except -1:
+        """Refuse to touch a page that is closed, or that belongs to the parent of this process."""
+        if self.pid != getpid():
+            raise RuntimeError("this event loop belongs to the parent process: a forked child must make a new one")
+        if self.closed:
+            raise RuntimeError("the page is closed")
+        return 0
+
+    def disown(self):
+        """This process is a forked child: never touch what is the parent's."""
+        self.closed = True
+
+    def features(self):
+        """Names of optional things that this page has."""
+        return []
+
+    cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                    uint32_t call_flags, uint32_t flags) except -1:
+        """Queue `op`; the page holds a reference until its last completion."""
+        if op.user_data != 0:
+            raise RuntimeError(f"{op!r} is in flight already")
+        if self.closed:
+            self.check()
+        op.generation = (op.generation + 1) & 0xFFFF
+        op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
+        try:
+            self.carry(op, call, fd, addr, length, off, call_flags, flags)
+        except BaseException:
+            op.user_data = 0
+            raise
+        Py_INCREF(op)
+        op.following = self.newest
+        op.previous = NULL
+        if self.newest != NULL:
+            (<Operation> self.newest).previous = <void*> op
+        self.newest = <void*> op
+        self.in_flight += 1
+        self.submitted += 1
+        return 0
+
+    cdef int dispatch(self, flexsc_completion* completion) except -1:
+        """Give one completion to its operation; with the last one, drop the page's reference."""
+        cdef void* address = <void*> (completion.user_data & 0xFFFFFFFFFFFFull)
+        cdef Operation op
+        cdef int res = completion.res
+        self.completions += 1
+        if address == NULL or (completion.user_data & 1):
+            return 0
+        op = <Operation> address
+        if op.user_data != completion.user_data:
+            self.stale += 1
+            return 0
+        if completion.flags & COMPLETION_MORE:
+            op.complete(completion.res, completion.flags)
+            return 0
+        if op.previous != NULL:
+            (<Operation> op.previous).following = op.following
+        else:
+            self.newest = op.following
+        if op.following != NULL:
+            (<Operation> op.following).previous = op.previous
+        op.previous = op.following = NULL
+        self.release(op)
+        op.user_data = 0
+        self.in_flight -= 1
+        if op.withdrawn:
+            op.withdrawn = False
+            res = -ECANCELED
+        try:
+            op.complete(res, completion.flags)
+        finally:
+            Py_DECREF(op)
+        return 0
+
+    cdef int end_with(self, Operation op, int res) except -1:
+        """Give `op` its last completion ourselves: whoever served it is gone."""
+        cdef flexsc_completion completion
+        completion.user_data = op.user_data
+        completion.res = res
+        completion.flags = 0
+        return self.dispatch(&completion)
+
+    cdef int reap(self) except -1:
+        """Copy completions out, advance the head, then give each to its operation.  Returns how many there were."""
+        cdef int count = 0
+        cdef uint32_t at
+        while True:
+            if self.batch_at == self.batch_end:
+                self.batch_at = 0
+                self.batch_end = 0
+                self.batch_end = self.copy_out()
+                if self.batch_end == 0:
+                    break
+            while self.batch_at < self.batch_end:
+                at = self.batch_at
+                self.batch_at += 1
+                count += 1
+                self.dispatch(&self.batch[at])
+            if count >= 16 * BATCH:
+                break
+        if count and self.pool.ring != NULL:
+            pool_publish(&self.pool)
+        return count
+
+    cdef bytes take_buffer(self, int res, uint32_t flags):
+        """The `res` bytes that a receive put into a pool buffer; the buffer goes back to the pool."""
+        cdef uint32_t id = flags >> COMPLETION_BUFFER_SHIFT
+        cdef bytes data = PyBytes_FromStringAndSize(pool_buffer(&self.pool, id), res)
+        pool_give(&self.pool, id)
+        return data
+
+    cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                   uint32_t call_flags, uint32_t flags) except -1:
+        """Fill an entry for `op`."""
+        return 0
+
+    cdef int quietly(self, int call, int fd, uint32_t length) except -1:
+        """Queue a CALL_CLOSE or CALL_SHUTDOWN that nobody waits for."""
+        return 0
+
+    cdef int cancel(self, Operation op) except -1:
+        """Ask for the end of `op`, whose fd only this loop closes.  Its last completion comes later."""
+        return 0
+
+    cdef int cancel_now(self, Operation op) except -1:
+        """End `op` so that its fd may be closed by anybody right after.  Its last completion comes later."""
+        return 0
+
+    cdef int publish(self) except -1:
+        """Hand over what is queued, without waiting for results."""
+        return 0
+
+    cdef int wait(self, int64_t timeout_ns) except? -1:
+        """Publish and wait for a completion.  0 never sleeps, -1 sleeps without limit.
+
+        Returns 1 when a signal ended the sleep, else 0.
+        """
+        return 0
+
+    cdef bint idle(self) noexcept:
+        """Whether neither entries wait for the server nor completions for the loop, as far as a look at memory says."""
+        return True
+
+    cdef uint32_t copy_out(self) noexcept:
+        """Fill the batch; returns how many completions there were."""
+        return 0
+
+    cdef void wake(self) noexcept:
+        """End the loop's sleep.  Any thread."""
+
+    cdef void release(self, Operation op) noexcept:
+        """The operation has had its last completion."""
+
+    cpdef bind(self):
+        """Called by the thread that runs the loop, each time that it starts to."""
+        self.check()
+
+    cpdef leave(self):
+        """Called by the thread that runs the loop, each time that it stops to: another thread may run it next."""
+
+    cpdef shut(self):
+        """End all operations, take their completions, and free the page.  A page of another process is left alone."""
+
+    cpdef dict counters(self):
+        """What the page has counted since it was opened."""
+        return {}

@@ -1,0 +1,135 @@
+"""Floor 2: which kind of page, served by whom, on which CPU, and why.
+
+Owns: the choice and its reasons.  Imports: kernel_page, user_page.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+
+from flexsc_loop.syscalls.kernel_page import KernelPage
+from flexsc_loop.syscalls.page import Page
+from flexsc_loop.syscalls.user_page import UserPage
+
+REFUSALS = {
+    errno.EPERM: "io_uring is blocked: by a seccomp filter (containers do that) or by kernel.io_uring_disabled",
+    errno.EACCES: "io_uring is blocked by a security policy",
+    errno.ENOSYS: "this kernel has no io_uring, or a seccomp filter hides it",
+    errno.ENOMEM: "not enough lockable memory for a ring: raise ulimit -l",
+    errno.EINVAL: "this kernel's io_uring is too old: 6.1 or later is needed",
+    errno.EOPNOTSUPP: "this kernel's io_uring lacks what is needed: 6.1 or later has it",
+    errno.EMFILE: "too many open files",
+}
+
+MEMORY_ERRNOS = (errno.ENOMEM,)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a page is made; all are powers of two.
+
+    entries: places for calls in a kernel page (a user page grows as needed).
+    completions: places for results.
+    buffers, buffer_size: the pool for receives, its number of buffers and their size in bytes.
+    """
+
+    entries: int = 1024
+    completions: int = 4096
+    buffers: int = 1024
+    buffer_size: int = 16384
+
+    def check(self) -> None:
+        """Raise ValueError for what no page can be made of."""
+        for name, most in (("entries", 32768), ("completions", 65536), ("buffers", 32768), ("buffer_size", 1 << 20)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1 or value > most or value & (value - 1):
+                raise ValueError(f"{name}={value!r} must be a power of two from 1 to {most}")
+        if self.completions < 2 * self.entries and self.completions < 4:
+            raise ValueError(f"completions={self.completions!r} must be at least 4")
+
+
+@dataclass
+class Choice:
+    """What was chosen: `page`, its kind ("kernel" or "user"), the CPU of its syscall thread (None: no thread)."""
+
+    page: Page
+    kind: str
+    cpu: int | None
+    reasons: list[str] = field(default_factory=list)
+
+
+def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
+    """Open a page as asked for; "auto" falls back to what can be had, and says so in the reasons.
+
+    Raises OSError or RuntimeError with cause and remedy when something asked for by name can't be had.
+    """
+    reasons: list[str] = []
+    cpu = _cpu_for(threads, reasons)
+    if pages != "user":
+        try:
+            page = _open(KernelPage, sizes, cpu)
+            reasons.append("kernel page: io_uring works here" if pages == "auto" else "kernel page: asked for")
+            return Choice(page, "kernel", cpu, reasons)
+        except OSError as error:
+            cause = f"{REFUSALS.get(error.errno or 0, 'io_uring could not be set up')} ({error})"
+            if pages == "kernel":
+                raise OSError(error.errno, f"no kernel page: {cause}; pages='auto' or 'user' works without") from error
+            reasons.append(f"no kernel page: {cause}")
+    page = _open(UserPage, sizes, cpu)
+    reasons.append("user page: works everywhere" if pages == "auto" else "user page: asked for")
+    return Choice(page, "user", cpu, reasons)
+
+
+def _open(kind: type, sizes: Sizes, cpu: int | None) -> Page:
+    return kind(
+        entries=sizes.entries, completions=sizes.completions, buffers=sizes.buffers, buffer_size=sizes.buffer_size,
+        cpu=cpu,
+    )
+
+
+def _cpu_for(threads: str | tuple[int, ...], reasons: list[str]) -> int | None:
+    """The CPU for a syscall thread; None for the loop's own thread."""
+    if threads == "off":
+        reasons.append("own thread: asked for")
+        return None
+    if threads == "auto":
+        reasons.append("own thread: the default")
+        return None
+    if not isinstance(threads, str):
+        cpu = _least_used(threads)
+        reasons.append(f"syscall thread on CPU {cpu}: asked for")
+        return cpu
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        reasons.append(f"own thread: this process may only use CPU {allowed[0]}, and a syscall thread that shares "
+                       "its CPU is slower than none; name a CPU to have one all the same")
+        return None
+    cpu = _least_used(tuple(reversed(allowed[1:])))
+    reasons.append(f"syscall thread on CPU {cpu}: asked for one, and this CPU is spare")
+    return cpu
+
+
+def _least_used(cpus: tuple[int, ...]) -> int:
+    """The first CPU with the fewest syscall threads of this process on it."""
+    counts = dict.fromkeys(cpus, 0)
+    for name, cpu in _syscall_threads():
+        if cpu in counts:
+            counts[cpu] += 1
+    return min(cpus, key=lambda cpu: counts[cpu])
+
+
+def _syscall_threads() -> list[tuple[str, int]]:
+    """Name and CPU of each syscall thread of this process that is pinned to one CPU."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/status") as file:
+                lines = dict(line.split(":", 1) for line in file if ":" in line)
+        except OSError:
+            continue
+        name, allowed = lines["Name"].strip(), lines["Cpus_allowed_list"].strip()
+        if name.startswith(("iou-sqp-", "flexsc-page")) and allowed.isdigit():
+            found.append((name, int(allowed)))
+    return found

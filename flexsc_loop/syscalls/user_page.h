@@ -1,0 +1,123 @@
+/* Floor 0: the user page.  Entries and completions in our own memory, and the engine that serves them.
+ *
+ * Owns: the entries, the completion ring, an epoll instance, the pinned thread.  Knows nothing of Python.
+ *
+ * Two sides touch a page.  The *loop* (producer) takes entries, fills, submits and publishes them, and reaps
+ * completions.  The *server* makes the calls.  It is the loop's own thread inside flexsc_page_serve(), or a
+ * pinned thread.  One page has one loop and one server at a time.
+ *
+ * An entry's status goes FREE -> SUBMITTED (loop) -> BUSY (server) -> DONE (server) -> FREE (loop), as in the
+ * FlexSC paper, section 3.1.  The loop gives the entry back when it has reaped its last completion: the one
+ * without COMPLETION_MORE.
+ *
+ * All calls are made without blocking.  One that would block is parked on its fd until epoll reports the fd
+ * ready.  Sends go on until everything has been sent (or an error comes), however often the socket is full. */
+#ifndef FLEXSC_USER_PAGE_H
+#define FLEXSC_USER_PAGE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "calls.h"
+
+enum flexsc_status { ENTRY_FREE, ENTRY_SUBMITTED, ENTRY_BUSY, ENTRY_DONE };
+
+/* One call: number, arguments, status.  Its result is posted as a completion.  One cache line. */
+struct flexsc_entry {
+    uint8_t call;           /* enum flexsc_call */
+    uint8_t flags;          /* ENTRY_* */
+    _Atomic uint8_t status; /* enum flexsc_status */
+    uint8_t where;          /* server: on which list the entry is */
+    int32_t fd;
+    uint64_t addr;
+    uint64_t off;
+    uint32_t len;
+    uint32_t call_flags;
+    uint64_t user_data;
+    uint64_t done;             /* server: bytes sent so far */
+    struct flexsc_entry *next; /* list of submitted, parked, ready or free entries */
+    struct flexsc_entry *prev; /* server: makes removal from a parked or ready list O(1) */
+};
+
+_Static_assert(sizeof(struct flexsc_entry) == 64, "an entry is one cache line");
+
+/* What the page has counted since it was opened.  Each field has one writer; the loop's and the server's lie on
+ * different cache lines. */
+struct flexsc_counters {
+    _Alignas(64) _Atomic uint64_t submitted; /* loop: entries */
+    _Atomic uint64_t batches;                /* loop: publishes that carried at least one entry */
+    _Atomic uint64_t loop_syscalls;          /* system calls made by the loop's thread, all of them */
+    _Atomic uint64_t wakeups;                /* loop: times that it woke the sleeping thread */
+    _Alignas(64) _Atomic uint64_t completions; /* server */
+    _Atomic uint64_t server_syscalls;          /* system calls made by the pinned thread */
+    _Atomic uint64_t pool_empty;               /* server: receives that ended with ENOBUFS */
+    _Atomic uint64_t overflows; /* server: times that it had to hold work back, the completion ring being full */
+};
+
+struct flexsc_page;
+
+/* Open a page whose completion ring has `completions` slots (a power of two).  NULL with errno on failure.
+ * The memory is not inherited over fork (MADV_DONTFORK), the fds are close-on-exec. */
+struct flexsc_page *flexsc_page_open(unsigned completions);
+
+/* Stop the thread if there is one, free everything.  Fds of entries stay open: they are the loop's. */
+void flexsc_page_close(struct flexsc_page *page);
+
+/* The pool for ENTRY_POOL: `slots` (a power of two) places at `ring`.  Call before the first receive. */
+void flexsc_page_set_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots);
+
+/* ---- the loop's side ---- */
+
+/* A FREE entry, zeroed but for its status; NULL when there is no memory.  More memory is taken as needed. */
+struct flexsc_entry *flexsc_entry_take(struct flexsc_page *page);
+
+/* Give back a DONE entry (or one taken and never submitted). */
+void flexsc_entry_give(struct flexsc_page *page, struct flexsc_entry *entry);
+
+/* Add a filled entry to those that the next publish hands over.  The server sees nothing yet. */
+void flexsc_page_submit(struct flexsc_page *page, struct flexsc_entry *entry);
+
+/* Hand all submitted entries to the server, in order.  Wakes the pinned thread only if it sleeps. */
+void flexsc_page_publish(struct flexsc_page *page);
+
+/* Own thread: publish, make the calls, look at epoll, post completions.  Sleeps in epoll only while no completion
+ * is there to reap: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Returns 0, or -EINTR when a signal ended
+ * the sleep, or another -errno of epoll_wait. */
+int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns);
+
+/* Pinned thread: wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the
+ * time is over.  Looks for up to `spin_ns` before it sleeps on the futex.  Returns as flexsc_page_serve(). */
+int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns);
+
+/* End a sleep of the loop in flexsc_page_serve() or flexsc_page_wait(), now or the next one.  Any thread. */
+void flexsc_page_wake(struct flexsc_page *page);
+
+/* Copy up to `most` completions out and advance the head.  Returns how many. */
+unsigned flexsc_page_reap(struct flexsc_page *page, struct flexsc_completion *out, unsigned most);
+
+/* Whether flexsc_page_reap() would return any. */
+bool flexsc_page_has_completions(const struct flexsc_page *page);
+
+/* End `entry` before this function returns: it will not touch its fd or its memory afterwards.  If it was SUBMITTED
+ * or BUSY its last completion is posted: -ECANCELED, or the number of bytes already sent.  If it was DONE nothing
+ * happens.  For fds that others may close; for an owned fd a CALL_CANCEL entry does the same without waiting for
+ * the pinned thread.  Completions that do not fit into the ring are posted later, never lost. */
+void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry);
+
+/* ---- the pinned thread ---- */
+
+/* Start the thread on `cpu` (-1: no pinning).  It blocks all signals.  It looks for work for `spin_ns` after the last
+ * piece of work, then sleeps.  Returns 0 or -errno, e.g. -EINVAL for a CPU that does not exist. */
+int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns);
+
+/* Stop and join the thread.  What it has not served stays on the page. */
+void flexsc_thread_stop(struct flexsc_page *page);
+
+/* CPU time of the thread so far in nanoseconds, its thread id (0: none). */
+int64_t flexsc_thread_cpu_ns(const struct flexsc_page *page);
+int flexsc_thread_id(const struct flexsc_page *page);
+
+const struct flexsc_counters *flexsc_page_counters(const struct flexsc_page *page);
+
+#endif

@@ -1,0 +1,64 @@
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool_slot
+
+
+cdef extern from "user_page.h":
+    struct flexsc_entry:
+        uint8_t call
+        uint8_t flags
+        int32_t fd
+        uint64_t addr
+        uint64_t off
+        uint32_t len
+        uint32_t call_flags
+        uint64_t user_data
+
+    struct flexsc_page:
+        pass
+
+    flexsc_page* flexsc_page_open(unsigned completions) nogil
+    void flexsc_page_close(flexsc_page* page) nogil
+    void flexsc_page_set_pool(flexsc_page* page, flexsc_pool_slot* ring, unsigned slots)
+    flexsc_entry* flexsc_entry_take(flexsc_page* page) noexcept
+    void flexsc_entry_give(flexsc_page* page, flexsc_entry* entry) noexcept
+    void flexsc_page_submit(flexsc_page* page, flexsc_entry* entry) noexcept
+    void flexsc_page_publish(flexsc_page* page) noexcept nogil
+    int flexsc_page_serve(flexsc_page* page, int64_t timeout_ns) noexcept nogil
+    int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns) noexcept nogil
+    void flexsc_page_wake(flexsc_page* page) noexcept nogil
+    unsigned flexsc_page_reap(flexsc_page* page, flexsc_completion* out, unsigned most) noexcept
+    bint flexsc_page_has_completions(const flexsc_page* page) noexcept
+    void flexsc_page_cancel_now(flexsc_page* page, flexsc_entry* entry) noexcept nogil
+    int flexsc_thread_start(flexsc_page* page, int cpu, int64_t spin_ns) nogil
+    void flexsc_thread_stop(flexsc_page* page) noexcept nogil
+    int64_t flexsc_thread_cpu_ns(const flexsc_page* page)
+    int flexsc_thread_id(const flexsc_page* page)
+
+
+cdef extern from *:
+    """
+    #include "user_page.h"
+    #define COUNTER(name) \\
+        static inline uint64_t counted_##name(const struct flexsc_page *page) \\
+        { return atomic_load_explicit(&flexsc_page_counters(page)->name, memory_order_relaxed); }
+    COUNTER(batches)
+    COUNTER(loop_syscalls)
+    COUNTER(wakeups)
+    COUNTER(overflows)
+    """
+    uint64_t counted_batches(const flexsc_page* page)
+    uint64_t counted_loop_syscalls(const flexsc_page* page)
+    uint64_t counted_wakeups(const flexsc_page* page)
+    uint64_t counted_overflows(const flexsc_page* page)
+
+
+cdef class UserPage(Page):
+    cdef flexsc_page* user
+    cdef readonly object cpu               # of the pinned thread; None: the loop's own thread serves
+    cdef bint started
+    cdef uint32_t unpublished
+    cdef uint32_t unlooked                 # turns since epoll was last looked at
+
+    cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1

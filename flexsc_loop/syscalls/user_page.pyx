@@ -1,0 +1,187 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Floor 1: entries in our own memory, for where io_uring is not to be had.
+
+Owns: the user page (user_page.h).  Imports: user_page.h, page, operation.
+
+Served by the loop's own thread (non-blocking calls made back to back once a turn, epoll for readiness) or by a pinned
+thread that never holds the GIL.
+"""
+import os
+
+from posix.unistd cimport getpid
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport (
+    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, pool_close, pool_grow,
+)
+
+
+cdef enum:
+    SPIN_NS = 1_000_000          # the pinned thread sleeps after so much idleness
+    LOOK_EVERY = 16              # busy turns without anything submitted that may pass without a look at epoll
+    SILENT = 1                   # lowest bit of user_data: nobody waits; the rest is the entry to give back
+
+
+cdef class UserPage(Page):
+    """A page in our own memory: `completions` places for results, as many entries as are needed.
+
+    cpu: None for the loop's own thread, else the CPU of the pinned thread (-1: any).
+    Raises OSError when memory, fds or the CPU are not to be had.
+    """
+
+    def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
+        self.cpu = cpu
+        self.eager = cpu is not None
+        self.spin_most = self.spin_ns = 50_000
+        self.open_pool(buffers, buffer_size)
+        self.user = flexsc_page_open(completions)
+        if self.user == NULL:
+            self.closed = True
+            raise OSError(12, "no memory or no fds for a user page")
+        flexsc_page_set_pool(self.user, self.pool.ring, self.pool.slots)
+        pool_grow(&self.pool, FIRST_BUFFERS)
+
+    def __dealloc__(self):
+        if self.user != NULL and self.pid == getpid():
+            flexsc_page_close(self.user)
+
+    cpdef bind(self):
+        """Start the pinned thread, if there is to be one: with the loop's first run, not before."""
+        cdef int res
+        self.check()
+        if self.eager and not self.started:
+            res = flexsc_thread_start(self.user, self.cpu, SPIN_NS)
+            if res < 0:
+                raise OSError(-res, f"no syscall thread on CPU {self.cpu}: {os.strerror(-res)}")
+            self.started = True
+
+    cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
+                   uint32_t call_flags, uint32_t flags) except -1:
+        cdef flexsc_entry* entry = flexsc_entry_take(self.user)
+        if entry == NULL:
+            raise MemoryError
+        op.entry = entry
+        entry.call = call
+        entry.flags = flags
+        entry.fd = fd
+        entry.addr = <uint64_t> addr
+        entry.len = length
+        entry.off = off
+        entry.call_flags = call_flags
+        entry.user_data = op.user_data
+        flexsc_page_submit(self.user, entry)
+        self.unpublished += 1
+        return 0
+
+    cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1:
+        cdef flexsc_entry* entry = flexsc_entry_take(self.user)
+        if entry == NULL:
+            raise MemoryError
+        entry.call = call
+        entry.flags = ENTRY_OWNED
+        entry.fd = fd
+        entry.len = length
+        entry.addr = addr
+        entry.off = off
+        entry.user_data = <uint64_t> <void*> entry | SILENT
+        flexsc_page_submit(self.user, entry)
+        self.unpublished += 1
+        return 0
+
+    cdef int quietly(self, int call, int fd, uint32_t length) except -1:
+        return self.silently(call, fd, length, 0, 0)
+
+    cdef int cancel(self, Operation op) except -1:
+        if op.user_data == 0 or self.closed:
+            return 0
+        if not self.eager:
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
+            return 0
+        return self.silently(CALL_CANCEL, -1, 0, op.user_data, <uint64_t> op.entry)
+
+    cdef int cancel_now(self, Operation op) except -1:
+        if op.user_data != 0 and not self.closed:
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
+        return 0
+
+    cdef int publish(self) except -1:
+        if self.unpublished == 0:
+            return 0
+        self.unpublished = 0
+        if self.started:
+            flexsc_page_publish(self.user)
+        else:
+            with nogil:
+                flexsc_page_serve(self.user, 0)
+        return 0
+
+    cdef int wait(self, int64_t timeout_ns) except? -1:
+        cdef int res
+        self.unpublished = 0
+        self.unlooked = 0
+        if self.started:
+            flexsc_page_publish(self.user)
+            if timeout_ns == 0:
+                return 0
+            with nogil:
+                res = flexsc_page_wait(self.user, timeout_ns, self.spin_ns)
+        else:
+            with nogil:
+                res = flexsc_page_serve(self.user, timeout_ns)
+        if res < 0 and res != -EINTR:
+            raise OSError(-res, os.strerror(-res))
+        return res == -EINTR
+
+    cdef bint idle(self) noexcept:
+        if self.unpublished or flexsc_page_has_completions(self.user):
+            return False
+        if self.started:
+            return True
+        self.unlooked += 1
+        return self.unlooked < LOOK_EVERY
+
+    cdef uint32_t copy_out(self) noexcept:
+        cdef uint32_t count = flexsc_page_reap(self.user, self.batch, BATCH)
+        cdef uint32_t i
+        for i in range(count):
+            if self.batch[i].user_data & SILENT:
+                flexsc_entry_give(self.user, <flexsc_entry*> (self.batch[i].user_data & ~<uint64_t> SILENT))
+        return count
+
+    cdef void release(self, Operation op) noexcept:
+        flexsc_entry_give(self.user, <flexsc_entry*> op.entry)
+        op.entry = NULL
+
+    cdef void wake(self) noexcept:
+        flexsc_page_wake(self.user)
+
+    cpdef shut(self):
+        if self.closed:
+            return
+        self.closed = True
+        if self.pid != getpid():
+            return
+        flexsc_thread_stop(self.user)
+        self.started = False
+        cdef void* at = self.newest
+        while at != NULL:
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> (<Operation> at).entry)
+            at = (<Operation> at).following
+        # What was queued without a reader (closes above all) is still to be done.
+        while True:
+            flexsc_page_serve(self.user, 0)
+            if self.reap() == 0:
+                break
+        flexsc_page_close(self.user)
+        self.user = NULL
+        pool_close(&self.pool)
+
+    cpdef dict counters(self):
+        if self.user == NULL:
+            return {"in_flight": 0}
+        return {
+            "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
+            "syscalls": counted_loop_syscalls(self.user), "wakeups": counted_wakeups(self.user),
+            "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user), "in_flight": self.in_flight,
+            "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
+        }

@@ -1,0 +1,210 @@
+/* Floor 0: the pinned thread: serves a user page from another core, as a FlexSC syscall thread does.
+ *
+ * It holds the guard while it makes a bounded number of non-blocking calls, never while it sleeps.  It looks for
+ * work for `spin_ns` after the last piece of work, then it announces its sleep and sleeps in epoll, where parked
+ * fds and the doorbell wake it. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "user_page_internal.h"
+
+/* ---- the thread's own side ---- */
+
+static void thread_locks(struct flexsc_page *page) {
+    for (int i = 0; atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY; i++) {
+        uint32_t wanted = WANT_LOOP;
+        if (i < 200)
+            cpu_pause();
+        else if (atomic_load(&page->want) == WANT_LOOP_THREAD_SLEEPS ||
+                 atomic_compare_exchange_strong(&page->want, &wanted, WANT_LOOP_THREAD_SLEEPS))
+            page_futex_wait(&page->want, WANT_LOOP_THREAD_SLEEPS, -1, &page->counters.server_syscalls);
+    }
+    page_guard_lock(page, &page->counters.server_syscalls);
+}
+
+static void thread_unlocks(struct flexsc_page *page) { page_guard_unlock(page, &page->counters.server_syscalls); }
+
+static void wake_loop(struct flexsc_page *page) {
+    /* The tail must be visible before we look whether the loop sleeps: it announces its sleep and then looks at the
+     * tail once more. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) == LOOP_IN_FUTEX)
+        page_wake_sleeping_loop(page);
+}
+
+/* One pass under the guard: new entries, epoll, ready fds.  Whether there was anything to do. */
+static bool pass(struct flexsc_page *page) {
+    bool worked = page_run_fresh(page);
+    if (page->parked > 0) {
+        int n = page_epoll(page, 0);
+        if (n > 0)
+            page_mark(page, n);
+        /* While the ring is full, events are noted but give us nothing to do. */
+        worked |= n > 0 && !page->held_back;
+    }
+    return page_run_ready(page) | worked;
+}
+
+/* Whether what the thread is about to wait for has come. */
+static bool sleep_is_over(struct flexsc_page *page, enum thread_state state) {
+    if (atomic_load(&page->stop))
+        return true;
+    if (state == THREAD_ASLEEP)
+        return atomic_load(&page->inbox) != NULL;
+    return page->posted - atomic_load(&page->head) < page->ring_size;
+}
+
+/* Under the guard, after a pass that found nothing to do.  Lets go of the guard.  Returns the number of events. */
+static int thread_sleeps(struct flexsc_page *page) {
+    enum thread_state state = page->held_back ? THREAD_STALLED : THREAD_ASLEEP;
+    atomic_store(&page->thread_state, state);
+    /* The announcement must be visible before we look once more at what we wait for: the loop changes that first
+     * and looks at the announcement afterwards. */
+    atomic_thread_fence(memory_order_seq_cst);
+    bool over = sleep_is_over(page, state);
+    thread_unlocks(page);
+    int n = over ? 0 : page_epoll(page, -1);
+    atomic_store(&page->thread_state, THREAD_AWAKE);
+    return n;
+}
+
+static void thread_serves(struct flexsc_page *page) {
+    int64_t idle_since = 0; /* 0: not idle */
+    unsigned looks = 0;
+    while (!atomic_load_explicit(&page->stop, memory_order_acquire)) {
+        thread_locks(page);
+        uint32_t posted = page->posted;
+        bool worked = pass(page);
+        bool posts = page->posted != posted;
+        bool sleeps = false;
+        bool held_back = page->held_back;
+        int n = 0;
+        if (worked || posts || atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY) {
+            idle_since = 0;
+        } else if (idle_since == 0 || ++looks % 16 == 0) {
+            int64_t now = now_ns();
+            if (idle_since == 0)
+                idle_since = now;
+            sleeps = now - idle_since >= page->spin_ns;
+        }
+        if (sleeps) {
+            n = thread_sleeps(page);
+        } else {
+            thread_unlocks(page);
+        }
+        if (n > 0) {
+            thread_locks(page);
+            page_mark(page, n);
+            thread_unlocks(page);
+        }
+        if (sleeps && !held_back)
+            idle_since = 0;
+        if (posts)
+            wake_loop(page);
+        else
+            cpu_pause();
+    }
+}
+
+/* Linux takes a mask of any size; the CPU may lie outside the mask that we have inherited. */
+static int pin(int cpu) {
+    if (cpu < 0)
+        return 0;
+    cpu_set_t *set = CPU_ALLOC((size_t)cpu + 1);
+    if (set == NULL)
+        return -ENOMEM;
+    size_t size = CPU_ALLOC_SIZE((size_t)cpu + 1);
+    CPU_ZERO_S(size, set);
+    CPU_SET_S((size_t)cpu, size, set);
+    int rc = sched_setaffinity(0, size, set) == 0 ? 0 : -errno;
+    CPU_FREE(set);
+    return rc;
+}
+
+static void *thread_main(void *argument) {
+    struct flexsc_page *page = argument;
+    pthread_setname_np(pthread_self(), "flexsc-page");
+    int rc = pin(page->cpu);
+    atomic_store(&page->tid, (int)syscall(SYS_gettid));
+    atomic_store(&page->start_result, (uint32_t)rc);
+    page_futex_wake(&page->start_result, &page->counters.server_syscalls);
+    if (rc == 0)
+        thread_serves(page);
+    struct timespec cpu = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    atomic_fetch_add(&page->past_cpu_ns, (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec);
+    return NULL;
+}
+
+/* ---- the loop's side ---- */
+
+static int create_with_signals_blocked(struct flexsc_page *page) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&page->thread, NULL, thread_main, page);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return -rc;
+}
+
+#define START_PENDING 1u
+
+static void join(struct flexsc_page *page) {
+    pthread_join(page->thread, NULL);
+    page->pinned = false;
+    page->budget = UINT32_MAX;
+    page->syscalls = &page->counters.loop_syscalls;
+    atomic_store(&page->tid, 0);
+    atomic_store(&page->thread_state, THREAD_AWAKE);
+}
+
+int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
+    if (page->pinned)
+        return -EALREADY;
+    page->cpu = cpu;
+    page->spin_ns = spin_ns;
+    page->pinned = true;
+    page->budget = CALLS_PER_HOLD;
+    page->syscalls = &page->counters.server_syscalls;
+    atomic_store(&page->stop, 0);
+    atomic_store(&page->start_result, START_PENDING);
+    int rc = create_with_signals_blocked(page);
+    if (rc == 0) {
+        while (atomic_load(&page->start_result) == START_PENDING)
+            page_futex_wait(&page->start_result, START_PENDING, -1, &page->counters.loop_syscalls);
+        rc = (int)atomic_load(&page->start_result);
+        if (rc != 0)
+            join(page);
+        return rc;
+    }
+    page->pinned = false;
+    page->budget = UINT32_MAX;
+    page->syscalls = &page->counters.loop_syscalls;
+    return rc;
+}
+
+void flexsc_thread_stop(struct flexsc_page *page) {
+    if (!page->pinned)
+        return;
+    atomic_store(&page->stop, 1);
+    page_ring_doorbell(page);
+    join(page);
+}
+
+int64_t flexsc_thread_cpu_ns(const struct flexsc_page *page) {
+    int64_t past = atomic_load(&page->past_cpu_ns);
+    clockid_t clock;
+    struct timespec cpu;
+    if (!page->pinned || pthread_getcpuclockid(page->thread, &clock) != 0 || clock_gettime(clock, &cpu) != 0)
+        return past;
+    return past + (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec;
+}
+
+int flexsc_thread_id(const struct flexsc_page *page) { return atomic_load(&page->tid); }

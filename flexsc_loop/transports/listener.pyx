@@ -1,0 +1,153 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Floor 4: listening sockets.
+
+Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: stream,
+page, operation, turn.
+"""
+import os
+from asyncio import constants, trsock
+
+from libc.stdint cimport uint32_t
+from posix.unistd cimport close as close_fd
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport (
+    CALL_ACCEPT, CALL_CLOSE, EAGAIN, ECANCELED, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENTRY_MULTISHOT, ENTRY_OWNED, Page,
+)
+from flexsc_loop.transports.stream cimport Stream, open_stream
+from flexsc_loop.turn.turn cimport Endpoint, Turn
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        SOCK_CLOEXEC
+        SOCK_NONBLOCK
+
+
+cdef class Accept(Operation):
+    """Accepts connections again and again."""
+    cdef Listener listener
+
+    cdef int prepare(self) except -1:
+        cdef Listener listener = self.listener
+        return listener.page.submit(self, CALL_ACCEPT, listener.fd, NULL, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC,
+                                    ENTRY_MULTISHOT | ENTRY_OWNED)
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        if self.listener is None:
+            if res >= 0:
+                close_fd(res)
+            return 0
+        return self.listener.accepted(res)
+
+
+cdef class Listener(Endpoint):
+    """Serves one listening socket: a protocol from `factory` for each connection.
+
+    `make` is None for plain connections, else called with (fd, protocol) to put TLS in between.
+    """
+    cdef Page page
+    cdef int fd
+    cdef object sock, factory, make, server
+    cdef list arrived                 # fds accepted, not handed to a protocol yet
+    cdef int error                    # errno of the last accept, if it failed
+    cdef Accept accept
+
+    def __init__(self, Turn turn not None, sock, factory, make, server):
+        self.turn = turn
+        self.page = turn.page
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.factory = factory
+        self.make = make
+        self.server = server
+        self.arrived = []
+        self.accept = Accept.__new__(Accept)
+        self.accept.listener = self
+        self.accept.retractable = True
+        turn.owned[self.fd] = self
+        self.accept.prepare()
+
+    cdef int accepted(self, int res) except -1:
+        """One completion of the accept.  Bookkeeping only."""
+        if res >= 0:
+            self.arrived.append(res)
+        else:
+            self.error = -res
+        return self.wake_up()
+
+    cdef int run(self, Turn turn) except -1:
+        self.queued = False
+        arrived, self.arrived = self.arrived, []
+        for fd in arrived:
+            self.welcome(fd)
+        if self.error and self.accept.user_data == 0 and self.fd >= 0:
+            self.recover()
+        elif self.accept.user_data == 0 and self.fd >= 0:
+            self.accept.prepare()
+        return 0
+
+    cdef int welcome(self, int fd) except -1:
+        """Give a new connection its protocol."""
+        cdef Stream stream
+        if self.fd < 0:
+            close_fd(fd)
+            return 0
+        try:
+            protocol = self.factory()
+            if self.make is not None:
+                self.make(fd, protocol)
+                return 0
+            stream = open_stream(self.turn, fd, protocol, None, self.server, None, None)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if fd not in self.turn.owned:
+                close_fd(fd)
+            self.turn.call_exception_handler({
+                "message": "Error on transport creation for incoming connection", "exception": error})
+            return 0
+        return stream.run(self.turn)
+
+    cdef int recover(self) except -1:
+        """Accepting has failed.  When resources are short, try again a little later."""
+        cdef int error = self.error
+        self.error = 0
+        if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            self.turn.call_exception_handler({
+                "message": "socket.accept() out of system resource", "exception": OSError(error, os.strerror(error)),
+                "socket": trsock.TransportSocket(self.sock)})
+            self.turn.call_later(constants.ACCEPT_RETRY_DELAY, self.go_on)
+            return 0
+        if error not in (EAGAIN, ECANCELED):
+            self.turn.call_exception_handler({
+                "message": "Accept failed on a socket", "exception": OSError(error, os.strerror(error)),
+                "socket": trsock.TransportSocket(self.sock)})
+            return 0
+        return self.accept.prepare()
+
+    def go_on(self):
+        """Accept again after a shortage."""
+        if self.fd >= 0 and self.accept.user_data == 0:
+            self.accept.prepare()
+
+    def close(self):
+        """Stop accepting and close the socket, so that its address is free when this returns."""
+        cdef int fd = self.fd
+        if fd < 0:
+            return
+        self.fd = -1
+        self.turn.owned.pop(fd, None)
+        if self.page.closed:
+            self.sock.close()
+        else:
+            if self.accept.user_data != 0:
+                self.page.cancel(self.accept)
+            self.sock.detach()
+            self.page.quietly(CALL_CLOSE, fd, 0)
+            self.page.publish()
+        for arrived in self.arrived:
+            close_fd(arrived)
+        self.arrived = []
+        self.accept.listener = None
+        self.factory = self.make = self.server = None

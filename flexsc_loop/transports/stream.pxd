@@ -1,0 +1,132 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.turn.turn cimport Endpoint, Turn
+
+
+cdef extern from "<sys/uio.h>":
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+
+
+cdef enum State:
+    OPEN         # connection_made is due or has been called; reads and writes go on
+    CLOSING      # close() or abort() was called: operations are being ended, writes perhaps drained
+    CLOSED       # connection_lost has been called, the fd is closed or on its way
+
+
+cdef class Receive(Operation):
+    cdef Stream stream
+    cdef PyObject* target             # the bytes that a direct receive fills, or NULL
+    cdef size_t room                  # its size
+
+    cdef int prepare(self) except -1
+    cdef bytes take_target(self, int res)
+    cdef int drop_target(self) except -1
+
+
+cdef class Send(Operation):
+    cdef Stream stream
+    cdef object keep                  # bytes, or a list of bytes: what the kernel reads from
+    cdef msghdr header
+    cdef iovec* vector                # NULL for a single bytes object
+    cdef size_t first                 # item of the list that is not sent completely yet
+    cdef size_t offset                # bytes of it that have been sent
+    cdef size_t total                 # bytes left to send
+
+    cdef int load(self, object written) except -1
+    cdef int prepare(self, uint32_t flags) except -1
+    cdef int fill_vector(self) except -1
+    cdef int advance(self, size_t sent) except -1
+    cdef int unload(self) except -1
+
+
+cdef class Stream(Endpoint):
+    cdef Page page
+    cdef int fd
+    cdef State state
+    cdef object facade                # the asyncio transport that users hold
+    cdef object protocol
+    cdef object data_received         # bound method, None with a BufferedProtocol
+    cdef object context
+    cdef object server
+    cdef object waiter                # future of whoever opens the connection
+    cdef object sock                  # socket object, made when somebody asks
+    cdef dict extra
+    cdef char[28] peer                # sockaddr_in or sockaddr_in6
+    cdef unsigned char peer_size
+
+    cdef bint fresh                   # connection_made is still to be called
+    cdef bint introduced              # connection_made has been called
+    cdef bint paused                  # pause_reading
+    cdef bint finished                # the peer's end has been delivered: no more reads
+    cdef bint came_eof                # the peer's end has been received
+    cdef int came_error               # errno of a failed receive
+    cdef bint direct                  # large reads: straight into bytes, no pool buffer
+    cdef bint expect_more             # the last receive left data in the socket
+    cdef unsigned int full_reads, small_reads
+    cdef size_t direct_size
+    cdef object inbox                 # bytes, or a list of bytes: received, not delivered
+    cdef Receive receive
+
+    cdef object outbox                # bytes, or a list of bytes: written, not submitted
+    cdef Send send
+    cdef size_t unsent                # bytes in the outbox and in flight
+    cdef size_t high, low
+    cdef bint protocol_paused
+    cdef bint eof_written             # write_eof was called
+    cdef bint eof_sent
+    cdef bint held                    # sendfile is in progress: no writes
+    cdef bint dropping                # abort: what is unsent stays so
+    cdef unsigned int writes_lost     # writes after the end
+    cdef object error                 # what connection_lost will be told
+    cdef list drained                 # futures that wait until nothing is unsent
+
+    cdef int introduce(self) except -1
+    cdef int arm(self) except -1
+    cdef int received(self, int res, uint32_t flags) except -1
+    cdef int keep_data(self, bytes data) except -1
+    cdef int keep_rest(self, bytes rest) except -1
+    cdef int choose_mode(self, int res, uint32_t flags) except -1
+    cdef int deliver(self) except -1
+    cdef int deliver_data(self) except -1
+    cdef int deliver_buffered(self, bytes data) except -1
+    cdef int deliver_eof(self) except -1
+    cdef int write(self, object data) except -1
+    cdef int lost_write(self) except -1
+    cdef int enqueue(self, bytes data) except -1
+    cdef int after_write(self) except -1
+    cdef int sent(self) except -1
+    cdef int send_failed(self, int error) except -1
+    cdef int send_eof(self) except -1
+    cdef int write_eof(self) except -1
+    cdef int pause_protocol(self) except -1
+    cdef int resume_protocol(self) except -1
+    cdef int tell_drained(self) except -1
+    cdef int tell_drained_lost(self) except -1
+    cdef int close(self) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int lose(self) except -1
+    cdef int let_go(self) except -1
+    cdef int fatal(self, object error, str message) except -1
+    cdef int complain(self, str message, object error) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef int adopt_protocol(self, object protocol) except -1
+    cdef int set_limits(self, object high, object low) except -1
+    cdef object when_drained(self)
+    cdef object socket_object(self)
+    cdef object extra_info(self, object name, object default)
+    cdef str describe(self)
+
+
+cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock)

@@ -1,0 +1,834 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Floor 4: stream connections, TCP and Unix sockets.
+
+Owns: the connection's fd from here until `connection_lost`, what was received and not delivered, what was written and
+not sent.  Imports: page, operation, turn.
+
+A connection's fd is closed only after the last completion of its last operation, so that nothing that is still in
+flight can ever touch a reused fd.
+"""
+import asyncio
+import os
+import socket as socket_module
+import struct
+import warnings
+from asyncio import constants, trsock
+from asyncio.log import logger
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close as close_fd
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport (
+    CALL_CLOSE, CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
+    ECANCELED, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
+)
+from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_WAITALL
+        MSG_NOSIGNAL
+        SHUT_WR
+        AF_INET
+        AF_INET6
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    int shutdown(int fd, int how)
+    int getpeername(int fd, sockaddr* address, socklen_t* size)
+
+cdef enum:
+    KIB = 1024
+    JOIN_UP_TO = 16 * 1024           # smaller writes of one turn are copied together: cheaper than a vector
+    VECTOR_MOST = 1024               # IOV_MAX
+    SEND_MOST = 1 << 30
+    DIRECT_LEAST = 64 * 1024
+    DIRECT_MOST = 256 * 1024
+    FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
+    SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
+    HIGH_WATER = 64 * 1024
+
+
+cdef object call_for(object context, object callback):
+    """The result of `callback()` in `context`."""
+    PyContext_Enter(context)
+    try:
+        return callback()
+    finally:
+        PyContext_Exit(context)
+
+
+cdef object inet_address(char* raw, unsigned int size):
+    """The address tuple of a sockaddr_in or sockaddr_in6."""
+    cdef bytes data = PyBytes_FromStringAndSize(raw, size)
+    family, port = struct.unpack_from("=H", data)[0], struct.unpack_from("!H", data, 2)[0]
+    if family == socket_module.AF_INET:
+        return socket_module.inet_ntop(family, data[4:8]), port
+    flow, scope = struct.unpack_from("!I", data, 4)[0], struct.unpack_from("=I", data, 24)[0]
+    return socket_module.inet_ntop(family, data[8:24]), port, flow, scope
+
+
+cdef class Receive(Operation):
+    """Receives for one connection: again and again into pool buffers, or once straight into new bytes."""
+
+    cdef int prepare(self) except -1:
+        cdef Stream stream = self.stream
+        if not stream.direct:
+            return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0,
+                                      ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
+        if self.target == NULL:
+            self.target = new_bytes(NULL, stream.direct_size)
+            self.room = stream.direct_size
+        return stream.page.submit(self, CALL_RECV, stream.fd, PyBytes_AS_STRING(<bytes> self.target), self.room, 0, 0,
+                                  ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
+
+    cdef bytes take_target(self, int res):
+        """The `res` bytes that a direct receive has brought."""
+        cdef bytes data
+        if 4 * <size_t> res < self.room:
+            # A copy is cheaper than a new large object each time; the target stays for the next receive.
+            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
+        if <size_t> res < self.room:
+            _PyBytes_Resize(&self.target, res)
+        data = <bytes> self.target
+        self.drop_target()
+        return data
+
+    cdef int drop_target(self) except -1:
+        Py_XDECREF(self.target)
+        self.target = NULL
+        return 0
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        if self.stream is None:
+            return 0
+        return self.stream.received(res, flags)
+
+    def __dealloc__(self):
+        Py_XDECREF(self.target)
+
+
+cdef class Send(Operation):
+    """Sends what one turn has written to one connection, to the last byte."""
+
+    cdef int load(self, object written) except -1:
+        """Take over `written`: bytes, or a list of bytes."""
+        cdef size_t count
+        self.offset = 0
+        self.first = 0
+        self.total = 0
+        if isinstance(written, list):
+            if len(<list> written) == 1:
+                written = (<list> written)[0]
+            else:
+                for chunk in <list> written:
+                    self.total += PyBytes_GET_SIZE(chunk)
+                if self.total <= JOIN_UP_TO:
+                    written = b"".join(<list> written)
+        self.keep = written
+        if isinstance(written, bytes):
+            self.total = PyBytes_GET_SIZE(written)
+            return 0
+        count = min(<size_t> len(<list> written), <size_t> VECTOR_MOST)
+        self.vector = <iovec*> PyMem_Malloc(count * sizeof(iovec))
+        if self.vector == NULL:
+            raise MemoryError
+        return 0
+
+    cdef int prepare(self, uint32_t flags) except -1:
+        cdef Stream stream = self.stream
+        if self.vector != NULL:
+            self.fill_vector()
+            return stream.page.submit(self, CALL_SENDMSG, stream.fd, &self.header, 1, 0, MSG_WAITALL | MSG_NOSIGNAL,
+                                      flags)
+        return stream.page.submit(self, CALL_SEND, stream.fd, PyBytes_AS_STRING(self.keep) + self.offset,
+                                  min(self.total, <size_t> SEND_MOST), 0, MSG_WAITALL | MSG_NOSIGNAL, flags)
+
+    cdef int fill_vector(self) except -1:
+        """Point at what is left.  Made anew each time: a server in user space counts in the vector itself."""
+        cdef size_t count = min(<size_t> len(<list> self.keep) - self.first, <size_t> VECTOR_MOST)
+        cdef size_t i
+        for i in range(count):
+            chunk = (<list> self.keep)[self.first + i]
+            self.vector[i].iov_base = PyBytes_AS_STRING(chunk)
+            self.vector[i].iov_len = PyBytes_GET_SIZE(chunk)
+        self.vector[0].iov_base = <char*> self.vector[0].iov_base + self.offset
+        self.vector[0].iov_len -= self.offset
+        memset(&self.header, 0, sizeof(self.header))
+        self.header.msg_iov = self.vector
+        self.header.msg_iovlen = count
+        return 0
+
+    cdef int advance(self, size_t sent) except -1:
+        """Account for `sent` bytes; the rest is sent with the next `prepare`."""
+        cdef size_t size
+        self.total -= sent
+        self.offset += sent
+        if self.vector == NULL:
+            return 0
+        while self.total:
+            size = PyBytes_GET_SIZE((<list> self.keep)[self.first])
+            if self.offset < size:
+                break
+            self.offset -= size
+            self.first += 1
+        return 0
+
+    cdef int unload(self) except -1:
+        self.keep = None
+        PyMem_Free(self.vector)
+        self.vector = NULL
+        return 0
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        cdef Stream stream = self.stream
+        if stream is None:
+            return self.unload()
+        if res >= 0:
+            stream.unsent -= res
+            self.advance(res)
+        elif res != -EAGAIN and res != -ECANCELED:
+            self.unload()
+            return stream.send_failed(-res)
+        if self.total and not stream.dropping and not stream.page.closed:
+            # A short send, no memory just now, or a page that is being replaced: go on.
+            return self.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST if res == -EAGAIN else ENTRY_OWNED)
+        self.unload()
+        return stream.sent()
+
+    def __dealloc__(self):
+        PyMem_Free(self.vector)
+
+
+cdef class Stream(Endpoint):
+    """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
+
+    def __dealloc__(self):
+        if self.fd >= 0 and self.sock is None:
+            close_fd(self.fd)
+
+    def __cinit__(self):
+        self.fd = -1
+
+    # ---- from the ready queue
+
+    cdef int run(self, Turn turn) except -1:
+        self.queued = False
+        if self.fresh:
+            self.introduce()
+        if self.state == OPEN:
+            self.deliver()
+        if self.protocol_paused and self.unsent <= self.low:
+            self.resume_protocol()
+        if self.drained is not None and self.unsent == 0:
+            self.tell_drained()
+        if self.state == CLOSING:
+            self.lose()
+        return 0
+
+    cdef int introduce(self) except -1:
+        """connection_made, then whoever waits for the connection."""
+        self.fresh = False
+        self.introduced = True
+        made = self.protocol.connection_made
+        try:
+            call_in(self.context, made, self.facade)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("Exception in callback connection_made", error)
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
+
+    # ---- receiving
+
+    cdef int arm(self) except -1:
+        """Have a receive in flight, if reading is wanted."""
+        if (self.receive.user_data == 0 and self.state == OPEN and not self.paused and not self.finished
+                and not self.came_eof and self.came_error == 0):
+            self.receive.prepare()
+        return 0
+
+    cdef int received(self, int res, uint32_t flags) except -1:
+        """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
+        if res > 0:
+            if flags & COMPLETION_BUFFER:
+                data = self.page.take_buffer(res, flags)
+            else:
+                data = self.receive.take_target(res)
+            self.expect_more = flags & COMPLETION_NONEMPTY
+            if self.state != OPEN:
+                return self.wake_up()
+            self.choose_mode(res, flags)
+            self.keep_data(data)
+            if self.paused and self.receive.user_data != 0:
+                self.page.cancel(self.receive)
+        elif res == 0:
+            self.came_eof = True
+        elif res == -ENOBUFS:
+            self.page.pool_empty += 1
+            pool_grow(&self.page.pool, FIRST_BUFFERS)
+        elif res != -ECANCELED and res != -EAGAIN:
+            self.came_error = -res
+        return self.wake_up()
+
+    cdef int keep_data(self, bytes data) except -1:
+        if self.inbox is None:
+            self.inbox = data
+        elif isinstance(self.inbox, list):
+            (<list> self.inbox).append(data)
+        else:
+            self.inbox = [self.inbox, data]
+        return 0
+
+    cdef int choose_mode(self, int res, uint32_t flags) except -1:
+        """Large reads go straight into bytes, small ones through the pool."""
+        if not self.direct:
+            self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
+            if self.full_reads >= FULL_READS_FOR_DIRECT:
+                self.direct = True
+                self.direct_size = DIRECT_LEAST
+                self.full_reads = self.small_reads = 0
+                if flags & COMPLETION_MORE:
+                    self.page.cancel(self.receive)
+            return 0
+        if flags & COMPLETION_BUFFER:
+            return 0
+        if <size_t> res == self.direct_size and self.direct_size < DIRECT_MOST:
+            self.direct_size *= 2
+            self.receive.drop_target()
+        self.small_reads = self.small_reads + 1 if <uint32_t> res < self.page.pool.buffer_size else 0
+        if self.small_reads >= SMALL_READS_FOR_POOL:
+            self.direct = False
+            self.receive.drop_target()
+        return 0
+
+    cdef int deliver(self) except -1:
+        if not self.paused and self.inbox is not None:
+            self.deliver_data()
+        if self.paused or self.state != OPEN or self.inbox is not None:
+            return 0
+        if self.came_error:
+            self.fatal(OSError(self.came_error, os.strerror(self.came_error)), "Fatal read error on socket transport")
+        elif self.came_eof and not self.finished:
+            self.deliver_eof()
+        else:
+            self.arm()
+        return 0
+
+    cdef int deliver_data(self) except -1:
+        data = self.inbox
+        self.inbox = None
+        if isinstance(data, list):
+            data = b"".join(<list> data)
+        callback = self.data_received
+        try:
+            if callback is None:
+                self.deliver_buffered(<bytes> data)
+            else:
+                call_in(self.context, callback, data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fatal(error, "Fatal error: protocol.data_received() call failed." if callback is not None else
+                       "Fatal error: protocol.buffer_updated() call failed.")
+        return 0
+
+    cdef int deliver_buffered(self, bytes data) except -1:
+        """Fill the buffers of a BufferedProtocol, as many as it takes."""
+        cdef Py_ssize_t done = 0, total = len(data), room
+        cdef unsigned char[::1] view
+        protocol = self.protocol
+        PyContext_Enter(self.context)
+        try:
+            while done < total:
+                if self.paused or self.state != OPEN or self.data_received is not None:
+                    # The protocol has changed its mind meanwhile.
+                    self.keep_rest(data[done:])
+                    return 0
+                buffer = protocol.get_buffer(total - done)
+                view = memoryview(buffer).cast("B")
+                room = view.shape[0]
+                if room == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                room = min(room, total - done)
+                memcpy(&view[0], PyBytes_AS_STRING(data) + done, room)
+                view = None
+                done += room
+                protocol.buffer_updated(room)
+        finally:
+            PyContext_Exit(self.context)
+        return 0
+
+    cdef int keep_rest(self, bytes rest) except -1:
+        """Put undelivered data back in front of what has come meanwhile."""
+        if self.inbox is None:
+            self.inbox = rest
+        elif isinstance(self.inbox, list):
+            (<list> self.inbox).insert(0, rest)
+        else:
+            self.inbox = [rest, self.inbox]
+        if not self.paused and self.state == OPEN:
+            self.wake_up()
+        return 0
+
+    cdef int deliver_eof(self) except -1:
+        self.finished = True
+        if self.turn._debug:
+            logger.debug("%r received EOF", self.facade)
+        try:
+            keep_open = call_for(self.context, self.protocol.eof_received)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            return self.fatal(error, "Fatal error: protocol.eof_received() call failed.")
+        if not keep_open:
+            self.close()
+        return 0
+
+    # ---- sending
+
+    cdef int write(self, object data) except -1:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self.eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self.held:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        if not data:
+            return 0
+        if self.state != OPEN or self.dropping:
+            return self.lost_write()
+        # Whatever may change under our hands is copied now.
+        self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
+        return self.after_write()
+
+    cdef int lost_write(self) except -1:
+        if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self.writes_lost += 1
+        return 0
+
+    cdef int enqueue(self, bytes data) except -1:
+        if self.outbox is None:
+            self.outbox = data
+        elif isinstance(self.outbox, list):
+            (<list> self.outbox).append(data)
+        else:
+            self.outbox = [self.outbox, data]
+        self.unsent += PyBytes_GET_SIZE(data)
+        return 0
+
+    cdef int after_write(self) except -1:
+        if not self.written and (self.send is None or self.send.user_data == 0):
+            self.wants_flush()
+        if self.unsent > self.high and not self.protocol_paused:
+            self.pause_protocol()
+        return 0
+
+    cdef int flush(self) except -1:
+        if self.outbox is None or (self.send is not None and self.send.user_data != 0):
+            return 0
+        if self.send is None:
+            self.send = Send.__new__(Send)
+            self.send.stream = self
+        written = self.outbox
+        self.outbox = None
+        self.send.load(written)
+        return self.send.prepare(ENTRY_OWNED)
+
+    cdef int sent(self) except -1:
+        """The send in flight has ended.  Bookkeeping only."""
+        if self.dropping:
+            return self.wake_up()
+        if self.outbox is not None and not self.page.closed:
+            self.flush()
+        elif self.eof_written and not self.eof_sent:
+            self.send_eof()
+        if self.state == CLOSING or self.protocol_paused or self.drained is not None:
+            self.wake_up()
+        return 0
+
+    cdef int send_failed(self, int error) except -1:
+        if self.state == OPEN or self.error is None:
+            self.fatal(OSError(error, os.strerror(error)), "Fatal write error on socket transport")
+        return self.wake_up()
+
+    cdef int send_eof(self) except -1:
+        self.eof_sent = True
+        shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int write_eof(self) except -1:
+        if self.state != OPEN or self.eof_written:
+            return 0
+        self.eof_written = True
+        if self.unsent == 0:
+            self.send_eof()
+        return 0
+
+    cdef int pause_protocol(self) except -1:
+        self.protocol_paused = True
+        try:
+            self.protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.pause_writing() failed", error)
+        return 0
+
+    cdef int resume_protocol(self) except -1:
+        self.protocol_paused = False
+        try:
+            call_for(self.context, self.protocol.resume_writing)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.resume_writing() failed", error)
+        return 0
+
+    cdef int tell_drained(self) except -1:
+        waiters = self.drained
+        self.drained = None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
+
+    # ---- ending
+
+    cdef int close(self) except -1:
+        """Stop reading, let what was written go out, then end."""
+        if self.state != OPEN:
+            return 0
+        self.state = CLOSING
+        if self.unsent == 0:
+            self.writes_lost += 1
+        if self.receive.user_data != 0:
+            self.page.cancel(self.receive)
+        return self.wake_up()
+
+    cdef int force_close(self, object error) except -1:
+        """End now; what was not sent is dropped."""
+        if self.state == CLOSED or self.dropping:
+            return 0
+        self.dropping = True
+        if self.error is None:
+            self.error = error
+        self.close()
+        self.state = CLOSING
+        self.outbox = None
+        if self.send is not None and self.send.user_data != 0:
+            self.page.cancel(self.send)
+        return self.wake_up()
+
+    cdef int lose(self) except -1:
+        """connection_lost, once nothing is in flight any more."""
+        if self.receive.user_data != 0 or (self.send is not None and self.send.user_data != 0):
+            return 0
+        if self.outbox is not None and not self.dropping:
+            return self.wants_flush()
+        self.state = CLOSED
+        self.unsent = 0
+        self.inbox = self.outbox = None
+        try:
+            if self.introduced:
+                call_in(self.context, self.protocol.connection_lost, self.error)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("Exception in callback connection_lost", error)
+        finally:
+            self.let_go()
+        return 0
+
+    cdef int let_go(self) except -1:
+        """Close the fd and break the reference cycles."""
+        cdef int fd = self.fd
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))
+        self.tell_drained_lost()
+        self.fd = -1
+        self.turn.owned.pop(fd, None)
+        if self.sock is not None:
+            self.sock.detach()
+            self.sock = None
+        self.page.quietly(CALL_CLOSE, fd, 0)
+        server, self.server = self.server, None
+        if server is not None:
+            self.turn._detach_from(server, self.facade)
+        self.receive.stream = None
+        if self.send is not None:
+            self.send.stream = None
+        self.facade = self.protocol = self.data_received = None
+        return 0
+
+    cdef int tell_drained_lost(self) except -1:
+        waiters, self.drained = self.drained, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+        return 0
+
+    cdef int fatal(self, object error, str message) except -1:
+        """An error that ends the connection.  Those of the network itself are no news outside debug mode."""
+        if isinstance(error, OSError):
+            if self.turn._debug:
+                logger.debug("%r: %s", self.facade, message, exc_info=error)
+        else:
+            self.complain(message, error)
+        return self.force_close(error)
+
+    cdef int complain(self, str message, object error) except -1:
+        self.turn.call_exception_handler({
+            "message": message, "exception": error, "transport": self.facade, "protocol": self.protocol})
+        return 0
+
+    # ---- what the transport passes on
+
+    cdef int pause_reading(self) except -1:
+        if self.state == OPEN and not self.paused:
+            # A receive in flight is ended when it brings something, so that a quick resume costs nothing.
+            self.paused = True
+            if self.turn._debug:
+                logger.debug("%r pauses reading", self.facade)
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        if self.state == OPEN and self.paused:
+            self.paused = False
+            if self.turn._debug:
+                logger.debug("%r resumes reading", self.facade)
+            if self.inbox is not None or self.came_eof or self.came_error or self.receive.user_data == 0:
+                self.wake_up()
+        return 0
+
+    cdef int adopt_protocol(self, object protocol) except -1:
+        self.protocol = protocol
+        self.data_received = None if isinstance(protocol, asyncio.BufferedProtocol) else protocol.data_received
+        return 0
+
+    cdef object socket_object(self):
+        """The socket object, made when somebody asks for it."""
+        if self.sock is None and self.fd >= 0:
+            self.sock = socket_module.socket(fileno=self.fd)
+            self.sock.setblocking(False)
+        return self.sock
+
+    cdef int set_limits(self, object high, object low) except -1:
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high = high
+        self.low = low
+        if self.unsent > self.high and not self.protocol_paused:
+            self.pause_protocol()
+        return 0
+
+    cdef object when_drained(self):
+        future = self.turn.create_future()
+        if self.unsent == 0:
+            future.set_result(None)
+        else:
+            if self.drained is None:
+                self.drained = []
+            self.drained.append(future)
+        return future
+
+    cdef str describe(self):
+        cdef str name = ("open", "closing", "closed")[<int> self.state]
+        reading = "polling" if self.state == OPEN and not self.paused else "idle"
+        writing = "polling" if self.unsent else "idle"
+        return f"<StreamTransport {name} fd={self.fd} read={reading} write=<{writing}, bufsize={self.unsent}>>"
+
+    cdef object extra_info(self, object name, object default):
+        if self.extra is not None and name in self.extra:
+            return self.extra[name]
+        if name not in ("socket", "peername", "sockname") or self.fd < 0:
+            return default
+        if self.extra is None:
+            self.extra = {}
+        if name == "socket":
+            found = trsock.TransportSocket(self.socket_object())
+        elif name == "peername" and self.peer_size:
+            found = inet_address(self.peer, self.peer_size)
+        else:
+            try:
+                found = self.socket_object().getpeername() if name == "peername" else self.socket_object().getsockname()
+            except OSError:
+                found = None if name == "peername" else default
+        self.extra[name] = found
+        return found
+
+
+cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock):
+    """Take over a connected, non-blocking socket.  `fd` is ours from here on; `sock`, if given, is its socket object.
+
+    Nothing happens before `start` (or the ready queue) calls connection_made.
+    """
+    cdef Stream stream = Stream.__new__(Stream)
+    cdef socklen_t size = sizeof(stream.peer)
+    stream.turn = turn
+    stream.page = turn.page
+    stream.fd = fd
+    stream.sock = sock
+    stream.extra = extra
+    stream.server = server
+    stream.waiter = waiter
+    stream.context = PyContext_CopyCurrent()
+    stream.high = HIGH_WATER
+    stream.low = HIGH_WATER // 4
+    stream.fresh = True
+    stream.receive = Receive.__new__(Receive)
+    stream.receive.stream = stream
+    stream.receive.retractable = True
+    stream.adopt_protocol(protocol)
+    if getpeername(fd, <sockaddr*> stream.peer, &size) == 0 and size <= sizeof(stream.peer):
+        if (<sockaddr*> stream.peer).sa_family == AF_INET or (<sockaddr*> stream.peer).sa_family == AF_INET6:
+            stream.peer_size = size
+    stream.facade = new_transport(stream)
+    turn.owned[fd] = stream.facade
+    if server is not None:
+        turn._attach_to(server, stream.facade)
+    return stream
+
+
+def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
+    """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
+    cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra) if extra else None, sock)
+    stream.wake_up()
+    return stream.facade
+
+
+def count_streams(dict owned):
+    """How many of the owners are stream connections."""
+    return sum(isinstance(owner, StreamTransport) for owner in owned.values())
+
+
+cdef object new_transport(Stream stream):
+    transport = StreamTransport.__new__(StreamTransport)
+    transport._core = stream
+    return transport
+
+
+class StreamTransport(asyncio.Transport):
+    """A connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
+
+    __slots__ = ("_core", "__weakref__")
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def get_extra_info(self, name, default=None):
+        """`socket`, `peername`, `sockname`, or what TLS adds."""
+        return (<Stream> self._core).extra_info(name, default)
+
+    def set_protocol(self, protocol):
+        """Have what comes from now on delivered to `protocol`."""
+        (<Stream> self._core).adopt_protocol(protocol)
+
+    def get_protocol(self):
+        """The protocol that data is delivered to."""
+        return (<Stream> self._core).protocol
+
+    def is_closing(self):
+        """Whether the connection is closed, or on its way to."""
+        return (<Stream> self._core).state != OPEN
+
+    def is_reading(self):
+        """Whether data is delivered as it comes."""
+        cdef Stream core = self._core
+        return core.state == OPEN and not core.paused
+
+    def pause_reading(self):
+        """Deliver nothing until `resume_reading`.  What has come already is kept."""
+        (<Stream> self._core).pause_reading()
+
+    def resume_reading(self):
+        """Deliver again."""
+        (<Stream> self._core).resume_reading()
+
+    def write(self, data):
+        """Send `data` (bytes, bytearray or memoryview; copied unless bytes) after everything written before."""
+        (<Stream> self._core).write(data)
+
+    def writelines(self, list_of_data):
+        """Write each item; they leave in one vectored send."""
+        cdef Stream core = self._core
+        if core.eof_written:
+            raise RuntimeError("Cannot call writelines() after write_eof()")
+        for data in list_of_data:
+            core.write(data)
+
+    def write_eof(self):
+        """Send the end of the stream after everything written before; reading goes on."""
+        (<Stream> self._core).write_eof()
+
+    def can_write_eof(self):
+        """True: a socket can be closed for writing alone."""
+        return True
+
+    def get_write_buffer_size(self):
+        """Bytes written that the kernel has not taken yet."""
+        return (<Stream> self._core).unsent
+
+    def get_write_buffer_limits(self):
+        """The (low, high) marks in bytes."""
+        cdef Stream core = self._core
+        return core.low, core.high
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """More than `high` unsent bytes pause the protocol, `low` or less resume it."""
+        (<Stream> self._core).set_limits(high, low)
+
+    def close(self):
+        """Stop reading, send what was written, then end the connection."""
+        (<Stream> self._core).close()
+
+    def abort(self):
+        """End the connection now; unsent data is lost."""
+        (<Stream> self._core).force_close(None)
+
+    def _force_close(self, exc):
+        (<Stream> self._core).force_close(exc)
+
+    def _hold_writes(self):
+        """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""
+        cdef Stream core = self._core
+        if core.held:
+            raise RuntimeError("sendfile is in progress already")
+        core.held = True
+        return core.when_drained()
+
+    def _release_writes(self):
+        (<Stream> self._core).held = False
+
+    def __repr__(self):
+        return (<Stream> self._core).describe()
+
+    def __del__(self):
+        cdef Stream core = self._core
+        if core.fd >= 0:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)

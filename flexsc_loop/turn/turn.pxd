@@ -1,0 +1,90 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from flexsc_loop.syscalls.page cimport Page
+
+
+cdef extern from "timers.h":
+    struct flexsc_timer:
+        double when
+        uint64_t order
+        void* handle
+
+    struct flexsc_timers:
+        flexsc_timer* heap
+        size_t count
+
+    bint timers_push(flexsc_timers* timers, double when, void* handle) noexcept
+    void* timers_pop(flexsc_timers* timers) noexcept
+    void timers_rebuild(flexsc_timers* timers) noexcept
+    void timers_free(flexsc_timers* timers) noexcept
+
+
+cdef class Runnable:
+    cdef int run(self, Turn turn) except -1
+
+
+cdef class Endpoint(Runnable):
+    cdef Turn turn
+    cdef bint queued                 # stands in the ready queue
+    cdef bint written                # stands in the list of endpoints to flush
+    cdef object __weakref__
+
+    cdef int wake_up(self) except -1
+    cdef int wants_flush(self) except -1
+    cdef int flush(self) except -1
+
+
+cdef class Handle(Runnable):
+    cdef readonly Turn _loop
+    cdef readonly object _callback
+    cdef readonly object _args
+    cdef readonly object _context
+    cdef readonly bint _cancelled
+    cdef public object _source_traceback
+    cdef object _repr
+    cdef object __weakref__
+
+    cdef int drop(self) except -1
+
+
+cdef class TimerHandle(Handle):
+    cdef double deadline
+    cdef public bint _scheduled
+
+
+cdef class Turn:
+    cdef readonly Page page
+    cdef void** ready                # ring of Runnable, each with one reference
+    cdef size_t ready_head, ready_tail, ready_mask
+    cdef flexsc_timers timers
+    cdef size_t timers_cancelled
+    cdef void** dirty                # endpoints to flush, each with one reference
+    cdef size_t dirty_count, dirty_room
+    cdef size_t flush_at             # so many written-to endpoints are flushed at once
+    cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
+    cdef public bint _stopping
+    cdef public bint _closed
+    cdef public bint _debug
+    cdef public object _current_handle
+    cdef readonly uint64_t turns
+    cdef readonly dict owned         # fd -> transport or server that has taken the fd over
+    cdef public object _task_factory
+
+    cdef int push(self, Runnable item) except -1
+    cdef int grow_ready(self) except -1
+    cdef int one_turn(self) except -1
+    cdef int run_ready(self) except -1
+    cdef int run_slowly(self, Runnable item) except -1
+    cdef int due_timers(self) except -1
+    cdef int compact_timers(self) except -1
+    cdef int64_t patience(self) noexcept
+    cdef int flush_dirty(self) except -1
+    cdef int add_dirty(self, Endpoint endpoint) except -1
+    cdef int forget_everything(self) except -1
+    cdef TimerHandle at(self, double when, object callback, tuple args, object context)
+    cdef Handle soon(self, object callback, tuple args, object context)
+    cdef int report(self, object source, object callback, object args) except -1
+
+
+cdef int call_in(object context, object callback, object argument) except -1
+cdef double monotonic() noexcept nogil

@@ -1,0 +1,558 @@
+# cython: language_level=3, boundscheck=False, cdivision=True, binding=False
+"""Floor 3: one turn of the loop.
+
+Owns: handles, timers, the ready queue, the order of things within a turn.  Imports: page; of asyncio only what makes
+its messages the same.
+
+One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
+due timers -> run what stood in the ready queue.
+"""
+import sys
+from asyncio import base_events, format_helpers, futures, tasks
+from asyncio.log import logger
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.math cimport ceil
+from libc.stdint cimport int64_t
+
+from flexsc_loop.syscalls.page cimport Page
+
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    PyObject* PyObject_Call(object callable, object args, PyObject* kwargs)
+    PyObject* PyObject_CallOneArg(object callable, object argument)
+    void Py_DECREF_ "Py_DECREF"(PyObject*)
+
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* now)
+    enum: CLOCK_MONOTONIC
+
+
+cdef enum:
+    FIRST_READY = 256            # places in the ready queue at first
+    TIMERS_WORTH_COMPACTING = 100
+    OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
+
+
+cdef object Future = futures.Future
+cdef object Task = tasks.Task
+cdef double LONGEST_SLEEP = 24 * 3600.0
+cdef double CLOCK_RESOLUTION = 1e-9
+
+
+cdef double monotonic() noexcept nogil:
+    """Seconds of the clock that asyncio's loops use."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double> now.tv_sec + 1e-9 * <double> now.tv_nsec
+
+
+cdef int call_in(object context, object callback, object argument) except -1:
+    """Call `callback(argument)` in `context`."""
+    cdef PyObject* result
+    PyContext_Enter(context)
+    result = PyObject_CallOneArg(callback, argument)
+    PyContext_Exit(context)
+    if result == NULL:
+        return -1
+    Py_DECREF_(result)
+    return 0
+
+
+cdef int raised() except -1:
+    """Turn the error that C code has set into an exception here."""
+    return -1
+
+
+cdef str describe(object callback, object args, bint debug):
+    """Name a callback as asyncio does in its messages."""
+    if sys.version_info >= (3, 13):
+        return format_helpers._format_callback_source(callback, args, debug=debug)
+    return format_helpers._format_callback_source(callback, args)
+
+
+cdef list stack_here():
+    """The caller's stack, for `source_traceback`.  This module's own functions have no Python frames."""
+    return format_helpers.extract_stack(sys._getframe(0))
+
+
+cdef class Runnable:
+    """What can stand in the ready queue."""
+
+    cdef int run(self, Turn turn) except -1:
+        """Do it.  What user code raises is reported, and only SystemExit and KeyboardInterrupt pass through."""
+        return 0
+
+
+cdef class Endpoint(Runnable):
+    """Something that has operations in flight and user code to call when they complete."""
+
+    cdef int wake_up(self) except -1:
+        """Have `run` called in this turn: completions have left something to deliver."""
+        if not self.queued:
+            self.queued = True
+            self.turn.push(self)
+        return 0
+
+    cdef int wants_flush(self) except -1:
+        """Have `flush` called at the end of this turn."""
+        if not self.written:
+            self.written = True
+            self.turn.add_dirty(self)
+        return 0
+
+    cdef int flush(self) except -1:
+        """Submit what has been written since the last flush."""
+        return 0
+
+
+cdef class Handle(Runnable):
+    """A callback in the ready queue; what `call_soon` returns.  The same as asyncio.Handle."""
+
+    cdef int run(self, Turn turn) except -1:
+        cdef PyObject* result
+        if self._cancelled:
+            return 0
+        callback = self._callback
+        args = self._args
+        context = self._context
+        PyContext_Enter(context)
+        result = PyObject_Call(callback, args, NULL)
+        PyContext_Exit(context)
+        if result != NULL:
+            Py_DECREF_(result)
+            return 0
+        return turn.report(self, callback, args)
+
+    cdef int drop(self) except -1:
+        self._cancelled = True
+        self._callback = None
+        self._args = None
+        return 0
+
+    def cancel(self):
+        """Keep the callback from being called.  Without effect once it has been."""
+        if not self._cancelled:
+            if self._loop._debug:
+                self._repr = repr(self)
+            self.drop()
+
+    def cancelled(self):
+        """Whether `cancel` has been called."""
+        return self._cancelled
+
+    def get_context(self):
+        """The contextvars.Context in which the callback runs."""
+        return self._context
+
+    def _run(self):
+        self.run(self._loop)
+
+    def _repr_info(self):
+        info = [type(self).__name__]
+        if self._cancelled:
+            info.append("cancelled")
+        if self._callback is not None:
+            info.append(describe(self._callback, self._args, self._loop._debug))
+        if self._source_traceback:
+            frame = self._source_traceback[-1]
+            info.append(f"created at {frame[0]}:{frame[1]}")
+        return info
+
+    def __repr__(self):
+        if self._repr is not None:
+            return self._repr
+        return "<{}>".format(" ".join(self._repr_info()))
+
+
+cdef class TimerHandle(Handle):
+    """A callback with a deadline; what `call_later` and `call_at` return.  The same as asyncio.TimerHandle."""
+
+    cdef int drop(self) except -1:
+        if self._scheduled:
+            self._loop.timers_cancelled += 1
+        return Handle.drop(self)
+
+    def when(self):
+        """The deadline in seconds of the loop's clock."""
+        return self.deadline
+
+    @property
+    def _when(self):
+        return self.deadline
+
+    def _repr_info(self):
+        info = Handle._repr_info(self)
+        info.insert(2 if self._cancelled else 1, f"when={self.deadline}")
+        return info
+
+    def __hash__(self):
+        return hash(self.deadline)
+
+    def __richcmp__(self, other, int how):
+        if not isinstance(other, TimerHandle):
+            return NotImplemented
+        cdef TimerHandle one = self, two = other
+        if how == 0:
+            return one.deadline < two.deadline
+        if how == 1:
+            return one.deadline <= two.deadline
+        if how == 4:
+            return one.deadline > two.deadline
+        if how == 5:
+            return one.deadline >= two.deadline
+        same = (one.deadline == two.deadline and one._callback == two._callback and one._args == two._args
+                and one._cancelled == two._cancelled)
+        return same if how == 2 else not same
+
+
+cdef class Turn:
+    """What of an event loop runs once per turn.  `Loop` adds everything else."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.ready = <void**> PyMem_Malloc(FIRST_READY * sizeof(void*))
+        if self.ready == NULL:
+            raise MemoryError
+        self.ready_mask = FIRST_READY - 1
+        self.owned = {}
+
+    def __dealloc__(self):
+        self.forget_everything()
+        PyMem_Free(self.ready)
+        PyMem_Free(self.dirty)
+        timers_free(&self.timers)
+
+    def _use_page(self, Page page):
+        self.page = page
+        self.flush_at = 1 if page.eager else OWN_FLUSH_AT
+
+    def _forget_everything(self):
+        self.forget_everything()
+
+    cdef int forget_everything(self) except -1:
+        """Drop all that waits to be run or flushed."""
+        cdef Handle handle
+        while self.ready_head != self.ready_tail:
+            item = <object> self.ready[self.ready_head & self.ready_mask]
+            self.ready_head += 1
+            Py_DECREF(item)
+            if isinstance(item, Handle):
+                (<Handle> item)._callback = (<Handle> item)._args = None
+        while self.timers.count:
+            handle = <Handle> timers_pop(&self.timers)
+            (<TimerHandle> handle)._scheduled = False
+            handle._callback = handle._args = None
+            Py_DECREF(handle)
+        while self.dirty_count:
+            self.dirty_count -= 1
+            item = <object> self.dirty[self.dirty_count]
+            Py_DECREF(item)
+        return 0
+
+    # ---- the ready queue
+
+    cdef int push(self, Runnable item) except -1:
+        """Add to the ready queue."""
+        if self.ready_tail - self.ready_head > self.ready_mask:
+            self.grow_ready()
+        Py_INCREF(item)
+        self.ready[self.ready_tail & self.ready_mask] = <void*> item
+        self.ready_tail += 1
+        return 0
+
+    cdef int grow_ready(self) except -1:
+        cdef size_t count = self.ready_tail - self.ready_head
+        cdef size_t room = 2 * (self.ready_mask + 1)
+        cdef size_t i
+        cdef void** bigger = <void**> PyMem_Malloc(room * sizeof(void*))
+        if bigger == NULL:
+            raise MemoryError
+        for i in range(count):
+            bigger[i] = self.ready[(self.ready_head + i) & self.ready_mask]
+        PyMem_Free(self.ready)
+        self.ready = bigger
+        self.ready_mask = room - 1
+        self.ready_head = 0
+        self.ready_tail = count
+        return 0
+
+    cdef int run_ready(self) except -1:
+        """Run what stands in the queue now; what is added meanwhile waits for the next turn."""
+        cdef size_t count = self.ready_tail - self.ready_head
+        cdef Runnable item
+        cdef void* taken
+        while count:
+            count -= 1
+            if self.ready_head == self.ready_tail:
+                break
+            taken = self.ready[self.ready_head & self.ready_mask]
+            self.ready_head += 1
+            item = <Runnable> taken
+            Py_DECREF(item)
+            if self._debug:
+                self.run_slowly(item)
+            else:
+                item.run(self)
+            if self.dirty_count >= self.flush_at:
+                self.flush_dirty()
+                self.page.publish()
+        return 0
+
+    cdef int run_slowly(self, Runnable item) except -1:
+        """Debug mode: run, and complain when that took long."""
+        cdef double start = monotonic()
+        self._current_handle = item
+        try:
+            item.run(self)
+        finally:
+            self._current_handle = None
+        took = monotonic() - start
+        if took >= self.slow_callback_duration:
+            named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
+            logger.warning("Executing %s took %.3f seconds", named, took)
+        return 0
+
+    cdef int report(self, object source, object callback, object args) except -1:
+        """Hand the error that a callback has just raised to the exception handler."""
+        try:
+            raised()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            context = {
+                "message": f"Exception in callback {describe(callback, args, self._debug)}",
+                "exception": error,
+                "handle": source,
+            }
+            if isinstance(source, Handle) and (<Handle> source)._source_traceback:
+                context["source_traceback"] = (<Handle> source)._source_traceback
+            self.call_exception_handler(context)
+        return 0
+
+    # ---- endpoints to flush
+
+    cdef int add_dirty(self, Endpoint endpoint) except -1:
+        cdef void** bigger
+        if self.dirty_count == self.dirty_room:
+            bigger = <void**> PyMem_Realloc(self.dirty, (2 * self.dirty_room + 64) * sizeof(void*))
+            if bigger == NULL:
+                raise MemoryError
+            self.dirty = bigger
+            self.dirty_room = 2 * self.dirty_room + 64
+        Py_INCREF(endpoint)
+        self.dirty[self.dirty_count] = <void*> endpoint
+        self.dirty_count += 1
+        return 0
+
+    cdef int flush_dirty(self) except -1:
+        cdef size_t at = 0
+        cdef Endpoint endpoint
+        try:
+            while at < self.dirty_count:
+                endpoint = <Endpoint> self.dirty[at]
+                at += 1
+                endpoint.written = False
+                try:
+                    endpoint.flush()
+                finally:
+                    Py_DECREF(endpoint)
+        finally:
+            # Only after an error is anything left to move down.
+            for i in range(self.dirty_count - at):
+                self.dirty[i] = self.dirty[at + i]
+            self.dirty_count -= at
+        return 0
+
+    # ---- timers
+
+    cdef int due_timers(self) except -1:
+        """Move timers whose time has come to the ready queue."""
+        cdef TimerHandle handle
+        cdef double now
+        if self.timers_cancelled > TIMERS_WORTH_COMPACTING and 2 * self.timers_cancelled > self.timers.count:
+            self.compact_timers()
+        if self.timers.count == 0:
+            return 0
+        now = monotonic() + CLOCK_RESOLUTION
+        while self.timers.count and self.timers.heap[0].when <= now:
+            handle = <TimerHandle> timers_pop(&self.timers)
+            handle._scheduled = False
+            if handle._cancelled:
+                self.timers_cancelled -= 1
+            else:
+                self.push(handle)
+            Py_DECREF(handle)
+        return 0
+
+    cdef int compact_timers(self) except -1:
+        """Take cancelled timers out of the heap, all at once."""
+        cdef size_t kept = 0, i
+        cdef TimerHandle handle
+        cdef size_t count = self.timers.count
+        for i in range(count):
+            handle = <TimerHandle> self.timers.heap[i].handle
+            if handle._cancelled:
+                handle._scheduled = False
+                self.timers.heap[i].handle = NULL
+                Py_DECREF(handle)
+            else:
+                self.timers.heap[kept] = self.timers.heap[i]
+                kept += 1
+        self.timers.count = kept
+        self.timers_cancelled = 0
+        timers_rebuild(&self.timers)
+        return 0
+
+    cdef int64_t patience(self) noexcept:
+        """How long the loop may sleep, in nanoseconds: 0 not at all, -1 without limit."""
+        cdef double left
+        if self.ready_head != self.ready_tail or self._stopping:
+            return 0
+        if self.timers.count == 0:
+            return -1
+        left = self.timers.heap[0].when - monotonic()
+        if left <= 0:
+            return 0
+        if left > LONGEST_SLEEP:
+            left = LONGEST_SLEEP
+        return <int64_t> ceil(left * 1e9)
+
+    # ---- the turn
+
+    cdef int one_turn(self) except -1:
+        cdef int64_t patience
+        self.turns += 1
+        if self.dirty_count:
+            self.flush_dirty()
+        patience = self.patience()
+        if patience != 0 or not self.page.idle():
+            self.sleeping = patience != 0
+            try:
+                self.page.wait(patience)
+            finally:
+                self.sleeping = False
+            self.page.reap()
+        PyErr_CheckSignals()
+        self.due_timers()
+        return self.run_ready()
+
+    def _run_once(self):
+        self.one_turn()
+
+    def _run_turns(self):
+        """Run turns until `_stopping` is set."""
+        while True:
+            self.one_turn()
+            if self._stopping:
+                break
+
+    # ---- what asyncio calls
+
+    cdef Handle soon(self, object callback, tuple args, object context):
+        cdef Handle handle = Handle.__new__(Handle)
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._context = PyContext_CopyCurrent() if context is None else context
+        self.push(handle)
+        return handle
+
+    def call_soon(self, callback, *args, context=None):
+        """Have `callback(*args)` called in the next turn.  Source: asyncio.loop.call_soon."""
+        cdef Handle handle
+        if self._closed:
+            self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_soon")
+            handle = self.soon(callback, args, context)
+            handle._source_traceback = stack_here()
+            return handle
+        return self.soon(callback, args, context)
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        """As `call_soon`, from any thread; wakes the loop only if it sleeps."""
+        cdef Handle handle
+        if self._closed:
+            self._check_closed()
+        if self._debug:
+            self._check_callback(callback, "call_soon_threadsafe")
+        handle = self.soon(callback, args, context)
+        if self._debug:
+            handle._source_traceback = stack_here()
+        if self.sleeping:
+            self.sleeping = False
+            self.page.wake()
+        return handle
+
+    cdef TimerHandle at(self, double when, object callback, tuple args, object context):
+        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
+        if self._closed:
+            self._check_closed()
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._context = PyContext_CopyCurrent() if context is None else context
+        handle.deadline = when
+        if not timers_push(&self.timers, when, <void*> handle):
+            raise MemoryError
+        Py_INCREF(handle)
+        handle._scheduled = True
+        if self._debug:
+            handle._source_traceback = stack_here()
+        return handle
+
+    def call_later(self, delay, callback, *args, context=None):
+        """Have `callback(*args)` called after `delay` seconds.  Source: asyncio.loop.call_later."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_later")
+        return self.at(monotonic() + <double> delay, callback, args, context)
+
+    def call_at(self, when, callback, *args, context=None):
+        """Have `callback(*args)` called when the loop's clock shows `when`.  Source: asyncio.loop.call_at."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_at")
+        return self.at(<double> when, callback, args, context)
+
+    def _timer_handle_cancelled(self, handle):
+        """asyncio's own timer handles would call this; ours count for themselves."""
+
+    def time(self):
+        """Seconds of the loop's clock, CLOCK_MONOTONIC."""
+        return monotonic()
+
+    def get_debug(self):
+        """Whether debug mode is on."""
+        return self._debug
+
+    def create_future(self):
+        """A future of this loop."""
+        return Future(loop=self)
+
+    def create_task(self, coro, *, name=None, context=None, **kwargs):
+        """Run a coroutine in a task.  Source: asyncio.loop.create_task."""
+        if self._closed:
+            self._check_closed()
+        if self._task_factory is not None:
+            return base_events.BaseEventLoop.create_task(self, coro, name=name, context=context, **kwargs)
+        if kwargs:
+            return Task(coro, loop=self, name=name, context=context, **kwargs)
+        if context is None:
+            return Task(coro, loop=self, name=name)
+        return Task(coro, loop=self, name=name, context=context)

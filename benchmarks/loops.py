@@ -1,0 +1,61 @@
+"""The loops that can be compared, by name.  The only module that knows how each of them is made."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.errors import BenchmarkError
+
+NAMES = ("asyncio", "uvloop", "rloop", "flexsc")
+PAGES = ("auto", "kernel", "user")
+BASELINE = "uvloop"
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@dataclass(frozen=True)
+class LoopChoice:
+    """A loop and, for ours, the way to run it.  Written ``name[:pages[:threads]]``, such as ``flexsc:kernel:off``."""
+
+    name: str
+    pages: str | None = None
+    threads: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> LoopChoice:
+        """Raises BenchmarkError, listing what is possible, for anything else than the form above."""
+        name, _, rest = text.partition(":")
+        pages, _, threads = rest.partition(":")
+        if name not in NAMES:
+            raise BenchmarkError(f"unknown loop {name!r}; choose from {', '.join(NAMES)}")
+        if rest and name != "flexsc":
+            raise BenchmarkError(f"{text!r}: only flexsc takes pages and threads, as in flexsc:kernel:off")
+        if pages and pages not in PAGES:
+            raise BenchmarkError(f"{text!r}: unknown pages {pages!r}; choose from {', '.join(PAGES)}")
+        return cls(name, pages or None, threads or None)
+
+    @property
+    def label(self) -> str:
+        return ":".join(part for part in (self.name, self.pages, self.threads) if part)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether a syscall thread is asked for."""
+        return self.threads not in (None, "off", "auto")
+
+    def factory(self) -> LoopFactory:
+        """A function that makes such a loop; BenchmarkError when the package is not there."""
+        if self.name == "asyncio":
+            return asyncio.SelectorEventLoop
+        module_name = "flexsc_loop" if self.name == "flexsc" else self.name
+        try:
+            module = importlib.import_module(module_name)
+            new_event_loop: Callable[..., asyncio.AbstractEventLoop] = module.new_event_loop
+        except (ImportError, AttributeError) as error:
+            raise BenchmarkError(f"{module_name} cannot be imported: {error}") from error
+        if self.name != "flexsc":
+            return new_event_loop
+        return lambda: new_event_loop(pages=self.pages, threads=self.threads)

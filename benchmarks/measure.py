@@ -1,0 +1,312 @@
+"""The method: interleaved rounds with fresh servers, medians of per-round ratios, CPU time of all threads.
+
+In each round every loop gets a fresh server process and the same load; the order is reversed from round to round.  A
+server is primed before it is measured: it has seen connections come and go, as any server in service has.  What is
+compared are the ratios to the baseline within a round, so that a change of the machine's speed cancels out.  CPU time
+is that of the server's whole process during the load generator's window: the loop's thread, and apart from it all other
+threads, among which are io_uring's poller and the loop's own syscall threads, even if they have ended meanwhile.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.loadgen import LoadSpec, run_load
+from benchmarks.loops import BASELINE, LoopChoice
+from benchmarks.placement import Placement
+from benchmarks.process import Server, running_server, thread_times
+from benchmarks.syscalls import Counted, count_syscalls
+from benchmarks.workloads import Workload
+
+MAX_SWING = 0.15
+BUSY_LIMIT = 0.9
+COUNTING_S = 1.0
+PRIMING_S = 0.1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how often; times in seconds."""
+
+    placement: Placement
+    python: str
+    rounds: int = 5
+    seconds: float = 3.0
+    warmup: float = 0.5
+    count_calls: bool = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One server under load once.  CPU in microseconds per request; latencies in microseconds."""
+
+    rate: float
+    cpu_loop_us: float
+    cpu_other_us: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    p999_us: float
+    max_us: float
+    errors: int
+    load_busy: float
+    threads: dict[str, float] = field(default_factory=dict)
+    """CPU seconds of every thread but the main one over the whole run, by name; those that ended are not in it."""
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu_loop_us + self.cpu_other_us
+
+
+@dataclass
+class Row:
+    """All samples of one loop, or the reason why there are none."""
+
+    choice: LoopChoice
+    samples: list[Sample] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    """Requests per second against the baseline's of the same round."""
+    calls: Counted | None = None
+    unavailable: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def values(self, name: str) -> list[float]:
+        """One figure of every round."""
+        return [float(getattr(sample, name)) for sample in self.samples]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.values(name))
+
+    def against(self, other: Row, name: str = "rate") -> list[float]:
+        """This loop's figure divided by the other's, round by round; empty when one of them is not available."""
+        if self.unavailable or other.unavailable:
+            return []
+        return [mine / theirs for mine, theirs in zip(self.values(name), other.values(name), strict=True)]
+
+    @property
+    def ratio(self) -> float | None:
+        return statistics.median(self.ratios) if self.ratios else None
+
+    @property
+    def calls_loop(self) -> float | None:
+        """System calls of the loop's thread per request."""
+        return self.calls.main / self.calls.requests if self.calls and self.calls.requests else None
+
+    @property
+    def calls_other(self) -> float | None:
+        """System calls of all other threads per request."""
+        if self.calls is None or self.calls.others is None or not self.calls.requests:
+            return None
+        return self.calls.others / self.calls.requests
+
+    @property
+    def swing(self) -> float:
+        """How far the rates lie apart, as a share of their median."""
+        rates = self.values("rate")
+        return (max(rates) - min(rates)) / statistics.median(rates) if rates else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        figures = ("rate", "cpu_loop_us", "cpu_other_us", "cpu_us", "p50_us", "p90_us", "p99_us", "p999_us")
+        return {
+            "loop": self.choice.label,
+            "unavailable": self.unavailable,
+            "ratio": self.ratio,
+            "median": {name: self.median(name) for name in figures} if self.samples else None,
+            "calls_loop": self.calls_loop,
+            "calls_other": self.calls_other,
+            "calls_method": self.calls.method if self.calls else None,
+            "ratios": self.ratios,
+            "samples": [asdict(sample) for sample in self.samples],
+            "notes": self.notes,
+        }
+
+
+@dataclass
+class Comparison:
+    """One workload on several loops."""
+
+    workload: Workload
+    rows: list[Row]
+    baseline: str
+    notes: list[str] = field(default_factory=list)
+
+    def row(self, label: str) -> Row | None:
+        return next((row for row in self.rows if row.choice.label == label), None)
+
+    @property
+    def baseline_swing(self) -> float:
+        row = self.row(self.baseline)
+        return row.swing if row else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "workload": asdict(self.workload),
+            "label": self.workload.label,
+            "baseline": self.baseline,
+            "baseline_swing": self.baseline_swing,
+            "rows": [row.as_dict() for row in self.rows],
+            "notes": self.notes,
+        }
+
+
+Progress = Callable[[str], None]
+"""Is told, in a few words, what is about to be measured."""
+
+
+def silent(_what: str) -> None:
+    """Tells nobody."""
+
+
+def load_spec(load: Workload, server: Server, settings: Settings, *, seconds: float, warmup: float) -> LoadSpec:
+    """The load of `load` on `server`, with the server's CPU time read at both ends of the window."""
+    return LoadSpec(
+        mode=load.mode,
+        port=server.port,
+        path=load.path,
+        size=load.size,
+        connections=load.connections,
+        rate=load.rate,
+        seconds=seconds,
+        warmup=warmup,
+        timeout=2.0 if load.mode == "udp" else 5.0,
+        cpu=settings.placement.load_cpu,
+        fifo=settings.placement.fifo,
+        server_pid=server.pid,
+    )
+
+
+def prime(load: Workload, server: Server, settings: Settings) -> None:
+    """A moment of load whose connections then close.
+
+    Until its first connection has ended, stdlib asyncio maps and unmaps memory for each receive (of 256 KiB, glibc's
+    threshold adapts when the first such block is freed whole, at the end of a stream) and is a third slower.
+    """
+    run_load(load_spec(load.varied(rate=0.0), server, settings, seconds=PRIMING_S, warmup=0.0))
+
+
+def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sample:
+    """Starts a server, loads it, stops it."""
+    placement = settings.placement
+    with running_server(load.server, choice, python=settings.python, cpu=placement.server_cpu) as server:
+        prime(load, server, settings)
+        result = run_load(load_spec(load, server, settings, seconds=settings.seconds, warmup=settings.warmup))
+        server.check_alive()
+        threads = {f"{time.name}/{tid}": time.cpu_ns / 1e9 for tid, time in thread_times(server.pid).items()}
+        threads = {name: cpu for name, cpu in threads.items() if not name.endswith(f"/{server.pid}")}
+    requests = result["requests"]
+    if not requests:
+        raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
+    latency = result["latency_us"]
+    return Sample(
+        rate=result["rate"],
+        cpu_loop_us=result["server_main_ns"] / requests / 1e3,
+        cpu_other_us=max(0, result["server_cpu_ns"] - result["server_main_ns"]) / requests / 1e3,
+        p50_us=latency["p50"],
+        p90_us=latency["p90"],
+        p99_us=latency["p99"],
+        p999_us=latency["p99.9"],
+        max_us=latency["max"],
+        errors=sum(result["errors"].values()),
+        load_busy=result["load_busy"],
+        threads=threads,
+    )
+
+
+def count_calls(load: Workload, choice: LoopChoice, settings: Settings) -> Counted:
+    """System calls under load in a short run of its own, on a fresh server."""
+    with running_server(load.server, choice, python=settings.python, cpu=settings.placement.server_cpu) as server:
+        prime(load, server, settings)
+        spec = load_spec(load, server, settings, seconds=COUNTING_S, warmup=0.3)
+
+        def run(counters: tuple[int, ...]) -> dict[str, Any]:
+            return run_load(replace(spec, counters=counters))
+
+        return count_syscalls(server, run)
+
+
+def _run_round(rows: Sequence[Row], load: Workload, settings: Settings, number: int, progress: Progress) -> None:
+    order = [row for row in rows if row.unavailable is None]
+    for row in reversed(order) if number % 2 else order:
+        progress(f"{load.label} · round {number + 1} of {settings.rounds} · {row.choice.label}")
+        try:
+            row.samples.append(take_sample(load, row.choice, settings))
+        except BenchmarkError as error:
+            row.unavailable = str(error)
+
+
+def _add_ratios(rows: Sequence[Row], baseline: Row) -> None:
+    for row in rows:
+        row.ratios = row.against(baseline)
+
+
+def _count_all(rows: Sequence[Row], load: Workload, settings: Settings, progress: Progress) -> list[str]:
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.unavailable is None:
+            progress(f"{load.label} · counting system calls · {row.choice.label}")
+            try:
+                row.calls = count_calls(load, row.choice, settings)
+            except BenchmarkError as error:
+                notes.setdefault(str(error), []).append(row.choice.label)
+    return [f"{', '.join(labels)}: {reason}" for reason, labels in notes.items()]
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    notes = []
+    if comparison.baseline_swing > MAX_SWING:
+        share = comparison.baseline_swing
+        notes.append(f"{comparison.baseline}'s own figure swung by {share:.0%}: this run is not to be trusted")
+    for row in comparison.rows:
+        if not row.samples:
+            continue
+        if row.median("load_busy") > BUSY_LIMIT:
+            notes.append(f"{row.choice.label}: the load generator was busy all the time and may be what was measured")
+        errors = sum(sample.errors for sample in row.samples)
+        if errors:
+            notes.append(f"{row.choice.label}: {errors} requests failed")
+    return notes
+
+
+def _run_once(
+    load: Workload, choices: Sequence[LoopChoice], settings: Settings, baseline: str, progress: Progress
+) -> Comparison:
+    rows = [Row(choice) for choice in choices]
+    for row in rows:
+        if row.choice.pinned and settings.placement.shared:
+            row.unavailable = "a pinned syscall thread needs a second CPU"
+    for number in range(settings.rounds):
+        _run_round(rows, load, settings, number, progress)
+    comparison = Comparison(load, rows, baseline)
+    base = comparison.row(baseline)
+    if base is not None:
+        _add_ratios(rows, base)
+    comparison.notes = _warnings(comparison)
+    return comparison
+
+
+def compare(
+    load: Workload,
+    choices: Sequence[LoopChoice],
+    settings: Settings,
+    *,
+    baseline: str = BASELINE,
+    progress: Progress = silent,
+    retry: bool = True,
+) -> Comparison:
+    """Measures `load` on every loop.
+
+    When the baseline swings by more than 15 % the whole comparison is run once more and the steadier one is kept.
+    """
+    comparison = _run_once(load, choices, settings, baseline, progress)
+    if retry and comparison.baseline_swing > MAX_SWING:
+        progress(f"{baseline} swung by {comparison.baseline_swing:.0%}; measuring again")
+        again = _run_once(load, choices, settings, baseline, progress)
+        comparison, dropped = sorted((comparison, again), key=lambda c: c.baseline_swing)
+        comparison.notes.append(f"measured twice; in the other run {baseline} swung by {dropped.baseline_swing:.0%}")
+    if settings.count_calls:
+        comparison.notes += _count_all(comparison.rows, load, settings, progress)
+    return comparison

@@ -1,0 +1,140 @@
+"""A server process under measurement: start, stop, threads, CPU time, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.loops import LoopChoice
+from benchmarks.placement import ROOT
+
+START_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ThreadTime:
+    """CPU time of one thread so far, and the time it has waited for a CPU, both in nanoseconds."""
+
+    name: str
+    cpu_ns: int
+    waited_ns: int
+
+
+def thread_times(pid: int) -> dict[int, ThreadTime]:
+    """Every thread of `pid` by its id; io_uring's poller (iou-sqp-*) and workers (iou-wrk-*) are among them."""
+    times = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            cpu, waited, _ = map(int, (task / "schedstat").read_text().split())
+            times[int(task.name)] = ThreadTime((task / "comm").read_text().strip(), cpu, waited)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # the thread has just ended
+    return times
+
+
+def process_cpu_ns(pid: int) -> int:
+    """CPU time of all threads of `pid`, those that have ended included (clock_getcpuclockid(3))."""
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of `pid`, from its page tables (exact, unlike the cached figure in status)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise BenchmarkError(f"/proc/{pid}/smaps_rollup has no Rss line")
+
+
+class Server:
+    """A running ``python -m benchmarks.servers``; its process id, port, and a line to it."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self._process = process
+        self._errors = errors
+        self.pid = process.pid
+        hello = self._read_line(START_LIMIT_S)
+        if "error" in hello:
+            raise BenchmarkError(str(hello["error"]))
+        self.port = int(hello["port"])
+        self.loop_class = str(hello["loop"])
+
+    def _read_line(self, limit_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
+        line = self._process.stdout.readline() if ready else ""
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        self._errors.seek(0)
+        complaint = self._errors.read().strip().splitlines()
+        status = self._process.poll()
+        if complaint:
+            raise BenchmarkError(complaint[-1])
+        raise BenchmarkError(f"the server said nothing within {limit_s:g} s (exit status {status})")
+
+    def stats(self) -> dict[str, Any] | None:
+        """The loop's own counters; None where the loop has none."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("stats\n")
+        self._process.stdin.flush()
+        return self._read_line(5.0)
+
+    def check_alive(self) -> None:
+        """BenchmarkError with the server's last words if it has ended."""
+        status = self._process.poll()
+        if status is not None:
+            self._errors.seek(0)
+            words = self._errors.read().strip().splitlines()
+            raise BenchmarkError(f"the server ended with status {status}: {words[-1] if words else 'no message'}")
+
+    def stop(self) -> None:
+        """Ends the process, by force if it does not end by itself within two seconds."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+@contextmanager
+def running_server(workload: str, choice: LoopChoice, *, python: str, cpu: int) -> Iterator[Server]:
+    """A fresh server process, pinned to `cpu`; BenchmarkError with the reason when it cannot run."""
+    command = [python, "-m", "benchmarks.servers", workload, "--loop", choice.name, "--cpu", str(cpu)]
+    if choice.pages:
+        command += ["--pages", choice.pages]
+    if choice.threads:
+        command += ["--threads", choice.threads]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        server = None
+        try:
+            server = Server(process, errors)
+            yield server
+        finally:
+            if server is not None:
+                server.stop()
+            else:
+                process.kill()
+                process.communicate()

@@ -1,0 +1,87 @@
+"""Runs one workload's server: ``python -m benchmarks.servers echo --loop uvloop``.
+
+Prints one line of JSON: ``{"port": ..., "pid": ..., "loop": ...}``, or ``{"error": ...}`` when the server cannot run.
+Then obeys its standard input: the line ``stats`` is answered with ``loop.stats()`` as JSON (null where the loop has
+none), and the end of the input ends the process, so that no server outlives the benchmark that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import json
+import os
+import resource
+import sys
+import threading
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.loops import NAMES, PAGES, LoopChoice
+from benchmarks.servers import Starter, starters
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
+    parser.add_argument("workload", choices=sorted(starters()))
+    parser.add_argument("--loop", choices=NAMES, default="asyncio")
+    parser.add_argument("--pages", choices=PAGES, help="flexsc only")
+    parser.add_argument("--threads", help="flexsc only: auto, off, on, or a CPU list such as 1")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: the kernel chooses (default)")
+    parser.add_argument("--cpu", type=int, help="pin to this CPU")
+    return parser.parse_args()
+
+
+def allow_tracing() -> None:
+    """Lets the benchmark's tracer, no ancestor of this process, count its system calls (prctl(2), Yama)."""
+    pr_set_ptracer, anyone = 0x59616D61, ctypes.c_ulong(-1)
+    ctypes.CDLL(None).prctl(pr_set_ptracer, anyone, 0, 0, 0)
+
+
+def say(message: dict[str, Any] | None) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def obey_stdin(loop: asyncio.AbstractEventLoop) -> None:
+    for line in sys.stdin:
+        if line.strip() == "stats":
+            stats = getattr(loop, "stats", None)
+            say(stats() if stats else None)
+    os._exit(0)
+
+
+async def serve(start: Starter, host: str, port: int) -> None:
+    loop = asyncio.get_running_loop()
+    bound = await start(host, port)
+    threading.Thread(target=obey_stdin, args=(loop,), daemon=True).start()
+    kind = type(loop)
+    say({"port": bound, "pid": os.getpid(), "loop": f"{kind.__module__}.{kind.__qualname__}"})
+    await asyncio.Event().wait()
+
+
+def main() -> int:
+    args = parse_args()
+    if args.cpu is not None:
+        os.sched_setaffinity(0, {args.cpu})
+    allow_tracing()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        factory = LoopChoice(args.loop, args.pages, args.threads).factory()
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(serve(starters()[args.workload], args.host, args.port))
+    except KeyboardInterrupt:
+        return 130
+    except BenchmarkError as error:
+        say({"error": str(error)})
+        return 1
+    except Exception as error:  # noqa: BLE001 - whatever the loop lacks is the row's reason for "n/a"
+        say({"error": f"{type(error).__name__}: {error}".strip()})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The workloads as the load generator sees them: which server, which kind of load, which size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmarks.errors import BenchmarkError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`server` is a name of ``benchmarks.servers``; `mode` one of the load generator's; `size` in bytes."""
+
+    name: str
+    server: str
+    mode: str
+    title: str
+    path: str = "/"
+    connections: int = 64
+    size: int = 128
+    rate: float = 0.0
+
+    def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
+        """The same with other parameters; None leaves one as it is."""
+        given = {"connections": connections, "size": size, "rate": rate}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @property
+    def label(self) -> str:
+        """What is run, with its parameters."""
+        parts = [self.title]
+        if self.mode in ("echo", "ws", "udp"):
+            parts.append(f"{self.size // 1024} KiB" if self.size % 1024 == 0 else f"{self.size} B")
+        parts.append(f"{self.connections} connection{'s' if self.connections > 1 else ''}")
+        if self.rate:
+            parts.append(f"open loop at {self.rate:,.0f}/s")
+        return ", ".join(parts)
+
+
+_ALL = (
+    Workload("hello", "hello", "http", "aiohttp hello"),
+    Workload("hello-close", "hello", "http-close", "aiohttp hello, Connection: close"),
+    Workload("app-json", "app", "http", "example application, JSON", path="/json"),
+    Workload("app-static", "app", "http", "example application, static file", path="/static/index.html"),
+    Workload("app-download", "app", "http", "example application, download of 1 MiB", path="/download?bytes=1048576"),
+    Workload("websocket", "websocket", "ws", "aiohttp WebSocket echo"),
+    Workload("echo", "echo", "echo", "protocol echo"),
+    Workload("echo-large", "echo", "echo", "protocol echo", connections=8, size=100 * 1024),
+    Workload("streams", "streams", "echo", "streams echo"),
+    Workload("sock", "sock", "echo", "sock_recv/sock_sendall echo"),
+    Workload("udp", "udp", "udp", "UDP echo"),
+)
+
+WORKLOADS = {workload.name: workload for workload in _ALL}
+
+
+def workload(name: str) -> Workload:
+    """The workload of that name; BenchmarkError, listing all, when there is none."""
+    try:
+        return WORKLOADS[name]
+    except KeyError:
+        raise BenchmarkError(f"unknown workload {name!r}; choose from {', '.join(WORKLOADS)}") from None

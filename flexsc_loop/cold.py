@@ -7,8 +7,10 @@ Python version has.  Source: asyncio.unix_events.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 from typing import Any
@@ -42,7 +44,10 @@ class UnixSockets(_Host):
 
 
 class Signals(_Host):
-    """Signal handlers.  Signals reach the loop through a socket pair, made when the first handler is added."""
+    """Signals wake the loop through a socket pair, Python's own handlers (Ctrl-C above all) as well as the loop's.
+
+    Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.
+    """
 
     _signal_handlers: dict[int, Any]
     _csock: socket.socket | None
@@ -50,21 +55,56 @@ class Signals(_Host):
 
     _check_signal = _Unix._check_signal
     _handle_signal = _Unix._handle_signal
-    remove_signal_handler = _Unix.remove_signal_handler
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
         """Call `callback(*args)` in the loop when signal `sig` comes.  Source: asyncio.loop.add_signal_handler."""
+        if threading.current_thread() is not threading.main_thread():
+            self._check_signal(sig)
+            raise RuntimeError("signal handlers can only be added in the main thread")
+        self._open_signal_sockets()
+        _Unix.add_signal_handler(self, sig, callback, *args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Restore the default; returns whether there was a handler.  Source: asyncio.loop.remove_signal_handler."""
+        removed: bool = _Unix.remove_signal_handler(self, sig)
+        if self.is_running() and not self._signal_handlers:
+            self._listen_for_signals()
+        return removed
+
+    def _listen_for_signals(self) -> int | None:
+        """Have signals wake this loop, if it runs in the main thread and nobody else asked for them.
+
+        Returns the wake-up fd to restore afterwards; None if there is nothing to restore.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return None
+        self._open_signal_sockets()
+        assert self._csock is not None
+        before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        if before not in (-1, self._csock.fileno()):
+            signal.set_wakeup_fd(before)
+            return None
+        return before
+
+    def _open_signal_sockets(self) -> None:
         if self._csock is None:
             self._ssock, self._csock = socket.socketpair()
             self._ssock.setblocking(False)
             self._csock.setblocking(False)
             self._add_reader(self._ssock.fileno(), self._read_signals)
-        _Unix.add_signal_handler(self, sig, callback, *args)
+            self._count_housekeeping(1)
+
+    def _close_signal_sockets(self) -> None:
+        if self._csock is not None and self._ssock is not None:
+            self._remove_reader(self._ssock.fileno())
+            self._count_housekeeping(-1)
+            self._ssock.close()
+            self._csock.close()
+            self._ssock = self._csock = None
 
     def _read_signals(self) -> None:
-        assert self._ssock is not None
         try:
-            while numbers := self._ssock.recv(4096):
+            while self._ssock is not None and (numbers := self._ssock.recv(4096)):
                 for number in numbers:
                     if number:
                         self._handle_signal(number)
@@ -79,11 +119,7 @@ class Signals(_Host):
         if not sys.is_finalizing():
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
-        if self._csock is not None and self._ssock is not None:
-            self._remove_reader(self._ssock.fileno())
-            self._ssock.close()
-            self._csock.close()
-            self._ssock = self._csock = None
+        self._close_signal_sockets()
 
 
 class Files(_Host):

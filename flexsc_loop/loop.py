@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -64,6 +65,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self.page.bind()
         self._set_coroutine_origin_tracking(self._debug)
         hooks = sys.get_asyncgen_hooks()
+        wakeup_fd = self._listen_for_signals()
         try:
             self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
@@ -75,6 +77,8 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
+            if wakeup_fd is not None and not self._signal_handlers:
+                signal.set_wakeup_fd(wakeup_fd)
             self.page.leave()
 
     def close(self) -> None:

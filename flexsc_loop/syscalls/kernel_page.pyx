@@ -231,6 +231,7 @@ cdef class KernelPage(Page):
             if res < 0:
                 raise OSError(-res, "io_uring_register to enable the ring")
             self.owner = here
+            self.bound = True
 
     cdef int move(self) except -1:
         """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""

@@ -67,6 +67,7 @@ cdef extern from "pool.h":
 
 cdef enum:
     BATCH = 256          # completions copied out at once
+    BARRIER_STEP_NS = 1_000_000
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
 
 
@@ -81,6 +82,7 @@ cdef class Page:
     cdef readonly bint eager               # entries are best published at once: another thread serves them
     cdef readonly int pid
     cdef readonly bint closed
+    cdef readonly bint bound               # a thread has begun to run the loop
     cdef int64_t spin_ns
     cdef int64_t spin_most
 
@@ -105,6 +107,7 @@ cdef class Page:
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1
+    cdef int barrier(self) except -1
     cdef int reap(self) except -1
     cdef int dispatch(self, flexsc_completion* completion) except -1
     cdef bytes take_buffer(self, int res, uint32_t flags)

@@ -104,6 +104,22 @@ cdef class Page:
             Py_DECREF(op)
         return 0
 
+    cdef int barrier(self) except -1:
+        """Return when the server has dealt with all that was queued before, the release of closed files included.
+
+        Twice, because a poller releases files after the round in which it has closed them.  For rare things.
+        """
+        cdef Operation mark = Operation.__new__(Operation)
+        cdef int rounds
+        if not self.bound:
+            return 0
+        for rounds in range(2):
+            self.submit(mark, CALL_NOP, -1, NULL, 0, 0, 0, 0)
+            while mark.user_data != 0:
+                self.wait(BARRIER_STEP_NS)
+                self.reap()
+        return 0
+
     cdef int end_with(self, Operation op, int res) except -1:
         """Give `op` its last completion ourselves: whoever served it is gone."""
         cdef flexsc_completion completion

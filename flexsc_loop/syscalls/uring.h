@@ -158,6 +158,11 @@ static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t comp
     const uint32_t needed = URING_FEAT_SINGLE_MMAP | URING_FEAT_NODROP | URING_FEAT_EXT_ARG;
     int res = (p.features & needed) == needed ? uring_map_rings(ring, &p) : -EOPNOTSUPP;
     if (res == 0) {
+        /* A filter may let the set-up pass and refuse the rest.  A ring that is still disabled answers EBADFD. */
+        res = uring_sys_enter(ring, 0, 0, 0, NULL, 0);
+        res = res == -EBADFD ? 0 : res < 0 ? res : -EOPNOTSUPP;
+    }
+    if (res == 0) {
         /* Blocking, or else the read that the loop keeps on it would end at once with EAGAIN. */
         ring->wake_fd = eventfd(0, EFD_CLOEXEC);
         if (ring->wake_fd < 0)

@@ -49,6 +49,7 @@ cdef class UserPage(Page):
         """Start the pinned thread, if there is to be one: with the loop's first run, not before."""
         cdef int res
         self.check()
+        self.bound = True
         if self.eager and not self.started:
             res = flexsc_thread_start(self.user, self.cpu, SPIN_NS)
             if res < 0:
@@ -182,6 +183,7 @@ cdef class UserPage(Page):
         return {
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
             "syscalls": counted_loop_syscalls(self.user), "wakeups": counted_wakeups(self.user),
-            "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user), "in_flight": self.in_flight,
+            "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user), 
+            "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
         }

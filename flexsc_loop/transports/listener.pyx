@@ -145,7 +145,7 @@ cdef class Listener(Endpoint):
                 self.page.cancel(self.accept)
             self.sock.detach()
             self.page.quietly(CALL_CLOSE, fd, 0)
-            self.page.publish()
+            self.page.barrier()
         for arrived in self.arrived:
             close_fd(arrived)
         self.arrived = []

@@ -342,6 +342,10 @@ cdef class SocketTurn(Turn):
         self.writers = {}
         self.abandoned = {}
 
+    def _count_housekeeping(self, int change):
+        """Operations that the loop itself needs are not counted among those in flight."""
+        self.page.housekeeping += change
+
     def _forget_sockets(self):
         """The loop is closing: let go of all callbacks."""
         for watch in [*self.readers.values(), *self.writers.values()]:

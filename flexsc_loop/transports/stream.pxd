@@ -62,8 +62,7 @@ cdef class Stream(Endpoint):
     cdef object waiter                # future of whoever opens the connection
     cdef object sock                  # socket object, made when somebody asks
     cdef dict extra
-    cdef char[28] peer                # sockaddr_in or sockaddr_in6
-    cdef unsigned char peer_size
+    cdef bytes peer, name             # raw sockaddrs
 
     cdef bint fresh                   # connection_made is still to be called
     cdef bint introduced              # connection_made has been called

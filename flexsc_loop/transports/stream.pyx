@@ -43,19 +43,19 @@ cdef extern from "<sys/socket.h>" nogil:
         MSG_WAITALL
         MSG_NOSIGNAL
         SHUT_WR
-        AF_INET
-        AF_INET6
+        AF_UNIX
     ctypedef unsigned int socklen_t
     struct sockaddr:
         unsigned short sa_family
     int shutdown(int fd, int how)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
+    int getsockname(int fd, sockaddr* address, socklen_t* size)
 
 cdef enum:
     KIB = 1024
     JOIN_UP_TO = 16 * 1024           # smaller writes of one turn are copied together: cheaper than a vector
     VECTOR_MOST = 1024               # IOV_MAX
-    SEND_MOST = 1 << 30
+    SEND_MOST = 512 * 1024           # of one call, so that progress shows while a slow peer reads
     DIRECT_LEAST = 64 * 1024
     DIRECT_MOST = 256 * 1024
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
@@ -72,14 +72,20 @@ cdef object call_for(object context, object callback):
         PyContext_Exit(context)
 
 
-cdef object inet_address(char* raw, unsigned int size):
-    """The address tuple of a sockaddr_in or sockaddr_in6."""
-    cdef bytes data = PyBytes_FromStringAndSize(raw, size)
-    family, port = struct.unpack_from("=H", data)[0], struct.unpack_from("!H", data, 2)[0]
-    if family == socket_module.AF_INET:
-        return socket_module.inet_ntop(family, data[4:8]), port
-    flow, scope = struct.unpack_from("!I", data, 4)[0], struct.unpack_from("=I", data, 24)[0]
-    return socket_module.inet_ntop(family, data[8:24]), port, flow, scope
+cdef object readable(bytes raw):
+    """The address that Python's sockets would give for a raw sockaddr; None for families that are not decoded here."""
+    if len(raw) < 2:
+        return None
+    family = struct.unpack_from("=H", raw)[0]
+    if family == socket_module.AF_INET and len(raw) >= 8:
+        return socket_module.inet_ntop(family, raw[4:8]), struct.unpack_from("!H", raw, 2)[0]
+    if family == socket_module.AF_INET6 and len(raw) >= 28:
+        port, flow = struct.unpack_from("!HI", raw, 2)
+        return socket_module.inet_ntop(family, raw[8:24]), port, flow, struct.unpack_from("=I", raw, 24)[0]
+    if family == socket_module.AF_UNIX:
+        path = raw[2:]
+        return path if path[:1] == b"\0" else os.fsdecode(path.partition(b"\0")[0])
+    return None
 
 
 cdef class Receive(Operation):
@@ -161,16 +167,17 @@ cdef class Send(Operation):
     cdef int fill_vector(self) except -1:
         """Point at what is left.  Made anew each time: a server in user space counts in the vector itself."""
         cdef size_t count = min(<size_t> len(<list> self.keep) - self.first, <size_t> VECTOR_MOST)
-        cdef size_t i
-        for i in range(count):
-            chunk = (<list> self.keep)[self.first + i]
-            self.vector[i].iov_base = PyBytes_AS_STRING(chunk)
-            self.vector[i].iov_len = PyBytes_GET_SIZE(chunk)
-        self.vector[0].iov_base = <char*> self.vector[0].iov_base + self.offset
-        self.vector[0].iov_len -= self.offset
+        cdef size_t used = 0, offset = self.offset, room = SEND_MOST
+        while used < count and room:
+            chunk = (<list> self.keep)[self.first + used]
+            self.vector[used].iov_base = PyBytes_AS_STRING(chunk) + offset
+            self.vector[used].iov_len = min(<size_t> PyBytes_GET_SIZE(chunk) - offset, room)
+            room -= self.vector[used].iov_len
+            offset = 0
+            used += 1
         memset(&self.header, 0, sizeof(self.header))
         self.header.msg_iov = self.vector
-        self.header.msg_iovlen = count
+        self.header.msg_iovlen = used
         return 0
 
     cdef int advance(self, size_t sent) except -1:
@@ -228,6 +235,8 @@ cdef class Stream(Endpoint):
 
     cdef int run(self, Turn turn) except -1:
         self.queued = False
+        if self.state == CLOSED:
+            return 0
         if self.fresh:
             self.introduce()
         if self.state == OPEN:
@@ -666,21 +675,27 @@ cdef class Stream(Endpoint):
     cdef object extra_info(self, object name, object default):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
-        if name not in ("socket", "peername", "sockname") or self.fd < 0:
+        if name == "peername":
+            found = readable(self.peer) if self.peer is not None else default
+        elif name == "sockname":
+            found = readable(self.name) if self.name is not None else default
+        elif name == "socket" and self.fd >= 0:
+            found = trsock.TransportSocket(self.socket_object())
+        else:
             return default
         if self.extra is None:
             self.extra = {}
-        if name == "socket":
-            found = trsock.TransportSocket(self.socket_object())
-        elif name == "peername" and self.peer_size:
-            found = inet_address(self.peer, self.peer_size)
-        else:
-            try:
-                found = self.socket_object().getpeername() if name == "peername" else self.socket_object().getsockname()
-            except OSError:
-                found = None if name == "peername" else default
         self.extra[name] = found
         return found
+
+
+cdef bytes raw_address(int fd, bint peer):
+    """A socket's sockaddr as it is; decoded only when somebody asks.  None if it has none."""
+    cdef char[128] raw
+    cdef socklen_t size = sizeof(raw)
+    if (getpeername(fd, <sockaddr*> raw, &size) if peer else getsockname(fd, <sockaddr*> raw, &size)) != 0:
+        return None
+    return PyBytes_FromStringAndSize(raw, min(size, <socklen_t> sizeof(raw)))
 
 
 cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock):
@@ -689,7 +704,6 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     Nothing happens before `start` (or the ready queue) calls connection_made.
     """
     cdef Stream stream = Stream.__new__(Stream)
-    cdef socklen_t size = sizeof(stream.peer)
     stream.turn = turn
     stream.page = turn.page
     stream.fd = fd
@@ -705,9 +719,8 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     stream.receive.stream = stream
     stream.receive.retractable = True
     stream.adopt_protocol(protocol)
-    if getpeername(fd, <sockaddr*> stream.peer, &size) == 0 and size <= sizeof(stream.peer):
-        if (<sockaddr*> stream.peer).sa_family == AF_INET or (<sockaddr*> stream.peer).sa_family == AF_INET6:
-            stream.peer_size = size
+    stream.peer = raw_address(fd, True)
+    stream.name = raw_address(fd, False)
     stream.facade = new_transport(stream)
     turn.owned[fd] = stream.facade
     if server is not None:

@@ -8,7 +8,7 @@ One turn: flush endpoints that were written to -> publish, and wait only if noth
 due timers -> run what stood in the ready queue.
 """
 import sys
-from asyncio import base_events, format_helpers, futures, tasks
+from asyncio import base_events, events, format_helpers, futures, tasks
 from asyncio.log import logger
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -81,7 +81,7 @@ cdef str describe(object callback, object args, bint debug):
     return format_helpers._format_callback_source(callback, args)
 
 
-cdef list stack_here():
+cdef object stack_here():
     """The caller's stack, for `source_traceback`.  This module's own functions have no Python frames."""
     return format_helpers.extract_stack(sys._getframe(0))
 
@@ -147,6 +147,11 @@ cdef class Handle(Runnable):
                 self._repr = repr(self)
             self.drop()
 
+    @property
+    def __class__(self):
+        # A C type can't inherit from asyncio.Handle; isinstance() asks here.
+        return events.Handle
+
     def cancelled(self):
         """Whether `cancel` has been called."""
         return self._cancelled
@@ -182,6 +187,10 @@ cdef class TimerHandle(Handle):
         if self._scheduled:
             self._loop.timers_cancelled += 1
         return Handle.drop(self)
+
+    @property
+    def __class__(self):
+        return events.TimerHandle
 
     def when(self):
         """The deadline in seconds of the loop's clock."""
@@ -434,6 +443,7 @@ cdef class Turn:
         self.turns += 1
         if self.dirty_count:
             self.flush_dirty()
+        PyErr_CheckSignals()
         patience = self.patience()
         if patience != 0 or not self.page.idle():
             self.sleeping = patience != 0
@@ -442,7 +452,7 @@ cdef class Turn:
             finally:
                 self.sleeping = False
             self.page.reap()
-        PyErr_CheckSignals()
+            PyErr_CheckSignals()
         self.due_timers()
         return self.run_ready()
 

@@ -6,6 +6,7 @@ Python version has.  Source: asyncio.unix_events.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,12 +14,32 @@ import sys
 import threading
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
-_Unix: Any = unix_events._UnixSelectorEventLoop  # type: ignore[attr-defined]
+_Unix: Any = unix_events._UnixSelectorEventLoop
+_Ts = TypeVarTuple("_Ts")
 
-# What these classes use of the loop that they are mixed into is checked there.
-_Host: Any = object
+if TYPE_CHECKING:
+
+    class _Host(asyncio.BaseEventLoop):
+        """What these classes and `Loop` use of asyncio's loop and of `SocketTurn`, and typeshed does not declare."""
+
+        _thread_id: int | None
+        _asyncgen_firstiter_hook: Any
+        _asyncgen_finalizer_hook: Any
+
+        def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
+        def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
+        @property
+        def owned(self) -> dict[int, Any]: ...
+        def _count_housekeeping(self, change: int) -> None: ...
+        def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
+        def _remove_reader(self, fd: int) -> bool: ...
+        def _remove_writer(self, fd: int) -> bool: ...
+else:
+    _Host = object
 
 
 class UnixSockets(_Host):
@@ -56,7 +77,7 @@ class Signals(_Host):
     _check_signal = _Unix._check_signal
     _handle_signal = _Unix._handle_signal
 
-    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> None:
         """Call `callback(*args)` in the loop when signal `sig` comes.  Source: asyncio.loop.add_signal_handler."""
         if threading.current_thread() is not threading.main_thread():
             self._check_signal(sig)
@@ -207,9 +228,9 @@ class Children(_Host):
 
 def set_nodelay(sock: socket.socket) -> None:
     """Switch Nagle's algorithm off on a TCP socket; sockets accepted from it inherit that."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
-        if sock.proto in (0, socket.IPPROTO_TCP):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    internet = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+    if internet and sock.proto in (0, socket.IPPROTO_TCP):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def numeric(host: Any, port: Any) -> bool:

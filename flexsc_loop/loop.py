@@ -148,7 +148,8 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         server_side: bool = False, server_hostname: str | None = None, extra: Any = None, server: Any = None,
         ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        ssl_protocol = sslproto.SSLProtocol(
+        protocol_class: Any = sslproto.SSLProtocol
+        ssl_protocol = protocol_class(
             self, protocol, sslcontext, waiter, server_side, server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)

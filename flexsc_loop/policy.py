@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import warnings
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexsc_loop.loop import Loop
 
 T = TypeVar("T")
 
-with warnings.catch_warnings():
-    # Python 3.14 deprecates policies; those who use them have been told by their own call.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    _Base: Any = asyncio.DefaultEventLoopPolicy
+if TYPE_CHECKING:
+    from asyncio import DefaultEventLoopPolicy as _Base
+else:
+    with warnings.catch_warnings():
+        # Python 3.14 deprecates policies; those who use them have been told by their own call.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _Base = asyncio.DefaultEventLoopPolicy
 
 
 class FlexSCPolicy(_Base):
@@ -26,10 +28,10 @@ class FlexSCPolicy(_Base):
 
     def __init__(self, *, pages: str | None = None, threads: str | None = None) -> None:
         super().__init__()
-        self._settings = {"pages": pages, "threads": threads}
+        self._pages, self._threads = pages, threads
 
     def _loop_factory(self) -> Loop:
-        return Loop(**self._settings)
+        return Loop(pages=self._pages, threads=self._threads)
 
 
 def new_event_loop(*, pages: str | None = None, threads: str | None = None) -> Loop:

@@ -82,7 +82,7 @@ def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
     return Choice(page, "user", cpu, reasons)
 
 
-def _open(kind: type, sizes: Sizes, cpu: int | None) -> Page:
+def _open(kind: type[KernelPage] | type[UserPage], sizes: Sizes, cpu: int | None) -> Page:
     return kind(
         entries=sizes.entries, completions=sizes.completions, buffers=sizes.buffers, buffer_size=sizes.buffer_size,
         cpu=cpu,
@@ -114,7 +114,7 @@ def _cpu_for(threads: str | tuple[int, ...], reasons: list[str]) -> int | None:
 def _least_used(cpus: tuple[int, ...]) -> int:
     """The first CPU with the fewest syscall threads of this process on it."""
     counts = dict.fromkeys(cpus, 0)
-    for name, cpu in _syscall_threads():
+    for _, cpu in _syscall_threads():
         if cpu in counts:
             counts[cpu] += 1
     return min(cpus, key=lambda cpu: counts[cpu])

@@ -61,7 +61,8 @@ struct flexsc_page;
  * The memory is not inherited over fork (MADV_DONTFORK), the fds are close-on-exec. */
 struct flexsc_page *flexsc_page_open(unsigned completions);
 
-/* Stop the thread if there is one, free everything.  Fds of entries stay open: they are the loop's. */
+/* Stop the thread if there is one, free everything.  Fds of entries stay open: they are the loop's.
+ * In a forked child this closes the child's copies of the page's fds, and is all that may be called there. */
 void flexsc_page_close(struct flexsc_page *page);
 
 /* The pool for ENTRY_POOL: `slots` (a power of two) places at `ring`.  Call before the first receive. */
@@ -102,7 +103,8 @@ bool flexsc_page_has_completions(const struct flexsc_page *page);
 /* End `entry` before this function returns: it will not touch its fd or its memory afterwards.  If it was SUBMITTED
  * or BUSY its last completion is posted: -ECANCELED, or the number of bytes already sent.  If it was DONE nothing
  * happens.  For fds that others may close; for an owned fd a CALL_CANCEL entry does the same without waiting for
- * the pinned thread.  Completions that do not fit into the ring are posted later, never lost. */
+ * the pinned thread.  Completions that do not fit into the ring are posted later, never lost.  An entry that was not
+ * published yet is published by this, and so are those before it. */
 void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry);
 
 /* ---- the pinned thread ---- */
@@ -114,7 +116,7 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns);
 /* Stop and join the thread.  What it has not served stays on the page. */
 void flexsc_thread_stop(struct flexsc_page *page);
 
-/* CPU time of the thread so far in nanoseconds, its thread id (0: none). */
+/* CPU time in nanoseconds of the page's thread so far, those stopped earlier included; its thread id (0: none). */
 int64_t flexsc_thread_cpu_ns(const struct flexsc_page *page);
 int flexsc_thread_id(const struct flexsc_page *page);
 

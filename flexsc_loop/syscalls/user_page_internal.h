@@ -1,6 +1,6 @@
 /* Floor 0, private to user_page*.c: the page's inside.  Nobody else includes this.
  *
- * user_page.c         memory, the loop's side, sleeping and waking
+ * user_page_loop.c         memory, the loop's side, sleeping and waking
  * user_page_fds.c     what is known of each fd: who waits on it, its epoll registration
  * user_page_calls.c   making the calls
  * user_page_thread.c  the pinned thread */
@@ -209,7 +209,7 @@ static inline void list_remove(struct flexsc_entry **list, struct flexsc_entry *
     entry->where = NOWHERE;
 }
 
-/* ---- user_page.c ---- */
+/* ---- user_page_loop.c ---- */
 
 HIDDEN void *page_map(size_t size);
 HIDDEN int page_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_ns, _Atomic uint64_t *syscalls);

@@ -19,6 +19,10 @@ cdef extern from "timers.h":
     void timers_free(flexsc_timers* timers) noexcept
 
 
+cdef enum:
+    SPARE_HANDLES = 512
+
+
 cdef class Runnable:
     cdef int run(self, Turn turn) except -1
 
@@ -56,6 +60,8 @@ cdef class Turn:
     cdef readonly Page page
     cdef void** ready                # ring of Runnable, each with one reference
     cdef size_t ready_head, ready_tail, ready_mask
+    cdef void* spare[SPARE_HANDLES]   # handles that have run and are nobody's, each with one reference
+    cdef size_t spare_count
     cdef flexsc_timers timers
     cdef size_t timers_cancelled
     cdef void** dirty                # endpoints to flush, each with one reference
@@ -75,6 +81,7 @@ cdef class Turn:
     cdef int one_turn(self) except -1
     cdef int run_ready(self) except -1
     cdef int run_slowly(self, Runnable item) except -1
+    cdef int retire(self, Handle handle) except -1
     cdef int due_timers(self) except -1
     cdef int compact_timers(self) except -1
     cdef int64_t patience(self) noexcept

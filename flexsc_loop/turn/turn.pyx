@@ -11,6 +11,7 @@ import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
 from asyncio.log import logger
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
@@ -26,8 +27,13 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     PyObject* PyObject_Call(object callable, object args, PyObject* kwargs)
+    Py_ssize_t Py_REFCNT(object)
     PyObject* PyObject_CallOneArg(object callable, object argument)
     void Py_DECREF_ "Py_DECREF"(PyObject*)
+
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 
 cdef extern from "<time.h>" nogil:
@@ -38,9 +44,21 @@ cdef extern from "<time.h>" nogil:
     enum: CLOCK_MONOTONIC
 
 
+cdef extern from *:
+    """
+    static inline int has_weakrefs(PyObject *object)
+    {
+        return *(PyObject **)((char *)object + Py_TYPE(object)->tp_weaklistoffset) != NULL;
+    }
+    """
+    bint has_weakrefs(object) noexcept
+
+
 cdef enum:
+    HELD_HERE = 1                # references to a handle that only the function running it has
     FIRST_READY = 256            # places in the ready queue at first
     TIMERS_WORTH_COMPACTING = 100
+    THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
 
 
@@ -116,8 +134,13 @@ cdef class Endpoint(Runnable):
         return 0
 
 
+@cython.no_gc
 cdef class Handle(Runnable):
-    """A callback in the ready queue; what `call_soon` returns.  The same as asyncio.Handle."""
+    """A callback in the ready queue; what `call_soon` returns.  The same as asyncio.Handle.
+
+    Not seen by the garbage collector: a handle is in the loop's hands until it has run or was cancelled, and holds
+    neither callback nor arguments afterwards, so no cycle goes through it.
+    """
 
     cdef int run(self, Turn turn) except -1:
         cdef PyObject* result
@@ -180,6 +203,7 @@ cdef class Handle(Runnable):
         return "<{}>".format(" ".join(self._repr_info()))
 
 
+@cython.no_gc
 cdef class TimerHandle(Handle):
     """A callback with a deadline; what `call_later` and `call_at` return.  The same as asyncio.TimerHandle."""
 
@@ -262,6 +286,10 @@ cdef class Turn:
             (<TimerHandle> handle)._scheduled = False
             handle._callback = handle._args = None
             Py_DECREF(handle)
+        while self.spare_count:
+            self.spare_count -= 1
+            item = <object> self.spare[self.spare_count]
+            Py_DECREF(item)
         while self.dirty_count:
             self.dirty_count -= 1
             item = <object> self.dirty[self.dirty_count]
@@ -312,9 +340,24 @@ cdef class Turn:
                 self.run_slowly(item)
             else:
                 item.run(self)
+                if type(item) is Handle:
+                    self.retire(<Handle> item)
+                elif type(item) is TimerHandle:
+                    (<Handle> item)._callback = (<Handle> item)._args = None
             if self.dirty_count >= self.flush_at:
                 self.flush_dirty()
                 self.page.publish()
+        return 0
+
+    cdef int retire(self, Handle handle) except -1:
+        """A handle that has run: use it again if nobody else holds it."""
+        handle._callback = handle._args = None
+        if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
+            handle._context = None
+            handle._cancelled = False
+            Py_INCREF(handle)
+            self.spare[self.spare_count] = <void*> handle
+            self.spare_count += 1
         return 0
 
     cdef int run_slowly(self, Runnable item) except -1:
@@ -469,8 +512,14 @@ cdef class Turn:
     # ---- what asyncio calls
 
     cdef Handle soon(self, object callback, tuple args, object context):
-        cdef Handle handle = Handle.__new__(Handle)
-        handle._loop = self
+        cdef Handle handle
+        if self.spare_count:
+            self.spare_count -= 1
+            handle = <Handle> self.spare[self.spare_count]
+            Py_DECREF(handle)
+        else:
+            handle = Handle.__new__(Handle)
+            handle._loop = self
         handle._callback = callback
         handle._args = args
         handle._context = PyContext_CopyCurrent() if context is None else context
@@ -503,6 +552,11 @@ cdef class Turn:
         if self.sleeping:
             self.sleeping = False
             self.page.wake()
+        elif (self.ready_tail & (THREAD_BACKLOG - 1)) == 0 and self.ready_tail - self.ready_head >= THREAD_BACKLOG:
+            # A storm from another thread: let the loop work it off while it is still in the caches, instead of
+            # piling more up until the interpreter switches threads (5 ms).
+            with nogil:
+                sched_yield()
         return handle
 
     cdef TimerHandle at(self, double when, object callback, tuple args, object context):

@@ -1,0 +1,11 @@
+from typing_extensions import disjoint_base
+
+from flexsc_loop.syscalls.page import Page
+
+@disjoint_base
+class UserPage(Page):
+    def __init__(
+        self, *, entries: int, completions: int, buffers: int, buffer_size: int, cpu: int | None = None
+    ) -> None: ...
+    @property
+    def cpu(self) -> int | None: ...

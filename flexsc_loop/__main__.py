@@ -37,7 +37,10 @@ def main() -> None:
     parser.add_argument("command", choices=["info"])
     parser.add_argument("--json", action="store_true", help="machine-readable")
     arguments = parser.parse_args()
-    found = describe()
+    try:
+        found = describe()
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     if arguments.json:
         print(json.dumps(found, indent=2))
         return

@@ -45,7 +45,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         measures = Sizes(**sizes)
         measures.check()
         asyncio.BaseEventLoop.__init__(self)
-        self._closed = True  # until there is a page: __del__ has nothing to close
+        self._closed = True
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._unix_server_sockets = {}
         self._signal_handlers = {}

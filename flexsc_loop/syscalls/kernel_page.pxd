@@ -30,8 +30,8 @@ cdef extern from "uring.h":
         uint32_t sqe_published
         uring_sqe* sqes
         void* sq_head
-        uint32_t* cq_overflow
         uint64_t syscalls
+        uint64_t overflows
         uint64_t batches
 
     struct uring_buf_reg:
@@ -64,8 +64,16 @@ cdef extern from "uring.h":
     int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
     int64_t uring_now_ns() noexcept nogil
     uint32_t uring_sq_taken(const uring* ring) noexcept nogil
-    uint32_t uring_overflowed(const uring* ring) noexcept
     void uring_relax() noexcept nogil
+
+
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static inline int flexsc_gettid(void) { return (int)syscall(SYS_gettid); }
+    """
+    int gettid "flexsc_gettid"() noexcept
 
 
 cdef class KernelPage(Page):
@@ -73,7 +81,7 @@ cdef class KernelPage(Page):
     cdef readonly int poller_cpu           # -2: no poller
     cdef uint32_t entries, capacity
     cdef uint64_t wakeups
-    cdef unsigned long owner               # thread that the ring is bound to
+    cdef int owner                         # thread that the ring is bound to
     cdef unsigned int owner_uid
     cdef object waker
 
@@ -84,6 +92,8 @@ cdef class KernelPage(Page):
     cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
     cdef int move(self) except -1
     cdef list operations(self)
+    cdef int64_t thread_cpu_ns(self) except -1
+    cdef int close_unpublished(self) except -1
     cdef list last_results(self)
     cdef int cancel_all(self) except -1
     cdef int queue_cancel_all(self) except -1

@@ -6,14 +6,15 @@ Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring.h, pa
 Served by the loop's own thread (one `io_uring_enter` a turn submits and waits; SINGLE_ISSUER + DEFER_TASKRUN) or by the
 kernel's poller (SQPOLL), pinned to a CPU.
 """
-from cpython.pythread cimport PyThread_get_thread_ident
+import os
+
 from libc.stdint cimport int32_t, uint64_t, uint32_t, int64_t
 from libc.string cimport memset
-from posix.unistd cimport geteuid, getpid, usleep
+from posix.unistd cimport close as close_fd, geteuid, getpid, usleep
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_MULTISHOT,
+    BATCH, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_MULTISHOT,
     ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page, flexsc_completion, pool_close, pool_grow, pool_reset,
 )
 
@@ -59,6 +60,7 @@ cdef class KernelPage(Page):
         self.capacity = completions
         self.open_pool(buffers, buffer_size)
         self.open_ring()
+        self.housekeeping = 1
         pool_grow(&self.pool, FIRST_BUFFERS)
         self.register_pool()
 
@@ -80,7 +82,6 @@ cdef class KernelPage(Page):
         waker.retractable = True
         self.waker = waker
         waker.prepare()
-        self.housekeeping = 1
         return 0
 
     cdef int register_pool(self) except -1:
@@ -134,6 +135,7 @@ cdef class KernelPage(Page):
         sqe.len = length
         sqe.user_data = SILENT
         sqe.flags = URING_SQE_CQE_SKIP_SUCCESS
+        self.submitted += 1
         return 0
 
     cdef int cancel(self, Operation op) except -1:
@@ -152,6 +154,7 @@ cdef class KernelPage(Page):
         sqe.fd = -1
         sqe.addr = op.user_data
         sqe.user_data = SILENT
+        self.submitted += 1
         return 0
 
     cdef bint unpublished(self, Operation op) noexcept:
@@ -221,7 +224,7 @@ cdef class KernelPage(Page):
 
     cpdef bind(self):
         """Make this thread the ring's owner.  A ring that another thread (or user) owned is replaced by a new one."""
-        cdef unsigned long here = PyThread_get_thread_ident()
+        cdef int here = gettid()
         cdef int res
         self.check()
         if self.ring.enabled and (self.owner != here or (self.eager and self.owner_uid != geteuid())):
@@ -235,6 +238,7 @@ cdef class KernelPage(Page):
 
     cdef int move(self) except -1:
         """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""
+        self.close_unpublished()
         cdef list left = [(op, (<Operation> op).user_data) for op in self.operations()]
         cdef list held = self.last_results()
         cdef uring old = self.ring
@@ -250,6 +254,17 @@ cdef class KernelPage(Page):
             uring_close(&old)
         pool_reset(&self.pool)
         self.register_pool()
+        return 0
+
+    cdef int close_unpublished(self) except -1:
+        """Close the fds whose CALL_CLOSE will never reach the kernel."""
+        cdef uring_sqe* sqe
+        cdef uint32_t at
+        for at in range(self.ring.sqe_published, self.ring.sqe_tail):
+            sqe = &self.ring.sqes[at & self.ring.sq_mask]
+            if sqe.opcode == CALL_CLOSE:
+                close_fd(sqe.fd)
+                sqe.opcode = CALL_NOP
         return 0
 
     cdef list last_results(self):
@@ -314,8 +329,9 @@ cdef class KernelPage(Page):
         self.closed = True
         if self.pid != getpid():
             return
-        if self.ring.enabled and (self.eager or self.owner == PyThread_get_thread_ident()):
+        if self.ring.enabled and (self.eager or self.owner == gettid()):
             self.cancel_all()
+        self.close_unpublished()
         self.reap()
         for op in self.operations():
             self.end_with(op, -ECANCELED)
@@ -334,6 +350,19 @@ cdef class KernelPage(Page):
         return {
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
             "syscalls": self.ring.syscalls, "wakeups": self.wakeups, "pool_empty": self.pool_empty,
-            "overflows": 0 if self.closed else uring_overflowed(&self.ring),
+            "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
+            "thread_cpu_ns": self.thread_cpu_ns(),
         }
+
+    cdef int64_t thread_cpu_ns(self) except -1:
+        """CPU time of the poller so far.  The ring's fdinfo names its thread; 0 while there is none."""
+        if not self.eager or self.closed:
+            return 0
+        try:
+            with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
+                thread = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
+            with open(f"/proc/self/task/{thread[0]}/schedstat") as file:
+                return int(file.read().split()[0])
+        except (OSError, IndexError, ValueError):
+            return 0

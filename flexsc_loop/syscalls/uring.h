@@ -37,7 +37,7 @@ struct uring {
     uint32_t sqe_published; /* of them, handed to the kernel */
     struct uring_sqe *sqes;
 
-    _Atomic uint32_t *cq_head, *cq_tail, *cq_overflow;
+    _Atomic uint32_t *cq_head, *cq_tail;
     uint32_t cq_mask, cq_entries;
     struct flexsc_completion *cqes;
 
@@ -47,6 +47,7 @@ struct uring {
     _Atomic int sleep; /* enum uring_sleep, for uring_wake */
     _Atomic int woken;
     uint64_t syscalls, batches;
+    uint64_t overflows; /* times that completions were found waiting outside the ring, it being full */
 };
 
 static inline int uring_sys_enter(struct uring *ring, uint32_t submit, uint32_t wait, uint32_t flags, const void *arg,
@@ -113,7 +114,6 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
     ring->sqes = ring->sqe_memory;
     ring->cq_head = (_Atomic uint32_t *)(base + p->cq_off.head);
     ring->cq_tail = (_Atomic uint32_t *)(base + p->cq_off.tail);
-    ring->cq_overflow = (_Atomic uint32_t *)(base + p->cq_off.overflow);
     ring->cq_mask = *(uint32_t *)(base + p->cq_off.ring_mask);
     ring->cq_entries = p->cq_entries;
     ring->cqes = (struct flexsc_completion *)(base + p->cq_off.cqes);
@@ -245,11 +245,6 @@ static inline uint32_t uring_sq_taken(const struct uring *ring)
     return atomic_load_explicit(ring->sq_head, memory_order_acquire);
 }
 
-static inline uint32_t uring_overflowed(const struct uring *ring)
-{
-    return atomic_load_explicit(ring->cq_overflow, memory_order_relaxed);
-}
-
 /* One enter with a timeout: submit what is published, wait for `wait` completions.  timeout_ns -1: no limit. */
 static inline int uring_enter_timed(struct uring *ring, uint32_t submit, uint32_t wait, uint32_t flags,
                                     int64_t timeout_ns)
@@ -259,6 +254,8 @@ static inline int uring_enter_timed(struct uring *ring, uint32_t submit, uint32_
     if (wait && (ring->features & URING_FEAT_NO_IOWAIT))
         flags |= URING_ENTER_NO_IOWAIT;
     int res = uring_sys_enter(ring, submit, wait, flags | URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG, &arg, sizeof arg);
+    if (atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_CQ_OVERFLOW)
+        ring->overflows++;
     return res == -ETIME ? 0 : res;
 }
 

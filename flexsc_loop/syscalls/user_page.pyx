@@ -87,6 +87,7 @@ cdef class UserPage(Page):
         entry.user_data = <uint64_t> <void*> entry | SILENT
         flexsc_page_submit(self.user, entry)
         self.unpublished += 1
+        self.submitted += 1
         return 0
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
@@ -154,6 +155,7 @@ cdef class UserPage(Page):
         op.entry = NULL
 
     cdef void wake(self) noexcept:
+        self.woken += 1
         flexsc_page_wake(self.user)
 
     cpdef shut(self):
@@ -182,7 +184,7 @@ cdef class UserPage(Page):
             return {"in_flight": 0}
         return {
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
-            "syscalls": counted_loop_syscalls(self.user), "wakeups": counted_wakeups(self.user),
+            "syscalls": counted_loop_syscalls(self.user), "wakeups": self.woken + counted_wakeups(self.user),
             "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user), 
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),

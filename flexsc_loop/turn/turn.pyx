@@ -253,6 +253,7 @@ cdef class Turn:
     """What of an event loop runs once per turn.  `Loop` adds everything else."""
 
     def __cinit__(self, *args, **kwargs):
+        self._closed = True  # until there is a page
         self.ready = <void**> PyMem_Malloc(FIRST_READY * sizeof(void*))
         if self.ready == NULL:
             raise MemoryError
@@ -503,11 +504,15 @@ cdef class Turn:
         self.one_turn()
 
     def _run_turns(self):
-        """Run turns until `_stopping` is set."""
-        while True:
-            self.one_turn()
-            if self._stopping:
-                break
+        """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
+        try:
+            while True:
+                self.one_turn()
+                if self._stopping:
+                    break
+        finally:
+            self.flush_dirty()
+            self.page.publish()
 
     # ---- what asyncio calls
 

@@ -1,0 +1,67 @@
+#!/bin/sh
+# Compile and run the C tests of the user page: plain, under ThreadSanitizer, under AddressSanitizer and UBSan.
+#
+#   tests/c/run.sh [plain|tsan|asan|bench|all]      (all: the first three; CC picks the compiler)
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+sources="$here/../../flexsc_loop/syscalls"
+build="$here/build"
+mode=${1:-all}
+CC=${CC:-gcc}
+tests="calls files echo races"
+
+command -v "$CC" >/dev/null || { echo "run.sh: there is no compiler '$CC'; install gcc, or set CC" >&2; exit 2; }
+mkdir -p "$build"
+
+compile() { # name, program, flags...
+    program=$1 source=$2
+    shift 2
+    "$CC" -std=c11 -g -Wall -Wextra -Wshadow "$@" "$source" "$sources"/user_page*.c -pthread -o "$program"
+}
+
+passed=0
+failed=0
+
+run() { # kind, divisor of the rounds, flags...
+    kind=$1 divisor=$2
+    shift 2
+    for name in $tests; do
+        program="$build/${name}_$kind"
+        compile "$program" "$here/test_user_page_$name.c" "$@"
+        log="$program.log"
+        if ! ROUNDS_DIVISOR=$divisor TSAN_OPTIONS="halt_on_error=1" UBSAN_OPTIONS="halt_on_error=1" \
+            timeout 100 "$program" >"$log" 2>&1; then
+            cat "$log"
+            echo "FAILED: $program" >&2
+            failed=$((failed + 1))
+        fi
+        last=$(tail -n 1 "$log")
+        echo "$kind, $name: $last"
+        case $last in
+        *" passed, "*" failed")
+            passed=$((passed + ${last%% passed*}))
+            count=${last##*, }
+            failed=$((failed + ${count%% failed}))
+            ;;
+        esac
+    done
+}
+
+plain() { run plain 1 -O2; }
+# gcc's ThreadSanitizer does not understand fences.  They order flags here, never the data that flags protect.
+tsan() { run tsan 20 -O1 -fsanitize=thread -Wno-unknown-warning-option -Wno-tsan; }
+asan() { run asan 4 -O1 -fsanitize=address,undefined -fno-sanitize-recover=all; }
+
+case $mode in
+plain | tsan | asan) "$mode" ;;
+all) plain && tsan && asan ;;
+bench)
+    compile "$build/bench" "$here/bench_user_page.c" -O2
+    exec "$build/bench"
+    ;;
+*) echo "usage: run.sh [plain|tsan|asan|bench|all]" >&2; exit 2 ;;
+esac
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,624 @@
+/* The user page: sleeping and waking, cancelling and reusing against a peer that acts at the same time. */
+#include "user_page_rig.h"
+
+/* Sanitizers slow things down by an order of magnitude: fewer rounds then. */
+static int rounds(int plain) {
+    const char *divisor = getenv("ROUNDS_DIVISOR");
+    int n = plain / (divisor != NULL ? atoi(divisor) : 1);
+    return n > 10 ? n : 10;
+}
+
+static void linger_for(uint32_t pauses) {
+    for (volatile uint32_t i = 0; i < pauses; i++)
+        ;
+}
+
+/* ---- waking the loop ---- */
+
+static void test_wake_before_sleep(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    for (int i = rounds(20000); i > 0; i--) {
+        flexsc_page_wake(rig.page);
+        flexsc_page_wake(rig.page);
+        rig_turn(&rig, 0); /* does not sleep, and so does not use the wake up */
+        rig_turn(&rig, -1);
+    }
+    int64_t start = rig_now_ns();
+    rig_turn(&rig, 20000000);
+    int64_t slept = rig_now_ns() - start;
+    CHECK(slept >= 19000000, "an old wake ended a sleep after %ld us", (long)slept / 1000);
+    rig_close(&rig);
+}
+
+struct waker {
+    struct flexsc_page *page;
+    _Atomic int asked, seen;
+    int rounds;
+};
+
+static void *waker_main(void *argument) {
+    struct waker *waker = argument;
+    uint32_t random = 1;
+    for (int i = 1; i <= waker->rounds; i++) {
+        atomic_store(&waker->asked, i);
+        flexsc_page_wake(waker->page);
+        while (atomic_load(&waker->seen) != i)
+            sched_yield();
+        linger_for(next_random(&random) % 500);
+    }
+    return NULL;
+}
+
+static void test_wake_during_sleep(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    struct waker waker = {.page = rig.page, .rounds = rounds(20000)};
+    pthread_t thread;
+    pthread_create(&thread, NULL, waker_main, &waker);
+    while (waker.seen != waker.rounds) {
+        rig_turn(&rig, -1);
+        waker.seen = atomic_load(&waker.asked);
+    }
+    pthread_join(thread, NULL);
+    rig_close(&rig);
+}
+
+static void on_signal(int number) { (void)number; }
+
+static void test_signal_ends_sleep(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    struct sigaction action = {.sa_handler = on_signal};
+    struct itimerspec soon = {.it_value.tv_nsec = 5000000};
+    timer_t timer;
+    sigaction(SIGUSR1, &action, NULL);
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
+    CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0, "timer");
+    timer_settime(timer, 0, &soon, NULL);
+    int rc = mode == OWN ? flexsc_page_serve(rig.page, -1) : flexsc_page_wait(rig.page, -1, 0);
+    CHECK(rc == -EINTR, "returned %d", rc);
+    timer_delete(timer);
+    rig_close(&rig);
+}
+
+static void test_timeouts(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    const int64_t timeouts[] = {1, 1000, 300000, 2500000, 10000000};
+    for (size_t i = 0; i < sizeof timeouts / sizeof *timeouts; i++) {
+        int64_t start = rig_now_ns();
+        CHECK(rig_turn(&rig, timeouts[i]) == 0, "a completion out of nothing");
+        int64_t slept = rig_now_ns() - start;
+        CHECK(slept >= timeouts[i] && slept < timeouts[i] + 200000000, "%ld ns became %ld", (long)timeouts[i],
+              (long)slept);
+    }
+    rig_close(&rig);
+}
+
+/* ---- waking the thread ---- */
+
+/* The thread is about to fall asleep when the entry comes; it is awaited without a futex, then with one. */
+static void test_publish_to_drowsy_thread(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    uint32_t random = 99;
+    for (int i = rounds(30000); i > 0; i--) {
+        struct op op = {0};
+        linger_for(next_random(&random) % 3000);
+        rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
+        if (i % 2) {
+            flexsc_page_publish(rig.page);
+            while (rig_reap(&rig) == 0)
+                sched_yield();
+        } else {
+            rig_await(&rig, &op);
+        }
+        CHECK(op.entry == NULL && op.completions == 1, "%d completions", op.completions);
+    }
+    rig_close(&rig);
+}
+
+/* The result comes while the loop is about to fall asleep. */
+static void test_post_to_drowsy_loop(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    uint32_t random = 101;
+    rig.loop_spin_ns = 0;
+    for (int i = rounds(60000); i > 0; i--) {
+        struct op op = {0};
+        rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
+        flexsc_page_publish(rig.page);
+        linger_for(next_random(&random) % 800);
+        rig_await(&rig, &op);
+    }
+    rig_close(&rig);
+}
+
+static void count_one(struct rig *rig, struct op *op) {
+    (void)rig;
+    (*(int *)op->owner)++;
+}
+
+/* Far more results than the ring has room for, fetched one by one: the thread stalls, sleeps, goes on. */
+static void test_full_ring(enum mode mode) {
+    struct rig rig = rig_open(mode, 4);
+    struct op *ops = calloc(1000, sizeof *ops);
+    uint32_t random = 5;
+    rig.reap_most = 1;
+    for (int round = rounds(40); round > 0; round--) {
+        int ended = 0;
+        for (int i = 0; i < 1000; i++) {
+            ops[i] = (struct op){.owner = &ended, .on_completion = count_one};
+            rig_submit(&rig, &ops[i], CALL_NOP, -1, 0, NULL, 0, 0);
+        }
+        while (ended < 1000) {
+            rig_turn(&rig, -1);
+            linger_for(next_random(&random) % 1000);
+        }
+        for (int i = 0; i < 1000; i++)
+            CHECK(ops[i].completions == 1, "%d completions", ops[i].completions);
+    }
+    CHECK(flexsc_page_counters(rig.page)->overflows > 0, "never full");
+    free(ops);
+    rig_close(&rig);
+}
+
+/* A thread that has no room must neither burn its core nor miss the room when it comes. */
+static void test_stalled_thread_sleeps(enum mode mode) {
+    struct rig rig = rig_open(mode, 2);
+    struct op ops[40] = {{0}}, recv_op = {0};
+    int fds[2];
+    char in[8];
+    make_pair(SOCK_STREAM, fds);
+    rig_submit(&rig, &recv_op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
+    for (int i = 0; i < 40; i++)
+        rig_submit(&rig, &ops[i], CALL_NOP, -1, 0, NULL, 0, 0);
+    flexsc_page_publish(rig.page);
+    usleep(20000);
+    int64_t before = flexsc_thread_cpu_ns(rig.page);
+    usleep(50000);
+    int64_t burnt = flexsc_thread_cpu_ns(rig.page) - before;
+    CHECK(burnt < 5000000, "%ld us of CPU in 50 ms", (long)burnt / 1000);
+    for (int i = 0; i < 40; i++)
+        rig_await(&rig, &ops[i]);
+    usleep(20000);
+    before = flexsc_thread_cpu_ns(rig.page);
+    usleep(50000);
+    burnt = flexsc_thread_cpu_ns(rig.page) - before;
+    CHECK(burnt < 5000000, "idle, but %ld us of CPU in 50 ms", (long)burnt / 1000);
+    CHECK(write(fds[1], "x", 1) == 1 && rig_await(&rig, &recv_op) == 1, "received %d", recv_op.res);
+    close(fds[0]);
+    close(fds[1]);
+    rig_close(&rig);
+}
+
+/* cancel_now() with a full ring: its completion is posted later. */
+static void test_cancel_now_without_room(enum mode mode) {
+    struct rig rig = rig_open(mode, 2);
+    for (int round = rounds(500); round > 0; round--) {
+        int fds[2];
+        char in[8];
+        struct op recvs[8] = {{0}}, nops[8] = {{0}};
+        make_pair(SOCK_STREAM, fds);
+        for (int i = 0; i < 8; i++)
+            rig_submit(&rig, &recvs[i], CALL_RECV, fds[0], 0, in, 8, 0);
+        for (int i = 0; i < 8; i++)
+            rig_submit(&rig, &nops[i], CALL_NOP, -1, 0, NULL, 0, 0);
+        if (round % 2)
+            flexsc_page_publish(rig.page);
+        for (int i = 0; i < 8; i++)
+            flexsc_page_cancel_now(rig.page, recvs[i].entry);
+        CHECK(write(fds[1], "x", 1) == 1, "write");
+        for (int i = 0; i < 8; i++) {
+            int32_t res = rig_await(&rig, &recvs[i]);
+            CHECK(res == -ECANCELED, "ended with %d", res);
+            rig_await(&rig, &nops[i]);
+        }
+        close(fds[0]);
+        close(fds[1]);
+    }
+    rig_close(&rig);
+}
+
+/* The same with a thread that sleeps because it has nothing to do: it must learn of what waits for room. */
+static void test_cancel_now_while_thread_sleeps(enum mode mode) {
+    struct rig rig = rig_open(mode, 2);
+    for (int round = 0; round < 10; round++) {
+        int fds[2];
+        char in[8];
+        struct op op = {0}, nops[2] = {{0}};
+        make_pair(SOCK_STREAM, fds);
+        rig_submit(&rig, &op, CALL_RECV, fds[0], 0, in, 8, 0);
+        rig_submit(&rig, &nops[0], CALL_NOP, -1, 0, NULL, 0, 0);
+        rig_submit(&rig, &nops[1], CALL_NOP, -1, 0, NULL, 0, 0);
+        flexsc_page_publish(rig.page);
+        usleep(3000);
+        flexsc_page_cancel_now(rig.page, op.entry);
+        CHECK(rig_await(&rig, &op) == -ECANCELED, "ended with %d", op.res);
+        CHECK(nops[0].completions == 1 && nops[1].completions == 1, "no-ops");
+        close(fds[0]);
+        close(fds[1]);
+    }
+    rig_close(&rig);
+}
+
+/* ---- cancelling while data arrives ---- */
+
+struct sender {
+    int fd;
+    size_t size;
+    uint32_t seed;
+    _Atomic size_t received; /* the receiver's progress */
+    _Atomic int canceled;
+};
+
+/* Let the receiver catch up and, if it wants to, cancel a receive that has nothing to receive. */
+static void wait_for_receiver(struct sender *sender, size_t at) {
+    int canceled = sender->canceled;
+    while (sender->received < at && helper_failures == 0)
+        usleep(100);
+    for (int i = 0; i < 50 && sender->canceled == canceled; i++)
+        usleep(100);
+}
+
+static void *sender_main(void *argument) {
+    struct sender *sender = argument;
+    char out[64];
+    uint32_t random = 17;
+    for (size_t at = 0; at < sender->size;) {
+        size_t n = 1 + next_random(&random) % sizeof out;
+        n = n < sender->size - at ? n : sender->size - at;
+        stream_fill(out, sender->seed, at, n);
+        ssize_t done = send(sender->fd, out, n, 0);
+        CHECK(done == (ssize_t)n, "send: %s", strerror(errno));
+        if (done < 0)
+            break;
+        at += (size_t)done;
+        if (at / (sender->size / 20) != (at - (size_t)done) / (sender->size / 20))
+            wait_for_receiver(sender, at);
+        linger_for(next_random(&random) % 4000);
+    }
+    shutdown(sender->fd, SHUT_WR);
+    return NULL;
+}
+
+/* Receive a stream while every second receive is cancelled: nothing lost, nothing twice, nothing written late. */
+static void cancel_race(enum mode mode, bool now, uint8_t flags) {
+    struct rig rig = rig_open(mode, 64);
+    int fds[2];
+    char in[128];
+    uint32_t random = 4711;
+    size_t got = 0;
+    struct op op = {0}, cancel = {0};
+    make_tcp_pair(fds);
+    struct sender sender = {.fd = fds[1], .size = (size_t)rounds(200000), .seed = 3};
+    pthread_t thread;
+    pthread_create(&thread, NULL, sender_main, &sender);
+    for (;;) {
+        rig_submit(&rig, &op, CALL_RECV, fds[0], flags, in, sizeof in, 0);
+        flexsc_page_publish(rig.page);
+        if (next_random(&random) % 2) {
+            linger_for(next_random(&random) % 5000);
+            if (now && op.entry != NULL) {
+                flexsc_page_cancel_now(rig.page, op.entry);
+                char before[sizeof in];
+                memcpy(before, in, sizeof in);
+                linger_for(300);
+                CHECK(memcmp(before, in, sizeof in) == 0, "the buffer was written after cancel_now");
+            } else if (!now) {
+                rig_submit_cancel(&rig, &cancel, &op);
+                rig_await(&rig, &cancel);
+                CHECK(cancel.res == 0 || cancel.res == -ENOENT, "cancel: %d", cancel.res);
+            }
+        }
+        int32_t res = rig_await(&rig, &op);
+        if (res == 0)
+            break;
+        sender.canceled += res == -ECANCELED;
+        CHECK(res > 0 || res == -ECANCELED, "received %d", res);
+        CHECK(res < 0 || stream_matches(in, 3, got, (size_t)res), "wrong data near %zu", got);
+        got += res > 0 ? (size_t)res : 0;
+        sender.received = got;
+    }
+    CHECK(got == sender.size, "%zu of %zu bytes", got, sender.size);
+    CHECK(sender.canceled > 0, "nothing was ever cancelled");
+    pthread_join(thread, NULL);
+    rig_submit(&rig, &op, CALL_CLOSE, fds[0], flags, NULL, 0, 0);
+    rig_await(&rig, &op);
+    close(fds[1]);
+    rig_close(&rig);
+}
+
+static void test_cancel_now_race(enum mode mode) { cancel_race(mode, true, 0); }
+static void test_cancel_now_race_owned(enum mode mode) { cancel_race(mode, true, ENTRY_OWNED); }
+static void test_cancel_call_race(enum mode mode) { cancel_race(mode, false, ENTRY_OWNED); }
+
+/* ---- numbers that become other files ---- */
+
+/* A waiter is ended, its fd closed behind the page's back, the number reused at once. */
+static void test_reused_number(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    uint32_t random = 31;
+    for (int round = rounds(4000); round > 0; round--) {
+        int fds[2], again[2];
+        char in[8];
+        struct op op = {0}, poll_op = {0};
+        make_pair(SOCK_STREAM, fds);
+        rig_submit(&rig, &op, CALL_RECV, fds[0], 0, in, 8, 0);
+        rig_submit(&rig, &poll_op, CALL_POLL, fds[0], 0, NULL, 0, POLLIN);
+        rig_turn(&rig, 0);
+        linger_for(next_random(&random) % 2000);
+        if (round % 2)
+            CHECK(write(fds[1], "old", 3) == 3, "write");
+        flexsc_page_cancel_now(rig.page, op.entry != NULL ? op.entry : poll_op.entry);
+        if (poll_op.entry != NULL)
+            flexsc_page_cancel_now(rig.page, poll_op.entry);
+        int copy = round % 3 == 0 ? fcntl(fds[0], F_DUPFD_CLOEXEC, 100) : -1; /* keeps the old file in epoll */
+        close(fds[0]);
+        close(fds[1]);
+        make_pair(SOCK_STREAM, again);
+        CHECK(again[0] == fds[0], "another number");
+        rig_await(&rig, &op);
+        rig_await(&rig, &poll_op);
+        rig_submit(&rig, &poll_op, CALL_POLL, again[0], 0, NULL, 0, POLLIN);
+        rig_turn(&rig, 0);
+        rig_turn(&rig, 1000);
+        CHECK(poll_op.entry != NULL, "an event of the old file: %x", poll_op.res);
+        CHECK(write(again[1], "new", 3) == 3, "write");
+        CHECK(rig_await(&rig, &poll_op) == POLLIN, "event %x", poll_op.res);
+        rig_submit(&rig, &op, CALL_RECV, again[0], 0, in, 8, 0);
+        CHECK(rig_await(&rig, &op) == 3 && memcmp(in, "new", 3) == 0, "got %d", op.res);
+        close(again[0]);
+        close(again[1]);
+        if (copy >= 0)
+            close(copy);
+    }
+    rig_close(&rig);
+}
+
+/* The same number in turn owned (closed by an entry), not owned (closed directly), owned, ... */
+static void test_owned_and_not_owned(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    int number = -1;
+    for (int round = 0; round < rounds(3000); round++) {
+        uint8_t flags = round % 2 ? ENTRY_OWNED : 0;
+        int fds[2];
+        char in[8];
+        struct op op = {0}, closing = {0};
+        (round % 4 < 2 ? make_pair(SOCK_STREAM, fds) : make_tcp_pair(fds));
+        number = number < 0 ? fds[0] : number;
+        rig_submit(&rig, &op, CALL_RECV, fds[0], flags, in, 8, 0);
+        rig_turn(&rig, 0);
+        CHECK(write(fds[1], "abc", 3) == 3, "write");
+        CHECK(rig_await(&rig, &op) == 3, "got %d", op.res);
+        rig_submit(&rig, &op, CALL_RECV, fds[0], flags, in, 8, 0);
+        rig_turn(&rig, 0);
+        if (flags) {
+            rig_submit(&rig, &closing, CALL_CLOSE, fds[0], flags, NULL, 0, 0);
+            CHECK(rig_await(&rig, &closing) == 0, "close: %d", closing.res);
+        } else {
+            flexsc_page_cancel_now(rig.page, op.entry);
+            close(fds[0]);
+        }
+        CHECK(rig_await(&rig, &op) == -ECANCELED, "ended with %d", op.res);
+        close(fds[1]);
+    }
+    rig_close(&rig);
+}
+
+/* An fd whose owner gives it away: owned receives first, then others, then owned again. */
+static void test_changing_hands(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    for (int round = rounds(500); round > 0; round--) {
+        int fds[2];
+        char in[8];
+        struct op op = {0}, other = {0};
+        make_tcp_pair(fds);
+        for (int i = 0; i < 6; i++) {
+            rig_submit(&rig, &op, CALL_RECV, fds[0], i % 2 ? ENTRY_OWNED : 0, in, 8, 0);
+            rig_turn(&rig, 0);
+            if (i > 3)
+                rig_submit(&rig, &other, CALL_POLL, fds[0], i % 2 ? 0 : ENTRY_OWNED, NULL, 0, POLLPRI);
+            CHECK(write(fds[1], "abc", 3) == 3, "write");
+            CHECK(rig_await(&rig, &op) == 3, "got %d", op.res);
+            if (other.entry != NULL) {
+                flexsc_page_cancel_now(rig.page, other.entry);
+                CHECK(rig_await(&rig, &other) == -ECANCELED, "ended with %d", other.res);
+            }
+        }
+        rig_submit(&rig, &op, CALL_CLOSE, fds[0], ENTRY_OWNED, NULL, 0, 0);
+        rig_await(&rig, &op);
+        close(fds[1]);
+    }
+    rig_close(&rig);
+}
+
+/* ---- the end of a stream ---- */
+
+struct ender {
+    int fd;
+    int how;
+    uint32_t delay;
+};
+
+static void *ender_main(void *argument) {
+    struct ender *ender = argument;
+    linger_for(ender->delay);
+    CHECK(send(ender->fd, "data", 4, 0) == 4, "%s", strerror(errno));
+    if (ender->how == 1)
+        linger_for(ender->delay * 3);
+    if (ender->how == 2)
+        shutdown(ender->fd, SHUT_WR);
+    else
+        close(ender->fd);
+    return NULL;
+}
+
+struct tally {
+    size_t got;
+    bool ended;
+};
+
+static void on_stream(struct rig *rig, struct op *op) {
+    struct tally *tally = op->owner;
+    CHECK(!tally->ended, "data after the end");
+    if (op->flags & COMPLETION_BUFFER) {
+        tally->got += (size_t)op->res;
+        rig_give_buffer(rig, op->flags >> COMPLETION_BUFFER_SHIFT);
+    } else {
+        CHECK(op->res == 0, "ended with %d", op->res);
+        tally->ended = true;
+    }
+}
+
+/* The end comes with the data, right after it, or a little later: it is always seen. */
+static void test_end_of_stream(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    uint32_t random = 77;
+    rig_pool(&rig, 8, 64);
+    for (int round = rounds(3000); round > 0; round--) {
+        int fds[2];
+        struct tally tally = {0};
+        struct op op = {.owner = &tally, .on_completion = on_stream}, closing = {0};
+        (round % 4 ? make_tcp_pair(fds) : make_pair(SOCK_STREAM, fds));
+        struct ender ender = {.fd = fds[1], .how = round % 3, .delay = next_random(&random) % 4000};
+        pthread_t thread;
+        rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED | ENTRY_MULTISHOT | ENTRY_POOL, NULL, 0, 0);
+        if (round % 2)
+            rig_turn(&rig, 0);
+        pthread_create(&thread, NULL, ender_main, &ender);
+        while (!tally.ended)
+            rig_turn(&rig, -1);
+        CHECK(tally.got == 4, "%zu bytes", tally.got);
+        pthread_join(thread, NULL);
+        rig_submit(&rig, &closing, CALL_CLOSE, fds[0], ENTRY_OWNED, NULL, 0, 0);
+        rig_await(&rig, &closing);
+        if (ender.how == 2)
+            close(fds[1]);
+    }
+    rig_close(&rig);
+}
+
+/* ---- starting and stopping ---- */
+
+static void test_start_and_stop(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    int fds[2];
+    char in[8];
+    struct op op = {0};
+    make_tcp_pair(fds);
+    int64_t cpu = 0;
+    for (int round = rounds(400); round > 0; round--) {
+        rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
+        if (round % 3)
+            rig_turn(&rig, 0);
+        flexsc_thread_stop(rig.page);
+        CHECK(flexsc_thread_id(rig.page) == 0, "a thread still");
+        int64_t now = flexsc_thread_cpu_ns(rig.page);
+        CHECK(now >= cpu, "CPU time went back");
+        cpu = now;
+        rig.mode = OWN;
+        if (round % 2) {
+            CHECK(write(fds[1], "own", 3) == 3, "write");
+            CHECK(rig_await(&rig, &op) == 3, "got %d", op.res);
+            rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
+            rig_turn(&rig, 0);
+        }
+        rig.mode = mode;
+        CHECK(rig_start_thread(&rig) == 0, "start");
+        CHECK(flexsc_thread_id(rig.page) > 0, "no thread");
+        CHECK(write(fds[1], "thread", 6) == 6, "write");
+        CHECK(rig_await(&rig, &op) == 6, "got %d", op.res);
+    }
+    /* Entries parked on the page when it goes. */
+    rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
+    rig_turn(&rig, 0);
+    rig_close(&rig);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_close_with_waiters(enum mode mode) {
+    for (int round = rounds(100); round > 0; round--) {
+        struct rig rig = rig_open(mode, 4);
+        int fds[2];
+        char in[8];
+        struct op ops[600] = {{0}};
+        make_pair(SOCK_STREAM, fds);
+        for (int i = 0; i < 600; i++)
+            rig_submit(&rig, &ops[i], i % 3 ? CALL_RECV : CALL_NOP, fds[i % 2], i % 5 ? ENTRY_OWNED : 0, in, 8, 0);
+        if (round % 3)
+            flexsc_page_publish(rig.page);
+        if (round % 3 == 1)
+            rig_turn(&rig, 0);
+        rig_close(&rig);
+        close(fds[0]);
+        close(fds[1]);
+    }
+}
+
+/* A child has none of the page's memory; what it may do is close its copy. */
+static void test_fork(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    int fds[2], status;
+    char in[8];
+    struct op op = {0};
+    make_pair(SOCK_STREAM, fds);
+    rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
+    rig_turn(&rig, 1000000);
+    pid_t child = fork();
+    if (child == 0) {
+        int before = count_dir("/proc/self/fd");
+        flexsc_page_close(rig.page);
+        _exit(count_dir("/proc/self/fd") == before - 2 ? 0 : 1);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0,
+          "the child ended with %x", status);
+    CHECK(write(fds[1], "x", 1) == 1 && rig_await(&rig, &op) == 1, "received %d", op.res);
+    close(fds[0]);
+    close(fds[1]);
+    rig_close(&rig);
+}
+
+static void test_pinning(enum mode mode) {
+    struct rig rig = rig_open(OWN, 64);
+    CHECK(flexsc_thread_start(rig.page, 100000, 0) == -EINVAL, "a CPU that does not exist");
+    CHECK(flexsc_thread_id(rig.page) == 0, "a thread");
+    CHECK(flexsc_thread_start(rig.page, 0, 0) == 0, "CPU 0");
+    rig.mode = mode;
+    char path[64], name[32] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/comm", flexsc_thread_id(rig.page));
+    FILE *file = fopen(path, "r");
+    CHECK(file != NULL && fgets(name, sizeof name, file) != NULL && strcmp(name, "flexsc-page\n") == 0, "name %s", name);
+    fclose(file);
+    cpu_set_t set;
+    CHECK(sched_getaffinity(flexsc_thread_id(rig.page), sizeof set, &set) == 0 && CPU_COUNT(&set) == 1 &&
+              CPU_ISSET(0, &set),
+          "not pinned");
+    CHECK(flexsc_thread_start(rig.page, 0, 0) < 0, "two threads");
+    struct op op = {0};
+    rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
+    CHECK(rig_await(&rig, &op) == 0, "got %d", op.res);
+    rig_close(&rig);
+}
+
+static const struct test tests[] = {
+    {"wake before sleep", test_wake_before_sleep, IN_ALL_MODES},
+    {"wake during sleep", test_wake_during_sleep, IN_ALL_MODES},
+    {"signal ends sleep", test_signal_ends_sleep, IN_ALL_MODES},
+    {"timeouts", test_timeouts, IN_ALL_MODES},
+    {"publish to a drowsy thread", test_publish_to_drowsy_thread, IN_PINNED_MODES},
+    {"post to a drowsy loop", test_post_to_drowsy_loop, IN_PINNED_MODES},
+    {"full ring", test_full_ring, IN_ALL_MODES},
+    {"stalled thread sleeps", test_stalled_thread_sleeps, IN_PINNED_MODES},
+    {"cancel_now without room", test_cancel_now_without_room, IN_ALL_MODES},
+    {"cancel_now while the thread sleeps", test_cancel_now_while_thread_sleeps, IN_PINNED_MODES},
+    {"cancel_now while data arrives", test_cancel_now_race, IN_ALL_MODES},
+    {"cancel_now while data arrives, owned", test_cancel_now_race_owned, IN_ALL_MODES},
+    {"cancel call while data arrives", test_cancel_call_race, IN_ALL_MODES},
+    {"reused number", test_reused_number, IN_ALL_MODES},
+    {"owned and not owned", test_owned_and_not_owned, IN_ALL_MODES},
+    {"changing hands", test_changing_hands, IN_ALL_MODES},
+    {"end of stream", test_end_of_stream, IN_ALL_MODES},
+    {"start and stop", test_start_and_stop, IN_PINNED_MODES},
+    {"close with waiters", test_close_with_waiters, IN_ALL_MODES},
+    {"fork", test_fork, IN_ALL_MODES},
+    {"pinning", test_pinning, 1u << PINNED_SLEEPY},
+};
+
+MAIN(tests)

@@ -1,0 +1,214 @@
+"""Fixtures of all tests: the loop in each of its ways, and the proof that nothing leaked."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import gc
+import inspect
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from support import WAYS, Peer, Recorder, Way, open_fds, tcp_pair, thread_names, turns, unix_pair
+
+SYS_IO_URING_SETUP = 425
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("flexsc_loop")
+    group.addoption("--stdlib", action="store_true", help="run the tests on asyncio's own loop")
+    group.addoption("--way", action="append", choices=sorted(WAYS), help="run in this way only (may be repeated)")
+    group.addoption("--soak", action="store_true", help="run the long tests in full length")
+    group.addoption("--seed", type=int, help="the seed that a failed run of the fuzzer printed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "ours: tests something that asyncio's own loop does not have",
+        "slow: long; in full length only with --soak",
+    ):
+        config.addinivalue_line("markers", line)
+    if not config.getoption("stdlib"):  # asyncio's own transports sometimes fail in __del__
+        config.addinivalue_line("filterwarnings", "error::pytest.PytestUnraisableExceptionWarning")
+    config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+def chosen_ways(config: pytest.Config) -> list[str]:
+    if config.getoption("stdlib"):
+        return ["stdlib"]
+    return config.getoption("way") or [name for name, way in WAYS.items() if way.ours]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", chosen_ways(metafunc.config), indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "stdlib" not in chosen_ways(config):
+        return
+    skip = pytest.mark.skip(reason="not a part of asyncio's own loop")
+    for item in items:
+        if item.get_closest_marker("ours"):
+            item.add_marker(skip)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Coroutine tests that ask for `loop` run in it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj) or "loop" not in pyfuncitem.funcargs:
+        return None
+    if pyfuncitem.get_closest_marker("asyncio"):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    mark = pyfuncitem.get_closest_marker("timeout")
+    limit = mark.args[0] - 5 if mark and mark.args else 30
+    loop = pyfuncitem.funcargs["loop"]
+    loop.run_until_complete(asyncio.wait_for(pyfuncitem.obj(**arguments), limit))
+    return True
+
+
+def io_uring_blocked() -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(SYS_IO_URING_SETUP, 0, None)
+    return ctypes.get_errno() in (errno.ENOSYS, errno.EPERM)
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Way:
+    chosen = WAYS[request.param]
+    if chosen.pages == "kernel" and io_uring_blocked():
+        pytest.skip("io_uring is blocked on this machine")
+    return chosen
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption("soak")
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> Iterator[None]:
+    """Descriptors and threads must be the same after the test as before."""
+    fds, threads = open_fds(), thread_names()
+    asyncio.set_event_loop(None)
+    yield
+    end = time.monotonic() + 3
+    while True:
+        more_fds = {fd: what for fd, what in open_fds().items() if fds.get(fd) != what}
+        more_threads = {tid: name for tid, name in thread_names().items() if tid not in threads}
+        if not more_fds and not more_threads:
+            return
+        if time.monotonic() > end:
+            break
+        gc.collect()
+        time.sleep(0.01)
+    pytest.fail(f"leaked descriptors {more_fds}, threads {more_threads}")
+
+
+@pytest.fixture
+def errors() -> list[dict[str, Any]]:
+    """What reached the loop's exception handler; a test that expects something empties it."""
+    return []
+
+
+@pytest.fixture
+def new_loop(way: Way, leaks: None, errors: list[dict[str, Any]]) -> Iterator[Callable[..., Any]]:
+    """A factory of loops of this way; they are checked and closed after the test."""
+    made: list[tuple[asyncio.AbstractEventLoop, int | None]] = []
+
+    def make(*, fresh: bool = False, **sizes: int) -> asyncio.AbstractEventLoop:
+        loop = way.new_loop(**sizes)
+        loop.set_exception_handler(lambda _, context: errors.append(context))
+        if not fresh:
+            loop.run_until_complete(turns())
+        made.append((loop, loop.stats()["in_flight"] if way.ours and not fresh else None))
+        return loop
+
+    yield make
+    complaints = [complaint for loop, idle in made for complaint in finish(loop, idle)]
+    complaints += [f"exception handler called: {context}" for context in errors]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.fixture
+def loop(new_loop: Callable[..., Any]) -> asyncio.AbstractEventLoop:
+    return new_loop()
+
+
+def finish(loop: asyncio.AbstractEventLoop, idle: int | None) -> list[str]:
+    """Close `loop`; say what it still held.  `idle`: its operations in flight when it was new."""
+    if loop.is_closed():
+        return []
+    complaints = []
+    tasks = asyncio.all_tasks(loop)
+    if tasks:
+        complaints.append(f"tasks left: {tasks}")
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=2))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    if idle is not None:
+        end = time.monotonic() + 3
+        while True:
+            loop.run_until_complete(asyncio.sleep(0.001))
+            stats = loop.stats()
+            if stats["in_flight"] <= idle and stats["connections"] == 0:
+                break
+            if time.monotonic() > end:
+                complaints.append(f"in flight before: {idle}; after: {stats}")
+                break
+            gc.collect()
+    loop.close()
+    return complaints
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which sort of stream socket `connect` makes."""
+    return request.param
+
+
+@pytest.fixture
+def connect(
+    loop: asyncio.AbstractEventLoop, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Awaitable[tuple[Any, Any, Peer]]]]:
+    """Makes (transport, protocol, far end) of one connection; all are gone after the test."""
+    kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else "tcp"
+    transports: list[Any] = []
+    peers: list[Peer] = []
+
+    async def make(factory: Callable[[], Any] = Recorder, *, prepare: Any = None, before: bytes = b"") -> Any:
+        ours, theirs = tcp_pair() if kind == "tcp" else unix_pair()
+        if prepare:
+            prepare(ours)
+            prepare(theirs)
+        peer = Peer(theirs)
+        peers.append(peer)
+        if before:
+            peer.send_now(before)
+        ours.setblocking(False)
+        transport, protocol = await loop.connect_accepted_socket(factory, ours)
+        transports.append(transport)
+        return transport, protocol, peer
+
+    yield make
+    for peer in peers:
+        peer.close()
+    if not loop.is_closed():
+        for transport in transports:
+            if getattr(transport, "_loop", loop) is not None:  # asyncio's abort() fails after the end
+                transport.abort()
+        loop.run_until_complete(turns(5))
+
+
+@pytest.fixture
+def no_flexsc_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("FLEXSC_"):
+            monkeypatch.delenv(name)

@@ -1,0 +1,50 @@
+"""Seccomp filters for child processes of the tests: what happens to io_uring's system calls.
+
+The numbers of the three calls are the same on all architectures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+
+CALLS = {"setup": 425, "enter": 426, "register": 427}
+
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+SECCOMP_RET_KILL_PROCESS = 0x80000000
+SECCOMP_RET_ERRNO = 0x00050000
+SECCOMP_RET_ALLOW = 0x7FFF0000
+BPF_LOAD_WORD_ABSOLUTE = 0x20
+BPF_JUMP_IF_EQUAL = 0x15
+BPF_RETURN = 0x06
+
+
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def block(what: str, calls: str = "setup,enter,register") -> None:
+    """From now on, `calls` give the error `what` (a name of errno), or `KILL` the process."""
+    numbers = [CALLS[name] for name in calls.split(",")]
+    verdict = SECCOMP_RET_KILL_PROCESS if what == "KILL" else SECCOMP_RET_ERRNO | getattr(errno, what)
+    instructions = [(BPF_LOAD_WORD_ABSOLUTE, 0, 0, 0)]
+    for left, number in zip(range(len(numbers), 0, -1), numbers, strict=True):
+        instructions.append((BPF_JUMP_IF_EQUAL, left, 0, number))
+    instructions += [(BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW), (BPF_RETURN, 0, 0, verdict)]
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    program = Program(len(instructions), code)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+
+
+def try_setup() -> int:
+    """The error number of an io_uring_setup() with senseless arguments."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(CALLS["setup"], 0, None)
+    return ctypes.get_errno()

@@ -1,0 +1,237 @@
+"""Settings, the policy, and what `info` says."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+from support import ROOT, child_environment, run_python, spare_cpu
+
+pytestmark = [pytest.mark.ours, pytest.mark.usefixtures("no_flexsc_environment")]
+
+
+@pytest.fixture
+def flexsc_loop():
+    import flexsc_loop
+
+    return flexsc_loop
+
+
+@pytest.mark.parametrize("wrong", ["Kernel page", "none", "epoll", 5])
+def test_wrong_pages(flexsc_loop, wrong):
+    with pytest.raises(ValueError) as caught:
+        flexsc_loop.new_event_loop(pages=wrong)
+    for good in ("auto", "kernel", "user"):
+        assert good in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["maybe", "1,", ",", "-1", "1;2", "one", "1.5", "1-"])
+def test_wrong_threads(flexsc_loop, wrong):
+    with pytest.raises(ValueError) as caught:
+        flexsc_loop.new_event_loop(threads=wrong)
+    for good in ("auto", "off", "on"):
+        assert good in str(caught.value)
+
+
+def test_a_cpu_that_does_not_exist(flexsc_loop):
+    for pages in ("kernel", "user"):
+        with pytest.raises((ValueError, OSError)):
+            flexsc_loop.new_event_loop(pages=pages, threads="100000").close()
+
+
+@pytest.mark.parametrize("name", ["FLEXSC_PAGES", "FLEXSC_THREADS"])
+def test_wrong_environment(flexsc_loop, monkeypatch, name):
+    monkeypatch.setenv(name, "wrong")
+    with pytest.raises(ValueError, match=name):
+        flexsc_loop.new_event_loop()
+
+
+def test_arguments_come_before_the_environment(flexsc_loop, monkeypatch):
+    monkeypatch.setenv("FLEXSC_PAGES", "wrong")
+    monkeypatch.setenv("FLEXSC_THREADS", "wrong")
+    loop = flexsc_loop.new_event_loop(pages="user", threads="off")
+    assert loop.run_until_complete(asyncio.sleep(0, 5)) == 5
+    loop.close()
+
+
+def test_empty_environment_means_default(flexsc_loop, monkeypatch):
+    monkeypatch.setenv("FLEXSC_PAGES", "")
+    monkeypatch.setenv("FLEXSC_THREADS", "")
+    flexsc_loop.new_event_loop().close()
+
+
+@pytest.mark.parametrize("pages", ["auto", "kernel", "user", None])
+@pytest.mark.parametrize("threads", ["auto", "off", "on", "0", str(spare_cpu()), f"0,{spare_cpu()}", None])
+def test_every_good_setting(flexsc_loop, pages, threads):
+    loop = flexsc_loop.new_event_loop(pages=pages, threads=threads)
+    assert isinstance(loop, flexsc_loop.Loop)
+    assert loop.run_until_complete(asyncio.sleep(0.001, 5)) == 5
+    loop.close()
+
+
+def test_arguments_by_position_are_refused(flexsc_loop):
+    with pytest.raises(TypeError):
+        flexsc_loop.new_event_loop("user")
+
+
+def test_public_names(flexsc_loop):
+    for name in ("FlexSCPolicy", "new_event_loop", "install", "run", "Loop"):
+        assert name in flexsc_loop.__all__
+        assert getattr(flexsc_loop, name).__doc__
+    assert issubclass(flexsc_loop.Loop, asyncio.BaseEventLoop)
+
+
+def test_policy(flexsc_loop):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        policy = flexsc_loop.FlexSCPolicy()
+        loop = policy.new_event_loop()
+        assert isinstance(loop, flexsc_loop.Loop)
+        loop.close()
+        before = asyncio.get_event_loop_policy()
+        asyncio.set_event_loop_policy(policy)
+        try:
+            loop = asyncio.new_event_loop()
+            assert isinstance(loop, flexsc_loop.Loop)
+            loop.close()
+
+            async def main():
+                return type(asyncio.get_running_loop())
+
+            assert asyncio.run(main()) is flexsc_loop.Loop
+        finally:
+            asyncio.set_event_loop_policy(before)
+
+
+def test_install():
+    end = run_python(
+        """
+        import asyncio, flexsc_loop
+        flexsc_loop.install()
+        async def main():
+            return isinstance(asyncio.get_running_loop(), flexsc_loop.Loop)
+        print(asyncio.run(main()))
+        """
+    )
+    assert end.out == "True\n", end.err
+
+
+def test_import_changes_nothing():
+    end = run_python(
+        """
+        import asyncio
+        before = dict(vars(asyncio)), asyncio.get_event_loop_policy()
+        import flexsc_loop
+        assert (dict(vars(asyncio)), asyncio.get_event_loop_policy()) == before
+        print(type(asyncio.new_event_loop()).__module__)
+        """
+    )
+    assert end.out.startswith("asyncio"), end.err
+
+
+def test_run(flexsc_loop):
+    async def main():
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, flexsc_loop.Loop)
+        return loop.get_debug()
+
+    assert flexsc_loop.run(main()) is False
+    assert flexsc_loop.run(main(), debug=True) is True
+    assert flexsc_loop.run(main(), pages="user", threads="off") is False
+    with pytest.raises(ValueError):
+        flexsc_loop.run(5)
+
+
+def test_run_refuses_to_nest(flexsc_loop):
+    async def main():
+        inner = asyncio.sleep(0)
+        with pytest.raises(RuntimeError):
+            flexsc_loop.run(inner)
+        inner.close()
+
+    flexsc_loop.run(main())
+
+
+def test_run_cancels_what_is_left(flexsc_loop):
+    seen = []
+
+    async def left():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await asyncio.sleep(0)
+            seen.append("cancelled")
+
+    async def main():
+        seen.append(asyncio.ensure_future(left()))
+        await asyncio.sleep(0)
+
+    flexsc_loop.run(main())
+    assert seen[1] == "cancelled"
+
+
+@pytest.mark.parametrize(("pages", "threads"), [("kernel", "off"), ("user", "off"), ("user", str(spare_cpu()))])
+def test_environment_is_obeyed(pages, threads):
+    told = info(FLEXSC_PAGES=pages, FLEXSC_THREADS=threads)
+    assert told["pages"] == pages
+    if threads == "off":
+        assert told["cpu"] is None
+    else:
+        assert spare_cpu() == told["cpu"] or spare_cpu() in told["cpu"]
+
+
+def info(*options, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "flexsc_loop", "info", "--json", *options],
+        env=child_environment(environment),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_info_as_json():
+    told = info()
+    assert set(told) >= {"pages", "threads", "cpu", "reasons", "kernel", "features"}
+    assert told["pages"] in ("kernel", "user")
+    assert told["reasons"]
+    assert os.uname().release in json.dumps(told["kernel"])
+
+
+def test_info_for_people():
+    done = subprocess.run(
+        [sys.executable, "-m", "flexsc_loop", "info"],
+        env=child_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "page" in done.stdout
+
+
+def test_info_with_a_wrong_setting():
+    done = subprocess.run(
+        [sys.executable, "-m", "flexsc_loop", "info"],
+        env=child_environment({"FLEXSC_PAGES": "wrong"}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert "wrong" in done.stderr and "kernel" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("wrong", [{"entries": 3}, {"entries": 0}, {"buffers": -2}, {"completions": "8"}], ids=str)
+def test_wrong_sizes(flexsc_loop, wrong):
+    with pytest.raises((ValueError, TypeError)):
+        flexsc_loop.Loop(pages="user", threads="off", **wrong)

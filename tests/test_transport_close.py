@@ -1,0 +1,246 @@
+"""How a stream transport ends: once, with the right reason, and with nothing left."""
+
+import asyncio
+import gc
+import os
+import weakref
+
+import pytest
+from support import Recorder, digest, payload, shrink, tcp_pair, turns, unix_pair
+
+pytestmark = pytest.mark.usefixtures("kind")
+
+
+async def test_close(loop, connect):
+    transport, protocol, peer = await connect()
+    transport.close()
+    assert transport.is_closing()
+    assert protocol.calls == ["made"]  # told later, not inside close()
+    await protocol.until_called("lost")
+    assert protocol.exc is None
+    assert await peer.recv_all() == b""
+
+
+async def test_close_sends_what_was_written(loop, connect):
+    transport, protocol, peer = await connect(prepare=shrink)
+    data = payload(2_000_000)
+    transport.write(data)
+    transport.close()
+    assert transport.is_closing()
+    await turns(5)
+    assert "lost" not in protocol.calls
+    assert digest(await peer.recv_all()) == digest(data)
+    await protocol.until_called("lost")
+    assert protocol.exc is None
+    assert protocol.calls.count("lost") == 1
+
+
+async def test_write_and_close_in_the_same_turn(loop, connect):
+    transport, _, peer = await connect()
+    transport.write(b"short ")
+    transport.writelines([b"and ", b"sweet"])
+    transport.close()
+    assert await peer.recv_all() == b"short and sweet"
+
+
+async def test_abort_drops_what_was_written(loop, connect):
+    transport, protocol, peer = await connect(prepare=shrink)
+    transport.write(payload(5_000_000))
+    await turns(3)
+    transport.abort()
+    assert transport.is_closing()
+    await protocol.until_called("lost")
+    assert protocol.exc is None
+    try:
+        assert len(await peer.recv_all()) < 5_000_000
+    except ConnectionResetError:
+        pass
+
+
+async def test_abort_after_close(loop, connect):
+    transport, protocol, _ = await connect(prepare=shrink)
+    transport.write(payload(5_000_000))
+    transport.close()
+    await turns(3)
+    assert "lost" not in protocol.calls
+    transport.abort()
+    await protocol.until_called("lost")
+    await turns(5)
+    assert protocol.calls.count("lost") == 1
+
+
+ENDINGS = {
+    "close, close": ["close", "close"],
+    "close, abort": ["close", "abort"],
+    "abort, close": ["abort", "close"],
+    "abort, abort": ["abort", "abort"],
+    "close, peer closes": ["close", "peer.close"],
+    "peer closes, close": ["peer.close", "close"],
+    "peer closes, turn, close": ["peer.close", "turn", "close"],
+    "peer resets, close": ["peer.reset", "close"],
+    "peer resets, turn, abort": ["peer.reset", "turn", "abort"],
+    "write, peer resets, close": ["write", "peer.reset", "close"],
+    "write, close, peer resets": ["write", "close", "peer.reset"],
+    "write, turn, close, turn, abort": ["write", "turn", "close", "turn", "abort"],
+    "pause, peer closes, close": ["pause", "peer.close", "turn", "close"],
+    "eof, close": ["write_eof", "close"],
+    "eof, peer closes": ["write_eof", "turn", "peer.close"],
+    "eof, abort": ["write", "write_eof", "abort"],
+    "peer writes, close": ["peer.write", "close"],
+    "peer writes, turn, close": ["peer.write", "turn", "close"],
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=list(ENDINGS))
+async def test_connection_lost_exactly_once(loop, connect, ending):
+    transport, protocol, peer = await connect()
+    fd = transport.get_extra_info("socket").fileno()
+    target = os.readlink(f"/proc/self/fd/{fd}")
+    actions = {
+        "close": transport.close,
+        "abort": transport.abort,
+        "pause": transport.pause_reading,
+        "write": lambda: transport.write(payload(3_000_000)),
+        "write_eof": transport.write_eof,
+        "peer.close": peer.close,
+        "peer.reset": peer.reset,
+        "peer.write": lambda: peer.send_now(b"hello"),
+    }
+    for action in ending:
+        if action == "turn":
+            await turns(2)
+        else:
+            actions[action]()
+    if peer.sock.fileno() >= 0:
+        peer.close()
+    await protocol.until_called("lost")
+    after = list(protocol.calls)
+    await turns(10)
+    assert protocol.calls == after
+    assert protocol.calls.count("made") == protocol.calls.count("lost") == 1
+    assert protocol.calls[0] == "made" and protocol.calls[-1] == "lost"
+    assert transport.is_closing()
+    assert target not in [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if is_open(n)]
+
+
+def is_open(name):
+    return os.path.lexists(f"/proc/self/fd/{name}")
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.parametrize("where", ["connection_made", "data_received", "eof_received", "pause_writing"])
+async def test_ending_inside_a_callback(loop, connect, how, where):
+    class Ending(Recorder):
+        pass
+
+    def end(self, *args):
+        getattr(Recorder, where)(self, *args)
+        getattr(self.transport, how)()
+
+    setattr(Ending, where, end)
+    transport, protocol, peer = await connect(
+        Ending, prepare=shrink, before=b"" if where == "pause_writing" else b"early"
+    )
+    if where == "eof_received":
+        peer.sock.shutdown(1)
+    if where == "pause_writing":
+        transport.write(payload(1_000_000))
+        await protocol.until_called("pause")
+        if how == "close":
+            await peer.recv_all()
+    await protocol.until_called("lost")
+    seen = list(protocol.calls)
+    await turns(5)
+    assert protocol.calls == seen
+    if where == "connection_made":
+        assert protocol.calls == ["made", "lost"]
+    assert protocol.exc is None
+
+
+async def test_no_data_after_close(loop, connect):
+    transport, protocol, peer = await connect()
+    peer.send_now(b"a")
+    await protocol.until_received(1)
+    peer.send_now(b"b" * 1000)
+    transport.close()
+    await protocol.until_called("lost")
+    assert protocol.data == b"a"
+
+
+async def test_the_far_end_sees_a_close_although_a_receive_was_pending(loop, connect):
+    transport, _, peer = await connect()
+    await asyncio.sleep(0.01)
+    reading = asyncio.ensure_future(peer.recv_all())
+    await asyncio.sleep(0.01)
+    transport.close()
+    assert await reading == b""
+
+
+async def test_a_slow_close_does_not_stop_others(loop, connect):
+    slow, slow_protocol, slow_peer = await connect(prepare=shrink)
+    slow.write(payload(2_000_000))
+    slow.close()
+    for _ in range(20):
+        quick, protocol, peer = await connect()
+        quick.write(b"x")
+        assert await peer.recv(1) == b"x"
+        quick.close()
+        await protocol.until_called("lost")
+    assert "lost" not in slow_protocol.calls
+    await slow_peer.recv_all()
+    await slow_protocol.until_called("lost")
+
+
+async def test_closed_transports_and_protocols_are_freed(loop, connect, kind):
+    refs = []
+    for _ in range(20):
+        ours, theirs = tcp_pair() if kind == "tcp" else unix_pair()
+        ours.setblocking(False)
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        transport.write(b"x")
+        transport.close()
+        await protocol.until_called("lost")
+        refs += [weakref.ref(transport), weakref.ref(protocol)]
+        del transport, protocol
+        theirs.close()
+    await turns(5)
+    gc.collect()
+    assert [ref() for ref in refs if ref() is not None] == []
+
+
+async def test_an_error_in_data_received_closes_the_socket(loop, connect, errors):
+    class Broken(Recorder):
+        def data_received(self, data):
+            raise ZeroDivisionError
+
+    transport, protocol, peer = await connect(Broken, before=b"x")
+    transport.write(payload(100))
+    await protocol.until_called("lost")
+    assert transport.is_closing()
+    errors.clear()
+    peer.sock.settimeout(5)
+    try:
+        while await asyncio.to_thread(peer.sock.recv, 1000):
+            pass
+    except ConnectionResetError:
+        pass
+
+
+async def test_many_short_lives(loop, connect):
+    for _ in range(300):
+        transport, protocol, peer = await connect()
+        transport.write(b"x")
+        transport.close()
+        await protocol.until_called("lost")
+        assert protocol.calls == ["made", "lost"]
+        peer.close()
+
+
+async def test_close_waits_for_a_write_of_one_turn_before(loop, connect):
+    transport, protocol, peer = await connect()
+    transport.write(b"one")
+    await asyncio.sleep(0)
+    transport.write(b"two")
+    transport.close()
+    await protocol.until_called("lost")
+    assert await peer.recv_all() == b"onetwo"

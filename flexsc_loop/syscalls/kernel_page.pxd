@@ -63,8 +63,6 @@ cdef extern from "uring.h":
     bint uring_wake(uring* ring) noexcept nogil
     int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
     int64_t uring_now_ns() noexcept nogil
-    uint32_t uring_sq_taken(const uring* ring) noexcept nogil
-    void uring_relax() noexcept nogil
 
 
 cdef extern from *:

@@ -8,9 +8,9 @@ kernel's poller (SQPOLL), pinned to a CPU.
 """
 import os
 
-from libc.stdint cimport int32_t, uint64_t, uint32_t, int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.unistd cimport close as close_fd, geteuid, getpid, usleep
+from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
@@ -25,6 +25,7 @@ cdef enum:
     CANCEL_ALL = 1 << 0
     CANCEL_ANY = 1 << 2
     PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
+    CANCEL_STEP_NS = 1_000_000
     SILENT = 1                   # user_data of entries that nobody waits for
 
 
@@ -162,16 +163,14 @@ cdef class KernelPage(Page):
         return <uint32_t> (op.place - self.ring.sqe_published) < uring_unpublished(&self.ring)
 
     cdef int cancel_now(self, Operation op) except -1:
-        cdef int res
         if op.user_data == 0 or self.closed:
             return 0
         self.cancel(op)
-        if self.eager:
-            # The poller looks the fd up when it takes the SQE: until then nobody may close the fd.
-            with nogil:
-                res = uring_publish(&self.ring)
-                while res == 0 and <int32_t> (self.ring.sqe_published - uring_sq_taken(&self.ring)) > 0:
-                    usleep(1)
+        if not self.ring.enabled or not (self.eager or self.owner == gettid()):
+            return 0
+        while op.user_data != 0 and not op.withdrawn:
+            self.wait(CANCEL_STEP_NS)
+            self.reap()
         return 0
 
     cdef int publish(self) except -1:

@@ -6,6 +6,7 @@ from flexsc_loop.syscalls.operation cimport Operation
 cdef extern from "<errno.h>" nogil:
     enum:
         EAGAIN
+        EBADF
         EBUSY
         ECANCELED
         ECONNABORTED

@@ -171,7 +171,11 @@ cdef class Page:
         return 0
 
     cdef int cancel_now(self, Operation op) except -1:
-        """End `op` so that its fd may be closed by anybody right after.  Its last completion comes later."""
+        """End `op`: when this returns it has had its last completion, and anybody may close its fd.
+
+        What it brings is what it had done until then.  Outside of a run there may be no server to end it; then it is
+        only sure not to touch its fd any more.
+        """
         return 0
 
     cdef int publish(self) except -1:

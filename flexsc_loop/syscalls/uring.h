@@ -239,12 +239,6 @@ static inline uint32_t uring_reap(struct uring *ring, struct flexsc_completion *
     return ready;
 }
 
-/* How many SQEs the kernel has taken so far: their fds have been looked up. */
-static inline uint32_t uring_sq_taken(const struct uring *ring)
-{
-    return atomic_load_explicit(ring->sq_head, memory_order_acquire);
-}
-
 /* One enter with a timeout: submit what is published, wait for `wait` completions.  timeout_ns -1: no limit. */
 static inline int uring_enter_timed(struct uring *ring, uint32_t submit, uint32_t wait, uint32_t flags,
                                     int64_t timeout_ns)

@@ -104,6 +104,7 @@ cdef class UserPage(Page):
     cdef int cancel_now(self, Operation op) except -1:
         if op.user_data != 0 and not self.closed:
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
+            self.reap()
         return 0
 
     cdef int publish(self) except -1:

@@ -3,8 +3,9 @@
 
 Owns: operations on fds that anybody may close.  Imports: page, operation, turn.
 
-So that a fd can be closed and its number reused right after a cancel, every cancel here is `cancel_now`.  What a
-cancelled receive or accept has already brought is not lost: it waits, on the same socket, for the next one.
+So that a fd can be closed and its number reused right after a cancel, every cancel here is `cancel_now`: when it
+returns, the operation is over.  What a cancelled receive or accept has brought is not lost: it waits, on the same
+socket, for the next one.
 """
 import asyncio
 import os
@@ -13,6 +14,7 @@ import stat
 import weakref
 from asyncio import base_events
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
@@ -23,7 +25,7 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_ACCEPT, CALL_POLL, CALL_RECV, CALL_SEND, EAGAIN, ECANCELED, ENTRY_POLL_FIRST,
+    CALL_ACCEPT, CALL_POLL, CALL_RECV, CALL_SEND, EAGAIN, EBADF, ECANCELED,
 )
 from flexsc_loop.turn.turn cimport Endpoint, Handle, Turn
 
@@ -55,18 +57,19 @@ cdef enum:
 
 cdef class Poll(Operation):
     """Waits once until a fd is ready; armed again after each call of the callback, which makes it level-triggered."""
-    cdef Watch watch
+    cdef void* watch                 # borrowed: a loop that nobody closes can be collected with its watches
 
     cdef int prepare(self) except -1:
-        cdef Watch watch = self.watch
+        cdef Watch watch = <Watch> self.watch
         return watch.turn.page.submit(self, CALL_POLL, watch.fd, NULL, 0, 0, watch.mask, 0)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.watch is None:
+        if self.watch == NULL:
             return 0
-        return self.watch.ready(res)
+        return (<Watch> self.watch).ready(res)
 
 
+@cython.no_gc_clear
 cdef class Watch(Endpoint):
     """One callback for one direction of one fd."""
     cdef int fd
@@ -95,15 +98,19 @@ cdef class Watch(Endpoint):
 
     cdef int arm(self) except -1:
         self.poll = Poll.__new__(Poll)
-        self.poll.watch = self
+        self.poll.watch = <void*> self
         self.poll.retractable = True
         return self.poll.prepare()
+
+    def __dealloc__(self):
+        if self.poll is not None:
+            self.poll.watch = NULL
 
     cdef int disarm(self) except -1:
         poll, self.poll = self.poll, None
         self.handle.drop()
         self.handle = None
-        (<Poll> poll).watch = None
+        (<Poll> poll).watch = NULL
         return self.turn.page.cancel_now(poll)
 
 
@@ -125,74 +132,67 @@ cdef class SocketCall(Operation):
     cdef object future
     cdef object sock
     cdef int fd
-    cdef list successors             # calls on the same socket that have to wait for our leftovers
-    cdef object leftover             # what came after the caller had gone
 
     cdef int prepare(self) except -1:
         """Submit."""
         return 0
 
-    cdef object finish(self, int res):
-        """The result for the caller, or an exception."""
+    cdef object result(self, int res):
+        """What the caller gets for a result that is no error."""
         return None
 
-    cdef object left(self, int res):
-        """What must not be lost if the caller has gone; None if nothing."""
+    cdef object unseen(self, object result):
+        """What of a result that nobody saw must not be lost; None if nothing."""
         return None
 
-    cdef bint take(self, SocketCall earlier) except -1:
-        """Be served from what an earlier call has left.  False if it cannot be."""
+    cdef bint serve(self, object leftover) except -1:
+        """Be served from what an earlier call has left.  Returns whether that was of use."""
         return False
 
-    cdef int discard(self) except -1:
-        """Nobody will ever ask for the leftover."""
-        return 0
+    cdef bint consumes(self) noexcept:
+        """Whether the call takes something off the socket that must not get lost."""
+        return False
 
     cdef int complete(self, int res, uint32_t flags) except -1:
-        if (res == -EAGAIN or res == -ECANCELED) and not self.future.done() and not self.turn.page.closed:
+        gone = self.future.done()
+        if (res == -EAGAIN or res == -ECANCELED) and not gone and not self.turn.page.closed:
             # No memory just now, or a page that is being replaced.
             return self.prepare()
-        if not self.future.done():
-            result = self.finish(res)
-            if isinstance(result, OSError):
-                self.future.set_exception(result)
-            else:
-                self.future.set_result(result)
+        if self.consumes() and self.turn.consuming.get(self.fd) is self:
+            del self.turn.consuming[self.fd]
+        if res < 0:
+            if not gone:
+                self.future.set_exception(OSError(-res, os.strerror(-res)))
             return 0
-        self.leftover = self.left(res)
-        return self.pass_on()
-
-    cdef int pass_on(self) except -1:
-        """Serve the calls that have waited for this cancelled one to end."""
-        cdef SocketCall successor
-        successors, self.successors = self.successors, None
-        for successor in successors or ():
-            if successor.future.done():
-                continue
-            if self.leftover is not None and successor.take(self):
-                continue
-            self.turn.begin(successor)
-        if self.leftover is None and self.turn.abandoned.get(self.fd) is self:
-            del self.turn.abandoned[self.fd]
+        result = self.result(res)
+        if gone:
+            self.leave(result)
+        else:
+            self.future.set_result(result)
         return 0
 
     cdef int abandon(self) except -1:
-        """The caller has gone.  When this returns the fd may be closed."""
-        cdef SocketCall earlier
+        """The caller has gone.  When this returns, nothing of this call is under way any more."""
         if not self.future.done():
             self.future.cancel()
-        if self.user_data == 0:
-            return 0
-        earlier = self.turn.abandoned.get(self.fd)
-        self.turn.page.cancel_now(self)
-        if self.user_data != 0 and (earlier is None or earlier.user_data == 0) and self.keeps_order():
-            self.turn.abandoned[self.fd] = self
-            self.sock = weakref.ref(self.sock, self.turn.forget_socket(self.fd))
+        if self.user_data != 0:
+            self.turn.page.cancel_now(self)
+        elif not self.future.cancelled() and self.future.exception() is None:
+            # The result had come, but the caller never saw it.
+            self.leave(self.future.result())
         return 0
 
-    cdef bint keeps_order(self) noexcept:
-        """Whether a later call of the same kind must wait for what this one may have left."""
-        return False
+    cdef int leave(self, object result) except -1:
+        """Keep an unseen result for the next call on this socket."""
+        cdef object leftover = self.unseen(result)
+        if leftover is None:
+            return 0
+        owner, later = self.turn.leftovers.get(self.fd, (None, None))
+        if owner is not None and owner() is self.sock:
+            # An earlier leftover was served to this call in part: what it took goes back in front.
+            leftover = leftover + later
+        self.turn.leftovers[self.fd] = (weakref.ref(self.sock, self.turn.forget_socket(self.fd)), leftover)
+        return 0
 
 
 cdef class ReceiveCall(SocketCall):
@@ -212,14 +212,8 @@ cdef class ReceiveCall(SocketCall):
             at = PyBytes_AS_STRING(<bytes> self.target)
         return self.turn.page.submit(self, CALL_RECV, self.fd, at, self.size, 0, 0, 0)
 
-    cdef object finish(self, int res):
-        if res < 0:
-            self.release_view()
-            return OSError(-res, os.strerror(-res))
-        if self.into:
-            self.release_view()
-            return res
-        return self.received(res)
+    cdef object result(self, int res):
+        return res if self.into else self.received(res)
 
     cdef bytes received(self, int res):
         cdef bytes data
@@ -230,33 +224,29 @@ cdef class ReceiveCall(SocketCall):
         self.target = NULL
         return data
 
-    cdef object left(self, int res):
-        if res > 0 and self.into:
-            data = PyBytes_FromStringAndSize(<char*> self.view.buf, res)
-            self.release_view()
-            return data
-        return self.received(res) if res > 0 else None
+    cdef object unseen(self, object result):
+        if self.into:
+            return PyBytes_FromStringAndSize(<char*> self.view.buf, result) if result else None
+        return result or None
 
-    cdef bint take(self, SocketCall earlier) except -1:
-        cdef bytes data = earlier.leftover
+    cdef bint serve(self, object leftover) except -1:
+        cdef bytes data = leftover
         cdef Py_ssize_t count = min(len(data), self.size)
         if self.size == 0:
             return False
         if self.into:
             memcpy(self.view.buf, PyBytes_AS_STRING(data), count)
-            self.release_view()
             self.future.set_result(count)
         else:
             self.future.set_result(data[:count])
-        earlier.leftover = data[count:] if count < len(data) else None
+        if count < len(data):
+            owner, _ = self.turn.leftovers[self.fd]
+            self.turn.leftovers[self.fd] = (owner, data[count:])
+        else:
+            del self.turn.leftovers[self.fd]
         return True
 
-    cdef int release_view(self) except -1:
-        if <void*> self.view.obj != NULL:
-            PyBuffer_Release(&self.view)
-        return 0
-
-    cdef bint keeps_order(self) noexcept:
+    cdef bint consumes(self) noexcept:
         return True
 
     def __dealloc__(self):
@@ -282,9 +272,6 @@ cdef class SendCall(SocketCall):
                 return self.prepare()
         return SocketCall.complete(self, res, flags)
 
-    cdef object finish(self, int res):
-        return OSError(-res, os.strerror(-res)) if res < 0 else None
-
     def __dealloc__(self):
         if <void*> self.view.obj != NULL:
             PyBuffer_Release(&self.view)
@@ -296,29 +283,20 @@ cdef class AcceptCall(SocketCall):
     cdef int prepare(self) except -1:
         return self.turn.page.submit(self, CALL_ACCEPT, self.fd, NULL, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
 
-    cdef object finish(self, int res):
-        return OSError(-res, os.strerror(-res)) if res < 0 else res
+    cdef object result(self, int res):
+        return res
 
-    cdef object left(self, int res):
-        return res if res >= 0 else None
+    cdef object unseen(self, object result):
+        return [result]
 
-    cdef bint take(self, SocketCall earlier) except -1:
-        self.future.set_result(earlier.leftover)
-        earlier.leftover = None
+    cdef bint serve(self, object leftover) except -1:
+        self.future.set_result(leftover.pop(0))
+        if not leftover:
+            del self.turn.leftovers[self.fd]
         return True
 
-    cdef int discard(self) except -1:
-        if self.leftover is not None:
-            close_fd(self.leftover)
-            self.leftover = None
-        return 0
-
-    cdef bint keeps_order(self) noexcept:
+    cdef bint consumes(self) noexcept:
         return True
-
-    def __dealloc__(self):
-        if self.leftover is not None:
-            close_fd(self.leftover)
 
 
 cdef class ReadyCall(SocketCall):
@@ -328,19 +306,21 @@ cdef class ReadyCall(SocketCall):
     cdef int prepare(self) except -1:
         return self.turn.page.submit(self, CALL_POLL, self.fd, NULL, 0, 0, self.mask, 0)
 
-    cdef object finish(self, int res):
-        return OSError(-res, os.strerror(-res)) if res < 0 else res
+    cdef object result(self, int res):
+        return res
 
 
 cdef class SocketTurn(Turn):
     """The turn, with calls on sockets that the caller owns."""
     cdef dict readers, writers       # fd -> Watch
-    cdef dict abandoned              # fd -> SocketCall whose caller has gone
+    cdef dict consuming              # fd -> the latest receive or accept under way
+    cdef dict leftovers              # fd -> weak reference to the socket, what came for a caller that had gone
 
     def __cinit__(self, *args, **kwargs):
         self.readers = {}
         self.writers = {}
-        self.abandoned = {}
+        self.consuming = {}
+        self.leftovers = {}
 
     def _count_housekeeping(self, int change):
         """Operations that the loop itself needs are not counted among those in flight."""
@@ -352,9 +332,16 @@ cdef class SocketTurn(Turn):
             (<Watch> watch).disarm()
         self.readers.clear()
         self.writers.clear()
-        for call in self.abandoned.values():
-            (<SocketCall> call).discard()
-        self.abandoned.clear()
+        for fd in list(self.leftovers):
+            self.drop_leftover(fd)
+
+    cdef int drop_leftover(self, int fd) except -1:
+        """Nobody will ever ask for it."""
+        _, leftover = self.leftovers.pop(fd)
+        if isinstance(leftover, list):
+            for accepted in leftover:
+                close_fd(accepted)
+        return 0
 
     # ---- callbacks
 
@@ -435,14 +422,11 @@ cdef class SocketTurn(Turn):
     # ---- calls
 
     cdef object forget_socket(self, int fd):
-        """What to do when a socket that an abandoned call belongs to is gone."""
-        abandoned = self.abandoned
-
+        """What to do when a socket with leftovers is gone."""
         def forget(reference):
-            call = abandoned.get(fd)
-            if call is not None and (<SocketCall> call).sock is reference:
-                del abandoned[fd]
-                (<SocketCall> call).discard()
+            owner, _ = self.leftovers.get(fd, (None, None))
+            if owner is reference:
+                self.drop_leftover(fd)
         return forget
 
     cdef int check_socket(self, object sock) except -1:
@@ -458,34 +442,35 @@ cdef class SocketTurn(Turn):
         call.sock = sock
         call.fd = sock.fileno()
         if call.fd < 0:
-            raise OSError(9, "Bad file descriptor")
+            raise OSError(EBADF, os.strerror(EBADF))
         call.future = self.create_future()
         return 0
 
     cdef int begin(self, SocketCall call) except -1:
-        """Submit, or be served from what a cancelled call on the same socket has left or may still bring."""
+        """Submit, or be served from what a call that was cancelled on the same socket has left."""
         cdef SocketCall earlier
-        if self.abandoned and call.keeps_order():
-            earlier = self.abandoned.get(call.fd)
-            if earlier is not None:
-                if earlier.sock() is not call.sock:
-                    del self.abandoned[call.fd]
-                    earlier.discard()
-                elif earlier.user_data != 0:
-                    if earlier.successors is None:
-                        earlier.successors = []
-                    earlier.successors.append(call)
-                    return 0
-                elif earlier.leftover is not None and call.take(earlier):
-                    if earlier.leftover is None:
-                        del self.abandoned[call.fd]
-                    return 0
+        if self.leftovers and call.fd in self.leftovers:
+            owner, leftover = self.leftovers[call.fd]
+            if owner() is not call.sock:
+                self.drop_leftover(call.fd)
+            elif call.serve(leftover):
+                return 0
+        if call.consumes():
+            earlier = self.consuming.get(call.fd)
+            if earlier is not None and earlier.sock is not call.sock:
+                # That socket was closed without a word, and its fd is another socket's now.
+                if not earlier.future.done():
+                    earlier.future.set_exception(OSError(EBADF, "the socket was closed while a call waited on it"))
+                self.page.cancel_now(earlier)
+            self.consuming[call.fd] = call
         return call.prepare()
 
     async def sock_recv(self, sock, n):
         """Up to `n` bytes; b'' at the end of the stream.  Source: asyncio.loop.sock_recv."""
         cdef ReceiveCall call = ReceiveCall.__new__(ReceiveCall)
         self.check_socket(sock)
+        if n < 0:
+            raise ValueError("negative buffersize in recv")
         self.ready_call(call, sock)
         call.size = n
         call.retractable = True

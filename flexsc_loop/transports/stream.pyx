@@ -225,7 +225,7 @@ cdef class Stream(Endpoint):
     """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
 
     def __dealloc__(self):
-        if self.fd >= 0 and self.sock is None:
+        if self.fd >= 0 and (self.sock is None or release_socket(self.sock) == self.fd):
             close_fd(self.fd)
 
     def __cinit__(self):
@@ -578,10 +578,9 @@ cdef class Stream(Endpoint):
         self.tell_drained_lost()
         self.fd = -1
         self.turn.owned.pop(fd, None)
-        if self.sock is not None:
-            self.sock.detach()
-            self.sock = None
-        self.page.quietly(CALL_CLOSE, fd, 0)
+        if self.sock is None or release_socket(self.sock) == fd:
+            self.page.quietly(CALL_CLOSE, fd, 0)
+        self.sock = None
         server, self.server = self.server, None
         if server is not None:
             self.turn._detach_from(server, self.facade)
@@ -641,6 +640,7 @@ cdef class Stream(Endpoint):
         if self.sock is None and self.fd >= 0:
             self.sock = socket_module.socket(fileno=self.fd)
             self.sock.setblocking(False)
+            hold_socket(self.sock)
         return self.sock
 
     cdef int set_limits(self, object high, object low) except -1:
@@ -728,9 +728,24 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     return stream
 
 
+cdef int hold_socket(object sock) except -1:
+    """Take over a socket object: its close() has no effect on the fd before `release_socket`."""
+    sock._io_refs += 1
+    return 0
+
+
+cdef int release_socket(object sock) except? -1:
+    """Give a socket object up; returns the fd, which is ours to close (-1: somebody has detached it meanwhile)."""
+    sock._io_refs -= 1
+    fd = sock.detach()
+    sock.close()
+    return fd
+
+
 def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
     cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra) if extra else None, sock)
+    hold_socket(sock)
     stream.wake_up()
     return stream.facade
 

@@ -1,0 +1,38 @@
+# What to do with this project; the work is done by the scripts in .ci/.
+#
+#   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
+#   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
+#   make lint      ruff, cython-lint, mypy, stubtest
+#   make stress    the page code's C tests: plain, ThreadSanitizer, AddressSanitizer + UBSan
+#   make bars      measure the project's bars; takes long
+#   make build     build in place into .venv/
+#   make clean     remove everything that was built
+
+# Python 3.11, or the next one that is here.
+PYTHON ?= any
+ARGS ?=
+
+.PHONY: demo test lint stress bars build clean
+
+demo:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
+
+test:
+	@.ci/test $(ARGS)
+
+lint:
+	@.ci/lint $(PYTHON)
+
+stress:
+	@tests/c/run.sh all
+
+bars:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.bars $(ARGS)
+
+build:
+	@.ci/venv make $(PYTHON) test bench lint
+
+clean:
+	rm -rf .venv build dist *.egg-info benchmarks/build tests/c/build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find flexsc_loop -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ import os
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
+from cpython.ref cimport Py_INCREF
 from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
@@ -333,6 +334,9 @@ cdef class KernelPage(Page):
         self.close_unpublished()
         self.reap()
         for op in self.operations():
+            if self.ring.enabled and (self.eager or self.owner == gettid()):
+                # The kernel has not let go of it in time: its memory must outlive the ring.
+                Py_INCREF(op)
             self.end_with(op, -ECANCELED)
         self.waker = None
         uring_close(&self.ring)

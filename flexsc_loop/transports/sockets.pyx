@@ -175,6 +175,8 @@ cdef class SocketCall(Operation):
         """The caller has gone.  When this returns, nothing of this call is under way any more."""
         if not self.future.done():
             self.future.cancel()
+        if self.consumes() and self.turn.consuming.get(self.fd) is self:
+            del self.turn.consuming[self.fd]
         if self.user_data != 0:
             self.turn.page.cancel_now(self)
         elif not self.future.cancelled() and self.future.exception() is None:
@@ -310,16 +312,40 @@ cdef class ReadyCall(SocketCall):
         return res
 
 
+cdef class Submissions(Endpoint):
+    """Calls that are submitted at the end of the turn.
+
+    Not before: whoever closes the socket until then must not have the call hit the next socket with this fd.
+    """
+    cdef list calls
+
+    cdef int flush(self) except -1:
+        cdef SocketCall call
+        calls, self.calls = self.calls, []
+        for call in calls:
+            if call.future.done():
+                continue
+            if call.sock.fileno() == call.fd:
+                call.prepare()
+            else:
+                call.future.set_exception(OSError(EBADF, "the socket was closed while a call waited on it"))
+        return 0
+
+
 cdef class SocketTurn(Turn):
     """The turn, with calls on sockets that the caller owns."""
     cdef dict readers, writers       # fd -> Watch
     cdef dict consuming              # fd -> the latest receive or accept under way
+    cdef Submissions submissions
     cdef dict leftovers              # fd -> weak reference to the socket, what came for a caller that had gone
 
     def __cinit__(self, *args, **kwargs):
         self.readers = {}
         self.writers = {}
         self.consuming = {}
+        self.submissions = Submissions.__new__(Submissions)
+        self.submissions.turn = self
+        self.submissions.calls = []
         self.leftovers = {}
 
     def _count_housekeeping(self, int change):
@@ -463,14 +489,25 @@ cdef class SocketTurn(Turn):
                     earlier.future.set_exception(OSError(EBADF, "the socket was closed while a call waited on it"))
                 self.page.cancel_now(earlier)
             self.consuming[call.fd] = call
-        return call.prepare()
+        self.submissions.calls.append(call)
+        return self.submissions.wants_flush()
+
+    # With a syscall thread, an entry may lie untaken while its socket is closed and the fd is reused, so only waiting
+    # goes through the page there, and what changes the socket is called from here.
 
     async def sock_recv(self, sock, n):
         """Up to `n` bytes; b'' at the end of the stream.  Source: asyncio.loop.sock_recv."""
-        cdef ReceiveCall call = ReceiveCall.__new__(ReceiveCall)
+        cdef ReceiveCall call
         self.check_socket(sock)
         if n < 0:
             raise ValueError("negative buffersize in recv")
+        if self.page.eager:
+            while True:
+                try:
+                    return sock.recv(n)
+                except (BlockingIOError, InterruptedError):
+                    await self._sock_ready(sock, POLLIN)
+        call = ReceiveCall.__new__(ReceiveCall)
         self.ready_call(call, sock)
         call.size = n
         call.retractable = True
@@ -483,8 +520,15 @@ cdef class SocketTurn(Turn):
 
     async def sock_recv_into(self, sock, buf):
         """Receive into `buf`; returns how many bytes.  Source: asyncio.loop.sock_recv_into."""
-        cdef ReceiveCall call = ReceiveCall.__new__(ReceiveCall)
+        cdef ReceiveCall call
         self.check_socket(sock)
+        if self.page.eager:
+            while True:
+                try:
+                    return sock.recv_into(buf)
+                except (BlockingIOError, InterruptedError):
+                    await self._sock_ready(sock, POLLIN)
+        call = ReceiveCall.__new__(ReceiveCall)
         self.ready_call(call, sock)
         PyObject_GetBuffer(buf, &call.view, PyBUF_WRITABLE)
         call.into = True
@@ -499,8 +543,11 @@ cdef class SocketTurn(Turn):
 
     async def sock_sendall(self, sock, data):
         """Send all of `data`.  After a cancel nobody knows how much was sent.  Source: asyncio.loop.sock_sendall."""
-        cdef SendCall call = SendCall.__new__(SendCall)
+        cdef SendCall call
         self.check_socket(sock)
+        if self.page.eager:
+            return await self._send_directly(sock, data)
+        call = SendCall.__new__(SendCall)
         self.ready_call(call, sock)
         PyObject_GetBuffer(data, &call.view, PyBUF_SIMPLE)
         if call.view.len == 0:
@@ -512,10 +559,28 @@ cdef class SocketTurn(Turn):
             call.abandon()
             raise
 
+    async def _send_directly(self, sock, data):
+        view = memoryview(data).cast("B")
+        while view:
+            try:
+                view = view[sock.send(view):]
+            except (BlockingIOError, InterruptedError):
+                await self._sock_ready(sock, POLLOUT)
+
     async def sock_accept(self, sock):
         """A new connection: (socket, address).  Source: asyncio.loop.sock_accept."""
-        cdef AcceptCall call = AcceptCall.__new__(AcceptCall)
+        cdef AcceptCall call
         self.check_socket(sock)
+        if self.page.eager:
+            while True:
+                try:
+                    conn, address = sock.accept()
+                except (BlockingIOError, InterruptedError):
+                    await self._sock_ready(sock, POLLIN)
+                else:
+                    conn.setblocking(False)
+                    return conn, address
+        call = AcceptCall.__new__(AcceptCall)
         self.ready_call(call, sock)
         call.retractable = True
         self.begin(call)
@@ -555,7 +620,7 @@ cdef class SocketTurn(Turn):
         self.ready_call(call, sock)
         call.mask = mask
         call.retractable = True
-        call.prepare()
+        self.begin(call)
         try:
             return await call.future
         except BaseException:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 from collections.abc import Callable
@@ -64,6 +65,12 @@ class UnixSockets(_Host):
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
 
+def _read_signals_of(reference: weakref.ref[Any]) -> None:
+    loop = reference()
+    if loop is not None:
+        loop._read_signals()
+
+
 class Signals(_Host):
     """Signals wake the loop through a socket pair, Python's own handlers (Ctrl-C above all) as well as the loop's.
 
@@ -112,7 +119,8 @@ class Signals(_Host):
             self._ssock, self._csock = socket.socketpair()
             self._ssock.setblocking(False)
             self._csock.setblocking(False)
-            self._add_reader(self._ssock.fileno(), self._read_signals)
+            # Weakly, so that a loop that nobody closes can be collected.
+            self._add_reader(self._ssock.fileno(), _read_signals_of, weakref.ref(self))
             self._count_housekeeping(1)
 
     def _close_signal_sockets(self) -> None:

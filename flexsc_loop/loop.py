@@ -28,7 +28,8 @@ from flexsc_loop.transports.stream import count_streams, make_transport
 logger = logging.getLogger("flexsc_loop")
 
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
-_attach_wants_transport = len(inspect.signature(base_events.Server._attach).parameters) > 1  # type: ignore[attr-defined]
+_Server: Any = base_events.Server
+_attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
 class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):

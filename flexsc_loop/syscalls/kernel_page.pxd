@@ -32,6 +32,7 @@ cdef extern from "uring.h":
         void* sq_head
         uint64_t syscalls
         uint64_t overflows
+        uint64_t wakeups
         uint64_t batches
 
     struct uring_buf_reg:
@@ -50,6 +51,7 @@ cdef extern from "uring.h":
 
     int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil
     void uring_close(uring* ring) nogil
+    void uring_close_fds(uring* ring) nogil
     int uring_enable(uring* ring) nogil
     uring_sqe* uring_next_sqe(uring* ring) noexcept
     uint32_t uring_unpublished(const uring* ring) noexcept
@@ -82,10 +84,12 @@ cdef class KernelPage(Page):
     cdef int owner                         # thread that the ring is bound to
     cdef unsigned int owner_uid
     cdef object waker
+    cdef dict cancelling                   # user_data -> operation that the kernel has been asked to end
 
     cdef uring_sqe* next_sqe(self) except NULL
     cdef int open_ring(self) except -1
     cdef int register_pool(self) except -1
+    cdef int queue_cancel(self, uint64_t user_data) except -1
     cdef bint unpublished(self, Operation op) noexcept
     cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
     cdef int move(self) except -1

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 1: entries of an io_uring ring.
 
 Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring.h, page, operation.
@@ -6,8 +6,6 @@ Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring.h, pa
 Served by the loop's own thread (one `io_uring_enter` a turn submits and waits; SINGLE_ISSUER + DEFER_TASKRUN) or by the
 kernel's poller (SQPOLL), pinned to a CPU.
 """
-import os
-
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from cpython.ref cimport Py_INCREF
@@ -15,7 +13,8 @@ from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_MULTISHOT,
+    BATCH, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR,
+    ENOMEM, ENTRY_MULTISHOT,
     ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page, flexsc_completion, pool_close, pool_grow, pool_reset,
 )
 
@@ -27,6 +26,7 @@ cdef enum:
     CANCEL_ANY = 1 << 2
     PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
     CANCEL_STEP_NS = 1_000_000
+    CANCEL = 2                   # in user_data: a cancel of the operation that the rest names
     SILENT = 1                   # user_data of entries that nobody waits for
 
 
@@ -54,6 +54,7 @@ cdef class KernelPage(Page):
 
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
         self.ring.fd = self.ring.wake_fd = -1
+        self.cancelling = {}
         self.poller_cpu = NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
         self.spin_most = 50_000 if self.eager else 0
@@ -69,11 +70,14 @@ cdef class KernelPage(Page):
     def __dealloc__(self):
         if self.pid == getpid():
             uring_close(&self.ring)
+        else:
+            uring_close_fds(&self.ring)
 
     cdef int open_ring(self) except -1:
         cdef int res = uring_open(&self.ring, self.entries, self.capacity, self.poller_cpu, IDLE_MS)
         if res == -ENOMEM:
-            res = uring_open(&self.ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), self.poller_cpu, IDLE_MS)
+            res = uring_open(&self.ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), self.poller_cpu,
+                             IDLE_MS)
         if res < 0:
             self.closed = True
             raise OSError(-res, "io_uring_setup")
@@ -99,8 +103,10 @@ cdef class KernelPage(Page):
         return 0
 
     cdef uring_sqe* next_sqe(self) except NULL:
-        cdef uring_sqe* sqe = uring_next_sqe(&self.ring)
+        cdef uring_sqe* sqe
         cdef int res = 0
+        self.refuse_if_away()
+        sqe = uring_next_sqe(&self.ring)
         while sqe == NULL:
             if not self.ring.enabled:
                 self.bind()
@@ -151,13 +157,30 @@ cdef class KernelPage(Page):
             sqe.user_data = op.user_data
             op.withdrawn = True
             return 0
-        sqe = self.next_sqe()
+        self.cancelling[op.user_data] = op
+        return self.queue_cancel(op.user_data)
+
+    cdef int queue_cancel(self, uint64_t user_data) except -1:
+        """Ask the kernel to end an operation.  Only a failure is reported, and then `cancel_failed` sees it."""
+        cdef uring_sqe* sqe = self.next_sqe()
         sqe.opcode = CALL_CANCEL
         sqe.fd = -1
-        sqe.addr = op.user_data
-        sqe.user_data = SILENT
+        sqe.addr = user_data
+        sqe.user_data = user_data | CANCEL
+        sqe.flags = URING_SQE_CQE_SKIP_SUCCESS
         self.submitted += 1
         return 0
+
+    cdef int tagged(self, uint64_t user_data) except -1:
+        """A cancel has failed.  An operation that is just then between two tries is not found: ask again."""
+        cdef uint64_t target = user_data & ~<uint64_t> CANCEL
+        if user_data & CANCEL and target in self.cancelling and not self.closed:
+            self.queue_cancel(target)
+        return 0
+
+    cdef void release(self, Operation op) noexcept:
+        if self.cancelling:
+            self.cancelling.pop(op.user_data, None)
 
     cdef bint unpublished(self, Operation op) noexcept:
         """Whether the SQE of `op` still lies on our side only."""
@@ -167,12 +190,15 @@ cdef class KernelPage(Page):
         if op.user_data == 0 or self.closed:
             return 0
         self.cancel(op)
-        if not self.ring.enabled or not (self.eager or self.owner == gettid()):
+        if not self.mine():
             return 0
         while op.user_data != 0 and not op.withdrawn:
             self.wait(CANCEL_STEP_NS)
             self.reap()
         return 0
+
+    cdef bint mine(self) noexcept:
+        return self.ring.enabled and (self.eager or self.owner == gettid())
 
     cdef int publish(self) except -1:
         cdef int res
@@ -181,8 +207,10 @@ cdef class KernelPage(Page):
         if self.eager:
             res = uring_publish(&self.ring)
         else:
+            self.away = True
             with nogil:
                 res = uring_publish(&self.ring)
+            self.away = False
         if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
             raise OSError(-res, "io_uring_enter")
         return 0
@@ -191,12 +219,14 @@ cdef class KernelPage(Page):
         cdef bint in_vain = False
         cdef int64_t before = 0
         cdef int res
+        self.away = True
         with nogil:
             if self.eager and timeout_ns != 0:
                 before = uring_now_ns()
             res = uring_wait(&self.ring, timeout_ns, self.spin_ns, &in_vain)
             if before:
                 self.adapt(in_vain, uring_now_ns() - before)
+        self.away = False
         if res == -EINTR:
             return 1
         # EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
@@ -219,7 +249,7 @@ cdef class KernelPage(Page):
         return uring_reap(&self.ring, self.batch, BATCH)
 
     cdef void wake(self) noexcept:
-        if uring_wake(&self.ring):
+        if not self.closed and uring_wake(&self.ring):
             self.wakeups += 1
 
     cpdef bind(self):
@@ -329,18 +359,27 @@ cdef class KernelPage(Page):
         self.closed = True
         if self.pid != getpid():
             return
-        if self.ring.enabled and (self.eager or self.owner == gettid()):
+        if self.mine():
             self.cancel_all()
         self.close_unpublished()
         self.reap()
-        for op in self.operations():
-            if self.ring.enabled and (self.eager or self.owner == gettid()):
-                # The kernel has not let go of it in time: its memory must outlive the ring.
+        if self.mine() and self.in_flight:
+            # The kernel has not let go in time (never seen): what it may still touch must outlive the ring.
+            for op in self.operations():
                 Py_INCREF(op)
+            uring_close(&self.ring)
+            self.pool.ring = NULL
+            return
+        for op in self.operations():
             self.end_with(op, -ECANCELED)
         self.waker = None
         uring_close(&self.ring)
         pool_close(&self.pool)
+
+    def disown(self):
+        Page.disown(self)
+        # The mappings are not inherited.  An open copy of the ring would keep the parent's files open after its end.
+        uring_close_fds(&self.ring)
 
     def features(self):
         names = ["multishot receive", "multishot accept", "buffer ring"]
@@ -352,7 +391,7 @@ cdef class KernelPage(Page):
     cpdef dict counters(self):
         return {
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
-            "syscalls": self.ring.syscalls, "wakeups": self.wakeups, "pool_empty": self.pool_empty,
+            "syscalls": self.ring.syscalls, "wakeups": self.wakeups + self.ring.wakeups, "pool_empty": self.pool_empty,
             "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": self.thread_cpu_ns(),
@@ -365,7 +404,9 @@ cdef class KernelPage(Page):
         try:
             with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
                 thread = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
+            if not thread:
+                return 0
             with open(f"/proc/self/task/{thread[0]}/schedstat") as file:
                 return int(file.read().split()[0])
-        except (OSError, IndexError, ValueError):
+        except (OSError, ValueError):
             return 0

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, cdivision=True
 """Floor 1: operations.
 
 Owns: the Python-side identity of one call in flight.  Imports: nothing.

@@ -67,6 +67,7 @@ cdef extern from "pool.h":
 
 
 cdef enum:
+    TAGS = 0xF           # bits of user_data that are 0 in an operation's address
     BATCH = 256          # completions copied out at once
     BARRIER_STEP_NS = 1_000_000
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
@@ -83,6 +84,7 @@ cdef class Page:
     cdef readonly bint eager               # entries are best published at once: another thread serves them
     cdef readonly int pid
     cdef readonly bint closed
+    cdef bint away                         # the loop's thread serves the page just now, without the GIL
     cdef readonly bint bound               # a thread has begun to run the loop
     cdef int64_t spin_ns
     cdef int64_t spin_most
@@ -93,11 +95,13 @@ cdef class Page:
     cdef int quietly(self, int call, int fd, uint32_t length) except -1
     cdef int cancel(self, Operation op) except -1
     cdef int cancel_now(self, Operation op) except -1
+    cdef bint mine(self) noexcept
     cdef int publish(self) except -1
     cdef int wait(self, int64_t timeout_ns) except? -1
     cdef bint idle(self) noexcept
     cdef uint32_t copy_out(self) noexcept
     cdef void wake(self) noexcept
+    cdef int tagged(self, uint64_t user_data) except -1
     cdef void release(self, Operation op) noexcept
     cpdef bind(self)
     cpdef leave(self)
@@ -113,4 +117,5 @@ cdef class Page:
     cdef int dispatch(self, flexsc_completion* completion) except -1
     cdef bytes take_buffer(self, int res, uint32_t flags)
     cdef int check(self) except -1
+    cdef int refuse_if_away(self) except -1
     cdef int end_with(self, Operation op, int res) except -1

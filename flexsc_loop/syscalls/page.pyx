@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 1: what the two kinds of pages have in common.
 
 Owns: the references to operations in flight, the pool of receive buffers, the batch of completions that is being
@@ -46,6 +46,12 @@ cdef class Page:
         """Names of optional things that this page has."""
         return []
 
+    cdef int refuse_if_away(self) except -1:
+        """Another thread must not touch the entries while the loop's thread is at them."""
+        if self.away:
+            raise RuntimeError("the event loop was used from another thread; only call_soon_threadsafe may be")
+        return 0
+
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1:
         """Queue `op`; the page holds a reference until its last completion."""
@@ -53,6 +59,7 @@ cdef class Page:
             raise RuntimeError(f"{op!r} is in flight already")
         if self.closed:
             self.check()
+        self.refuse_if_away()
         op.generation = (op.generation + 1) & 0xFFFF
         op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
         try:
@@ -76,7 +83,9 @@ cdef class Page:
         cdef Operation op
         cdef int res = completion.res
         self.completions += 1
-        if address == NULL or (completion.user_data & 1):
+        if completion.user_data & TAGS:
+            return self.tagged(completion.user_data)
+        if address == NULL:
             return 0
         op = <Operation> address
         if op.user_data != completion.user_data:
@@ -110,10 +119,9 @@ cdef class Page:
         Twice, because a poller releases files after the round in which it has closed them.  For rare things.
         """
         cdef Operation mark = Operation.__new__(Operation)
-        cdef int rounds
-        if not self.bound:
+        if not self.mine():
             return 0
-        for rounds in range(2):
+        for _ in range(2):
             self.submit(mark, CALL_NOP, -1, NULL, 0, 0, 0, 0)
             while mark.user_data != 0:
                 self.wait(BARRIER_STEP_NS)
@@ -178,6 +186,10 @@ cdef class Page:
         """
         return 0
 
+    cdef bint mine(self) noexcept:
+        """Whether this thread may wait for completions now."""
+        return self.bound
+
     cdef int publish(self) except -1:
         """Hand over what is queued, without waiting for results."""
         return 0
@@ -199,6 +211,10 @@ cdef class Page:
 
     cdef void wake(self) noexcept:
         """End the loop's sleep.  Any thread."""
+
+    cdef int tagged(self, uint64_t user_data) except -1:
+        """A completion of an entry that is no operation: a close, a cancel."""
+        return 0
 
     cdef void release(self, Operation op) noexcept:
         """The operation has had its last completion."""

@@ -47,6 +47,7 @@ struct uring {
     _Atomic int sleep; /* enum uring_sleep, for uring_wake */
     _Atomic int woken;
     uint64_t syscalls, batches;
+    uint64_t wakeups;   /* of the poller */
     uint64_t overflows; /* times that completions were found waiting outside the ring, it being full */
 };
 
@@ -74,15 +75,20 @@ static inline void uring_unmap(struct uring *ring)
     ring->rings = ring->sqe_memory = NULL;
 }
 
-/* Close both fds and drop the mappings.  The kernel ends what is still in flight some time after. */
-static inline void uring_close(struct uring *ring)
+static inline void uring_close_fds(struct uring *ring)
 {
-    uring_unmap(ring);
     if (ring->fd >= 0)
         close(ring->fd);
     if (ring->wake_fd >= 0)
         close(ring->wake_fd);
     ring->fd = ring->wake_fd = -1;
+}
+
+/* Close both fds and drop the mappings.  The kernel ends what is still in flight some time after. */
+static inline void uring_close(struct uring *ring)
+{
+    uring_unmap(ring);
+    uring_close_fds(ring);
 }
 
 static inline void *uring_map(struct uring *ring, size_t size, uint64_t offset)
@@ -247,7 +253,8 @@ static inline int uring_enter_timed(struct uring *ring, uint32_t submit, uint32_
     struct uring_enter_arg arg = {.ts = timeout_ns > 0 ? (uint64_t)(uintptr_t)&ts : 0};
     if (wait && (ring->features & URING_FEAT_NO_IOWAIT))
         flags |= URING_ENTER_NO_IOWAIT;
-    int res = uring_sys_enter(ring, submit, wait, flags | URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG, &arg, sizeof arg);
+    flags |= URING_ENTER_GETEVENTS | URING_ENTER_EXT_ARG;
+    int res = uring_sys_enter(ring, submit, wait, flags, &arg, sizeof arg);
     if (atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_CQ_OVERFLOW)
         ring->overflows++;
     return res == -ETIME ? 0 : res;
@@ -258,8 +265,10 @@ static inline int uring_ring_poller(struct uring *ring)
 {
     /* The tail must be visible before we look whether the poller sleeps. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_NEED_WAKEUP)
+    if (atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_NEED_WAKEUP) {
+        ring->wakeups++;
         return uring_sys_enter(ring, 0, 0, URING_ENTER_SQ_WAKEUP, NULL, 0);
+    }
     return 0;
 }
 

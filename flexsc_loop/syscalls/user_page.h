@@ -100,11 +100,12 @@ unsigned flexsc_page_reap(struct flexsc_page *page, struct flexsc_completion *ou
 /* Whether flexsc_page_reap() would return any. */
 bool flexsc_page_has_completions(const struct flexsc_page *page);
 
-/* End `entry` before this function returns: it will not touch its fd or its memory afterwards.  If it was SUBMITTED
- * or BUSY its last completion is posted: -ECANCELED, or the number of bytes already sent.  If it was DONE nothing
- * happens.  For fds that others may close; for an owned fd a CALL_CANCEL entry does the same without waiting for
- * the pinned thread.  Completions that do not fit into the ring are posted later, never lost.  An entry that was not
- * published yet is published by this, and so are those before it. */
+/* End `entry` before this function returns: it will not touch its fd or its memory afterwards, and its last completion
+ * is there to be reaped: the call's result if it was DONE already, else -ECANCELED or the number of bytes already sent.
+ * Only a completion that does not fit into the ring is posted later: by the server, or by another cancel_now of the
+ * same entry after a reap.  For fds that others may close; for an owned fd a CALL_CANCEL entry does the same without
+ * waiting for the pinned thread.  An entry that was not published yet is published by this, and so are those before
+ * it. */
 void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry);
 
 /* ---- the pinned thread ---- */

@@ -59,6 +59,7 @@ cdef class UserPage(Page):
     cdef readonly object cpu               # of the pinned thread; None: the loop's own thread serves
     cdef bint started
     cdef uint64_t woken
+    cdef dict last_counters
     cdef uint32_t unpublished
     cdef uint32_t unlooked                 # turns since epoll was last looked at
 

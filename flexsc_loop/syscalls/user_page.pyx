@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 1: entries in our own memory, for where io_uring is not to be had.
 
 Owns: the user page (user_page.h).  Imports: user_page.h, page, operation.
@@ -31,6 +31,7 @@ cdef class UserPage(Page):
 
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
         self.cpu = cpu
+        self.last_counters = {}
         self.eager = cpu is not None
         self.spin_most = self.spin_ns = 50_000
         self.open_pool(buffers, buffer_size)
@@ -42,8 +43,15 @@ cdef class UserPage(Page):
         pool_grow(&self.pool, FIRST_BUFFERS)
 
     def __dealloc__(self):
-        if self.user != NULL and self.pid == getpid():
+        if self.user != NULL:
             flexsc_page_close(self.user)
+
+    def disown(self):
+        Page.disown(self)
+        if self.user != NULL:
+            # In a forked child this closes copies of fds and nothing else.
+            flexsc_page_close(self.user)
+            self.user = NULL
 
     cpdef bind(self):
         """Start the pinned thread, if there is to be one: with the loop's first run, not before."""
@@ -75,6 +83,7 @@ cdef class UserPage(Page):
         return 0
 
     cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1:
+        self.refuse_if_away()
         cdef flexsc_entry* entry = flexsc_entry_take(self.user)
         if entry == NULL:
             raise MemoryError
@@ -96,15 +105,22 @@ cdef class UserPage(Page):
     cdef int cancel(self, Operation op) except -1:
         if op.user_data == 0 or self.closed:
             return 0
+        self.refuse_if_away()
         if not self.eager:
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
             return 0
         return self.silently(CALL_CANCEL, -1, 0, op.user_data, <uint64_t> op.entry)
 
     cdef int cancel_now(self, Operation op) except -1:
-        if op.user_data != 0 and not self.closed:
+        cdef uint64_t ended = op.user_data
+        if ended == 0 or self.closed:
+            return 0
+        self.refuse_if_away()
+        # More than once only if the completion did not fit into a full ring.
+        while op.user_data == ended:
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
-            self.reap()
+            if self.reap() == 0:
+                break
         return 0
 
     cdef int publish(self) except -1:
@@ -114,8 +130,10 @@ cdef class UserPage(Page):
         if self.started:
             flexsc_page_publish(self.user)
         else:
+            self.away = True
             with nogil:
                 flexsc_page_serve(self.user, 0)
+            self.away = False
         return 0
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
@@ -129,8 +147,10 @@ cdef class UserPage(Page):
             with nogil:
                 res = flexsc_page_wait(self.user, timeout_ns, self.spin_ns)
         else:
+            self.away = True
             with nogil:
                 res = flexsc_page_serve(self.user, timeout_ns)
+            self.away = False
         if res < 0 and res != -EINTR:
             raise OSError(-res, os.strerror(-res))
         return res == -EINTR
@@ -156,8 +176,9 @@ cdef class UserPage(Page):
         op.entry = NULL
 
     cdef void wake(self) noexcept:
-        self.woken += 1
-        flexsc_page_wake(self.user)
+        if not self.closed:
+            self.woken += 1
+            flexsc_page_wake(self.user)
 
     cpdef shut(self):
         if self.closed:
@@ -176,17 +197,18 @@ cdef class UserPage(Page):
             flexsc_page_serve(self.user, 0)
             if self.reap() == 0:
                 break
+        self.last_counters = self.counters()
         flexsc_page_close(self.user)
         self.user = NULL
         pool_close(&self.pool)
 
     cpdef dict counters(self):
         if self.user == NULL:
-            return {"in_flight": 0}
+            return self.last_counters
         return {
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
             "syscalls": counted_loop_syscalls(self.user), "wakeups": self.woken + counted_wakeups(self.user),
-            "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user), 
+            "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
         }

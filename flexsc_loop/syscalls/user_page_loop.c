@@ -395,14 +395,18 @@ static void loop_unlocks(struct flexsc_page *page) {
 }
 
 void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry) {
-    /* Acquire: a DONE entry's memory has been left alone since. */
+    /* Acquire: if the entry is DONE, the thread took the guard, under which it said so, before we do. */
     uint8_t status = atomic_load_explicit(&entry->status, memory_order_acquire);
-    if (status != ENTRY_SUBMITTED && status != ENTRY_BUSY)
+    if (status == ENTRY_FREE)
         return;
     if (status == ENTRY_SUBMITTED)
         flexsc_page_publish(page);
+    /* Also for an entry that is DONE: its completion becomes visible a little later than that, and whoever cancels
+     * must find it, or what comes next on the fd overtakes it.  Under the guard nothing is half posted. */
     loop_locks(page);
     page_take_inbox(page);
+    if (page->spill != NULL)
+        page_has_room(page);
     if (atomic_load_explicit(&entry->status, memory_order_relaxed) == ENTRY_BUSY && entry->where != IN_SPILL)
         page_end(page, entry);
     /* The thread announces a sleep under the guard, so we know for sure whether it saw what we took or spilled. */

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 4: listening sockets.
 
 Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: stream,

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 4: sockets that stay their caller's: `add_reader`, `add_writer` and the `sock_*` methods.
 
 Owns: operations on fds that anybody may close.  Imports: page, operation, turn.
@@ -7,7 +7,6 @@ So that a fd can be closed and its number reused right after a cancel, every can
 returns, the operation is over.  What a cancelled receive or accept has brought is not lost: it waits, on the same
 socket, for the next one.
 """
-import asyncio
 import os
 import socket as socket_module
 import stat
@@ -397,8 +396,8 @@ cdef class SocketTurn(Turn):
         fd = self.free_fd(fileobj) if check else fileobj
         if stat.S_ISREG(os.fstat(fd).st_mode):
             raise PermissionError(1, "a regular file cannot be polled")
+        # Without the loop in it: the collector does not see through handles, and this one stays.
         handle = Handle.__new__(Handle)
-        handle._loop = self
         handle._callback = callback
         handle._args = args
         handle._context = PyContext_CopyCurrent()

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, cdivision=True
 """Floor 4: stream connections, TCP and Unix sockets.
 
 Owns: the connection's fd from here until `connection_lost`, what was received and not delivered, what was written and
@@ -15,6 +15,7 @@ import warnings
 from asyncio import constants, trsock
 from asyncio.log import logger
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -42,6 +43,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_WAITALL
         MSG_NOSIGNAL
+        SHUT_RDWR
         SHUT_WR
         AF_UNIX
     ctypedef unsigned int socklen_t
@@ -221,12 +223,22 @@ cdef class Send(Operation):
         PyMem_Free(self.vector)
 
 
+@cython.no_gc_clear  # whether the fd is ours to close depends on the socket object
 cdef class Stream(Endpoint):
     """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
 
     def __dealloc__(self):
-        if self.fd >= 0 and (self.sock is None or release_socket(self.sock) == self.fd):
+        if self.fd < 0:
+            return
+        if self.sock is None:
             close_fd(self.fd)
+            return
+        try:
+            self.sock._io_refs -= 1
+            self.sock.close()
+        except AttributeError:
+            # At the interpreter's end the socket may have been taken apart already; it closes its fd by itself.
+            return
 
     def __cinit__(self):
         self.fd = -1
@@ -545,13 +557,16 @@ cdef class Stream(Endpoint):
         self.close()
         self.state = CLOSING
         self.outbox = None
+        if self.held:
+            # sendfile() holds the fd until this makes it fail.
+            shutdown(self.fd, SHUT_RDWR)
         if self.send is not None and self.send.user_data != 0:
             self.page.cancel(self.send)
         return self.wake_up()
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
-        if self.receive.user_data != 0 or (self.send is not None and self.send.user_data != 0):
+        if self.held or self.receive.user_data != 0 or (self.send is not None and self.send.user_data != 0):
             return 0
         if self.outbox is not None and not self.dropping:
             return self.wants_flush()
@@ -744,7 +759,7 @@ cdef int release_socket(object sock) except? -1:
 
 def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
-    cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra) if extra else None, sock)
+    cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra or ()), sock)
     hold_socket(sock)
     stream.wake_up()
     return stream.facade
@@ -851,7 +866,9 @@ class StreamTransport(asyncio.Transport):
         return core.when_drained()
 
     def _release_writes(self):
-        (<Stream> self._core).held = False
+        cdef Stream core = self._core
+        core.held = False
+        core.wake_up()
 
     def __repr__(self):
         return (<Stream> self._core).describe()

@@ -49,6 +49,7 @@ cdef class Handle(Runnable):
     cdef object __weakref__
 
     cdef int drop(self) except -1
+    cdef bint debugging(self) noexcept
 
 
 cdef class TimerHandle(Handle):

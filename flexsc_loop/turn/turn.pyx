@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, cdivision=True, binding=False
+# cython: language_level=3, cdivision=True, binding=False
 """Floor 3: one turn of the loop.
 
 Owns: handles, timers, the ready queue, the order of things within a turn.  Imports: page; of asyncio only what makes
@@ -163,10 +163,13 @@ cdef class Handle(Runnable):
         self._args = None
         return 0
 
+    cdef bint debugging(self) noexcept:
+        return self._loop is not None and self._loop._debug
+
     def cancel(self):
         """Keep the callback from being called.  Without effect once it has been."""
         if not self._cancelled:
-            if self._loop._debug:
+            if self.debugging():
                 self._repr = repr(self)
             self.drop()
 
@@ -184,14 +187,15 @@ cdef class Handle(Runnable):
         return self._context
 
     def _run(self):
-        self.run(self._loop)
+        if self._loop is not None:
+            self.run(self._loop)
 
     def _repr_info(self):
         info = [type(self).__name__]
         if self._cancelled:
             info.append("cancelled")
         if self._callback is not None:
-            info.append(describe(self._callback, self._args, self._loop._debug))
+            info.append(describe(self._callback, self._args, self.debugging()))
         if self._source_traceback:
             frame = self._source_traceback[-1]
             info.append(f"created at {frame[0]}:{frame[1]}")
@@ -354,7 +358,7 @@ cdef class Turn:
         """A handle that has run: use it again if nobody else holds it."""
         handle._callback = handle._args = None
         if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
-            handle._context = None
+            handle._context = handle._loop = None
             handle._cancelled = False
             Py_INCREF(handle)
             self.spare[self.spare_count] = <void*> handle
@@ -524,7 +528,7 @@ cdef class Turn:
             Py_DECREF(handle)
         else:
             handle = Handle.__new__(Handle)
-            handle._loop = self
+        handle._loop = self
         handle._callback = callback
         handle._args = args
         handle._context = PyContext_CopyCurrent() if context is None else context

@@ -517,6 +517,9 @@ cdef class Turn:
         finally:
             self.flush_dirty()
             self.page.publish()
+            if self.page.eager:
+                # What was written must have been tried before the loop may be closed.
+                self.page.barrier()
 
     # ---- what asyncio calls
 

@@ -3,6 +3,17 @@ from libc.stdint cimport int64_t, uint64_t
 from flexsc_loop.syscalls.page cimport Page
 
 
+cdef extern from "queue.h":
+    struct flexsc_queue:
+        size_t head
+        size_t tail
+
+    size_t queue_count(const flexsc_queue* queue) noexcept
+    bint queue_push(flexsc_queue* queue, void* item) noexcept
+    void* queue_pop(flexsc_queue* queue) noexcept
+    void queue_free(flexsc_queue* queue) noexcept
+
+
 cdef extern from "timers.h":
     struct flexsc_timer:
         double when
@@ -29,7 +40,7 @@ cdef class Runnable:
 
 cdef class Endpoint(Runnable):
     cdef Turn turn
-    cdef bint queued                 # stands in the ready queue
+    cdef bint queued                 # stands in the queue of those that have arrived
     cdef bint written                # stands in the list of endpoints to flush
     cdef object __weakref__
 
@@ -59,8 +70,8 @@ cdef class TimerHandle(Handle):
 
 cdef class Turn:
     cdef readonly Page page
-    cdef void** ready                # ring of Runnable, each with one reference
-    cdef size_t ready_head, ready_tail, ready_mask
+    cdef flexsc_queue ready          # Handles to run, each with one reference
+    cdef flexsc_queue arrived        # Endpoints that have something to deliver, likewise
     cdef void* spare[SPARE_HANDLES]   # handles that have run and are nobody's, each with one reference
     cdef size_t spare_count
     cdef flexsc_timers timers
@@ -77,10 +88,13 @@ cdef class Turn:
     cdef readonly dict owned         # fd -> transport or server that has taken the fd over
     cdef public object _task_factory
 
-    cdef int push(self, Runnable item) except -1
-    cdef int grow_ready(self) except -1
+    cdef int push(self, Handle handle) except -1
+    cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef int one_turn(self) except -1
-    cdef int run_ready(self) except -1
+    cdef int run_arrived(self) except -1
+    cdef int run_handles(self) except -1
+    cdef int publish_if_many(self) except -1
+    cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1
     cdef int due_timers(self) except -1

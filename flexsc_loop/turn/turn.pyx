@@ -5,7 +5,7 @@ Owns: handles, timers, the ready queue, the order of things within a turn.  Impo
 its messages the same.
 
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
-due timers -> run what stood in the ready queue.
+due timers -> run callbacks that are due -> deliver what has arrived, each with the callbacks that it makes due.
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
@@ -13,7 +13,7 @@ from asyncio.log import logger
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport ceil
@@ -56,7 +56,6 @@ cdef extern from *:
 
 cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
-    FIRST_READY = 256            # places in the ready queue at first
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
@@ -119,7 +118,7 @@ cdef class Endpoint(Runnable):
         """Have `run` called in this turn: completions have left something to deliver."""
         if not self.queued:
             self.queued = True
-            self.turn.push(self)
+            self.turn.push_arrived(self)
         return 0
 
     cdef int wants_flush(self) except -1:
@@ -258,15 +257,12 @@ cdef class Turn:
 
     def __cinit__(self, *args, **kwargs):
         self._closed = True  # until there is a page
-        self.ready = <void**> PyMem_Malloc(FIRST_READY * sizeof(void*))
-        if self.ready == NULL:
-            raise MemoryError
-        self.ready_mask = FIRST_READY - 1
         self.owned = {}
 
     def __dealloc__(self):
         self.forget_everything()
-        PyMem_Free(self.ready)
+        queue_free(&self.ready)
+        queue_free(&self.arrived)
         PyMem_Free(self.dirty)
         timers_free(&self.timers)
 
@@ -280,12 +276,8 @@ cdef class Turn:
     cdef int forget_everything(self) except -1:
         """Drop all that waits to be run or flushed."""
         cdef Handle handle
-        while self.ready_head != self.ready_tail:
-            item = <object> self.ready[self.ready_head & self.ready_mask]
-            self.ready_head += 1
-            Py_DECREF(item)
-            if isinstance(item, Handle):
-                (<Handle> item)._callback = (<Handle> item)._args = None
+        self.drop_queue(&self.ready)
+        self.drop_queue(&self.arrived)
         while self.timers.count:
             handle = <Handle> timers_pop(&self.timers)
             (<TimerHandle> handle)._scheduled = False
@@ -301,57 +293,85 @@ cdef class Turn:
             Py_DECREF(item)
         return 0
 
-    # ---- the ready queue
-
-    cdef int push(self, Runnable item) except -1:
-        """Add to the ready queue."""
-        if self.ready_tail - self.ready_head > self.ready_mask:
-            self.grow_ready()
-        Py_INCREF(item)
-        self.ready[self.ready_tail & self.ready_mask] = <void*> item
-        self.ready_tail += 1
-        return 0
-
-    cdef int grow_ready(self) except -1:
-        cdef size_t count = self.ready_tail - self.ready_head
-        cdef size_t room = 2 * (self.ready_mask + 1)
-        cdef size_t i
-        cdef void** bigger = <void**> PyMem_Malloc(room * sizeof(void*))
-        if bigger == NULL:
-            raise MemoryError
-        for i in range(count):
-            bigger[i] = self.ready[(self.ready_head + i) & self.ready_mask]
-        PyMem_Free(self.ready)
-        self.ready = bigger
-        self.ready_mask = room - 1
-        self.ready_head = 0
-        self.ready_tail = count
-        return 0
-
-    cdef int run_ready(self) except -1:
-        """Run what stands in the queue now; what is added meanwhile waits for the next turn."""
-        cdef size_t count = self.ready_tail - self.ready_head
-        cdef Runnable item
+    cdef int drop_queue(self, flexsc_queue* queue) except -1:
         cdef void* taken
-        while count:
-            count -= 1
-            if self.ready_head == self.ready_tail:
-                break
-            taken = self.ready[self.ready_head & self.ready_mask]
-            self.ready_head += 1
-            item = <Runnable> taken
+        while queue_count(queue):
+            taken = queue_pop(queue)
+            item = <object> taken
             Py_DECREF(item)
+            if isinstance(item, Handle):
+                (<Handle> item)._callback = (<Handle> item)._args = None
+        return 0
+
+    # ---- what is ready to run
+
+    cdef int push(self, Handle handle) except -1:
+        """Have a callback run in this turn or, if this turn's are being run already, in the next."""
+        if not queue_push(&self.ready, <void*> handle):
+            raise MemoryError
+        Py_INCREF(handle)
+        return 0
+
+    cdef int push_arrived(self, Endpoint endpoint) except -1:
+        if not queue_push(&self.arrived, <void*> endpoint):
+            raise MemoryError
+        Py_INCREF(endpoint)
+        return 0
+
+    cdef int run_arrived(self) except -1:
+        """Run the callbacks that are due, then deliver what has arrived.
+
+        The callbacks that one delivery has made due run right after it, while what they need is in the cache: as if
+        each delivery were a turn of its own.  Once callbacks are left over, the rest is delivered first, so that
+        callbacks which schedule each other can't hold up other connections.
+        """
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        cdef size_t backlog
+        if queue_count(&self.ready):
+            self.run_handles()
+        while count and queue_count(&self.arrived):
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            backlog = queue_count(&self.ready)
             if self._debug:
-                self.run_slowly(item)
+                self.run_slowly(endpoint)
             else:
-                item.run(self)
-                if type(item) is Handle:
-                    self.retire(<Handle> item)
-                elif type(item) is TimerHandle:
-                    (<Handle> item)._callback = (<Handle> item)._args = None
-            if self.dirty_count >= self.flush_at:
-                self.flush_dirty()
-                self.page.publish()
+                endpoint.run(self)
+            if backlog == 0 and queue_count(&self.ready):
+                self.run_handles()
+            self.publish_if_many()
+        return 0
+
+    cdef int run_handles(self) except -1:
+        """Run what stands in the queue now; what is added meanwhile waits."""
+        cdef size_t count = queue_count(&self.ready)
+        cdef Handle handle
+        cdef void* taken
+        while count and queue_count(&self.ready):
+            count -= 1
+            taken = queue_pop(&self.ready)
+            handle = <Handle> taken
+            Py_DECREF(handle)
+            if self._debug:
+                self.run_slowly(handle)
+            else:
+                handle.run(self)
+                if type(handle) is Handle:
+                    self.retire(handle)
+                else:
+                    handle._callback = handle._args = None
+            self.publish_if_many()
+        return 0
+
+    cdef int publish_if_many(self) except -1:
+        """No reply waits for more than so many others; with a syscall thread, for none."""
+        if self.dirty_count >= self.flush_at:
+            self.flush_dirty()
+            self.page.publish()
         return 0
 
     cdef int retire(self, Handle handle) except -1:
@@ -473,7 +493,7 @@ cdef class Turn:
     cdef int64_t patience(self) noexcept:
         """How long the loop may sleep, in nanoseconds: 0 not at all, -1 without limit."""
         cdef double left
-        if self.ready_head != self.ready_tail or self._stopping:
+        if queue_count(&self.ready) or queue_count(&self.arrived) or self._stopping:
             return 0
         if self.timers.count == 0:
             return -1
@@ -502,7 +522,7 @@ cdef class Turn:
             self.page.reap()
             PyErr_CheckSignals()
         self.due_timers()
-        return self.run_ready()
+        return self.run_arrived()
 
     def _run_once(self):
         self.one_turn()
@@ -564,7 +584,7 @@ cdef class Turn:
         if self.sleeping:
             self.sleeping = False
             self.page.wake()
-        elif (self.ready_tail & (THREAD_BACKLOG - 1)) == 0 and self.ready_tail - self.ready_head >= THREAD_BACKLOG:
+        elif (self.ready.tail & (THREAD_BACKLOG - 1)) == 0 and queue_count(&self.ready) >= THREAD_BACKLOG:
             # A storm from another thread: let the loop work it off while it is still in the caches, instead of
             # piling more up until the interpreter switches threads (5 ms).
             with nogil:

@@ -146,6 +146,12 @@ cdef class KernelPage(Page):
         self.submitted += 1
         return 0
 
+    cdef int close_fd(self, int fd) except -1:
+        if self.eager:
+            return Page.close_fd(self, fd)
+        close_fd(fd)
+        return 0
+
     cdef int cancel(self, Operation op) except -1:
         cdef uring_sqe* sqe
         if op.user_data == 0 or self.closed:

@@ -174,6 +174,11 @@ cdef class Page:
         """Queue a CALL_CLOSE or CALL_SHUTDOWN that nobody waits for."""
         return 0
 
+    cdef int close_fd(self, int fd) except -1:
+        """Close an owned fd on which nothing is in flight, at once or, with a syscall thread, very soon."""
+        self.quietly(CALL_CLOSE, fd, 0)
+        return self.publish()
+
     cdef int cancel(self, Operation op) except -1:
         """Ask for the end of `op`, whose fd only this loop closes.  Its last completion comes later."""
         return 0

@@ -26,7 +26,7 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_CLOSE, CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
+    CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
     ECANCELED, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
 )
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
@@ -594,7 +594,7 @@ cdef class Stream(Endpoint):
         self.fd = -1
         self.turn.owned.pop(fd, None)
         if self.sock is None or release_socket(self.sock) == fd:
-            self.page.quietly(CALL_CLOSE, fd, 0)
+            self.page.close_fd(fd)
         self.sock = None
         server, self.server = self.server, None
         if server is not None:

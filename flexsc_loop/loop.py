@@ -27,6 +27,8 @@ from flexsc_loop.transports.stream import count_streams, make_transport
 
 logger = logging.getLogger("flexsc_loop")
 
+HEAP_KEPT = 1 << 20
+
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
@@ -54,6 +56,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page)
         self._closed = False
+        _keep_heap()
         _loops.add(self)
         logger.info("%s", "; ".join(self.choice.reasons))
 
@@ -180,6 +183,15 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
+
+
+def _keep_heap() -> None:
+    """Have malloc keep its heap between large messages.
+
+    glibc maps blocks over 128 KiB anew each time and trims the heap's end, until a larger mapped block has been freed
+    once: then it adapts (mallopt(3), M_MMAP_THRESHOLD).  Without this each large message costs page faults.
+    """
+    bytes(HEAP_KEPT)
 
 
 def _after_fork() -> None:

@@ -57,7 +57,7 @@ cdef enum:
     JOIN_UP_TO = 16 * 1024           # smaller writes of one turn are copied together: cheaper than a vector
     VECTOR_MOST = 1024               # IOV_MAX
     SEND_MOST = 512 * 1024           # of one call, so that progress shows while a slow peer reads
-    DIRECT_LEAST = 64 * 1024
+    DIRECT_LEAST = 128 * 1024
     DIRECT_MOST = 256 * 1024
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool

@@ -33,6 +33,7 @@ from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
 
 cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
@@ -104,12 +105,15 @@ cdef class Receive(Operation):
                                   ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
 
     cdef bytes take_target(self, int res):
-        """The `res` bytes that a direct receive has brought.
-
-        A copy of the right size; the target stays for the next receive.  Giving the target itself away would cost a
-        fresh large block each time, which malloc maps and unmaps: page faults, dearer than the copy.
-        """
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
+        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of the little."""
+        cdef bytes data
+        if 2 * <size_t> res < self.room:
+            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
+        if <size_t> res < self.room:
+            _PyBytes_Resize(&self.target, res)
+        data = <bytes> self.target
+        self.drop_target()
+        return data
 
     cdef int drop_target(self) except -1:
         Py_XDECREF(self.target)

@@ -64,9 +64,10 @@ def explain(console: Console, comparison: Comparison, placement: Placement) -> N
     )
     for note in placement.notes:
         console.print(f"note: {note}", highlight=False)
+    cpu = placement.load_cpu
     names = {
         "flexsc:auto:off": "this loop, each turn's calls made in one batch by its own thread",
-        f"flexsc:auto:{placement.load_cpu}": f"this loop, calls made by a syscall thread pinned to CPU {placement.load_cpu}",
+        f"flexsc:auto:{cpu}": f"this loop, calls made by a syscall thread pinned to CPU {cpu}",
     }
     for row in comparison.rows:
         if row.choice.label in names:

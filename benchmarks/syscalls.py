@@ -65,7 +65,7 @@ def _perf_open(tracepoint: int, tid: int) -> int:
 
 @contextmanager
 def _perf_counters(pid: int) -> Iterator[dict[int, int]]:
-    """An open counter (file descriptor) for each thread of `pid` by thread id; kernel threads that refuse are left out."""
+    """An open counter (file descriptor) for each thread of `pid`, by thread id, without kernel threads that refuse."""
     tracepoint = _tracepoint_id()
     fds = {pid: _perf_open(tracepoint, pid)}
     try:

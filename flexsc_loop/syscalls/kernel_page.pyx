@@ -146,9 +146,9 @@ cdef class KernelPage(Page):
         self.submitted += 1
         return 0
 
-    cdef int close_fd(self, int fd) except -1:
+    cdef int close_owned(self, int fd) except -1:
         if self.eager:
-            return Page.close_fd(self, fd)
+            return Page.close_owned(self, fd)
         close_fd(fd)
         return 0
 

@@ -93,7 +93,7 @@ cdef class Page:
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                    uint32_t call_flags, uint32_t flags) except -1
     cdef int quietly(self, int call, int fd, uint32_t length) except -1
-    cdef int close_fd(self, int fd) except -1
+    cdef int close_owned(self, int fd) except -1
     cdef int cancel(self, Operation op) except -1
     cdef int cancel_now(self, Operation op) except -1
     cdef bint mine(self) noexcept

@@ -174,7 +174,7 @@ cdef class Page:
         """Queue a CALL_CLOSE or CALL_SHUTDOWN that nobody waits for."""
         return 0
 
-    cdef int close_fd(self, int fd) except -1:
+    cdef int close_owned(self, int fd) except -1:
         """Close an owned fd on which nothing is in flight, at once or, with a syscall thread, very soon."""
         self.quietly(CALL_CLOSE, fd, 0)
         return self.publish()

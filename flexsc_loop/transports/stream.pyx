@@ -105,7 +105,7 @@ cdef class Receive(Operation):
                                   ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
 
     cdef bytes take_target(self, int res):
-        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of the little."""
+        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of little."""
         cdef bytes data
         if 2 * <size_t> res < self.room:
             return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
@@ -593,7 +593,7 @@ cdef class Stream(Endpoint):
         self.fd = -1
         self.turn.owned.pop(fd, None)
         if self.sock is None or release_socket(self.sock) == fd:
-            self.page.close_fd(fd)
+            self.page.close_owned(fd)
         self.sock = None
         server, self.server = self.server, None
         if server is not None:

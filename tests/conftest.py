@@ -8,6 +8,7 @@ import errno
 import gc
 import inspect
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -76,6 +77,11 @@ def io_uring_blocked() -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(SYS_IO_URING_SETUP, 0, None)
     return ctypes.get_errno() in (errno.ENOSYS, errno.EPERM)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start background jobs so; the tests of Ctrl-C need what a foreground program has.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -535,11 +535,12 @@ cdef class Turn:
                 if self._stopping:
                     break
         finally:
-            self.flush_dirty()
-            self.page.publish()
-            if self.page.eager:
-                # What was written must have been tried before the loop may be closed.
-                self.page.barrier()
+            if not self.page.closed:
+                self.flush_dirty()
+                self.page.publish()
+                if self.page.eager:
+                    # What was written must have been tried before the loop may be closed.
+                    self.page.barrier()
 
     # ---- what asyncio calls
 

@@ -23,8 +23,6 @@ REFUSALS = {
     errno.EMFILE: "too many open files",
 }
 
-MEMORY_ERRNOS = (errno.ENOMEM,)
-
 
 @dataclass(frozen=True)
 class Sizes:

@@ -216,6 +216,17 @@ async def test_cut_off(connect_tls):
     assert protocol.exc is None
 
 
+async def test_what_was_written_before_the_cut_off_still_arrives(connect_tls):
+    transport, protocol, peer = await connect_tls(Recorder, prepare=shrink)
+    data = payload(2_000_000)
+    transport.write(data)
+    peer.sock.shutdown(socket.SHUT_WR)
+    await protocol.until_called("eof")
+    assert digest(await peer.recv(len(data))) == digest(data)
+    await protocol.until_called("lost")
+    assert protocol.exc is None
+
+
 async def test_cut_off_in_the_middle_of_a_record(connect_tls):
     _, protocol, peer = await connect_tls(Recorder)
     await peer.send_raw(peer.encrypt(b"whole") + peer.encrypt(payload(1000))[:500])

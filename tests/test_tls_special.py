@@ -269,22 +269,18 @@ async def test_data_before_the_upgrade_is_not_lost(loop, contexts):
     ours, peer = connector.pair()
     with pytest.raises(ssl.SSLWantReadError):
         peer.tls.do_handshake()
-    reader, writer = None, None
-    server_reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(server_reader, lambda r, w: None)
+    reader, writers = asyncio.StreamReader(), []
+    protocol = asyncio.StreamReaderProtocol(reader, lambda _, writer: writers.append(writer))
     transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours)
-    writer = asyncio.StreamWriter(transport, protocol, server_reader, loop)
-    reader = server_reader
     await peer.send_raw(b"PROXY header\r\n" + peer.outgoing.read())
     assert await reader.readline() == b"PROXY header\r\n"
     await settle(lambda: reader._buffer)
     shaking = asyncio.ensure_future(peer.handshake())
-    upgraded = await loop.start_tls(transport, protocol, contexts.server(), server_side=True)
+    await writers[0].start_tls(contexts.server())
     await shaking
-    writer._transport = upgraded
     await peer.send(b"over TLS\n")
     assert await reader.readline() == b"over TLS\n"
-    upgraded.abort()
+    writers[0].transport.abort()
     connector.clean()
     await turns(5)
 

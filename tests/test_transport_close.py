@@ -245,3 +245,25 @@ async def test_close_waits_for_a_write_of_one_turn_before(loop, connect):
     transport.close()
     await protocol.until_called("lost")
     assert await peer.recv_all() == b"onetwo"
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+def test_ended_with_the_last_act_of_a_run(way, loop, ending):
+    """The far end notices, although the loop does not run any more."""
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+
+    async def main():
+        transport, protocol = await loop.connect_accepted_socket(Recorder, ours)
+        getattr(transport, ending)()
+        return protocol
+
+    for _ in range(3):
+        protocol = loop.run_until_complete(main())
+        assert theirs.recv(1) == b""
+        assert protocol.calls == ["made", "lost"]
+        theirs.close()
+        ours, theirs = tcp_pair()
+        ours.setblocking(False)
+    ours.close()
+    theirs.close()

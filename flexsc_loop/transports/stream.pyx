@@ -615,6 +615,9 @@ cdef class Stream(Endpoint):
             self.page.cancel(self.send)
         return self.wake_up()
 
+    cdef bint ending(self) noexcept:
+        return self.state == CLOSING
+
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
         if self.held or self.receive.user_data != 0 or (self.send is not None and self.send.user_data != 0):

@@ -47,6 +47,7 @@ cdef class Endpoint(Runnable):
     cdef int wake_up(self) except -1
     cdef int wants_flush(self) except -1
     cdef int flush(self) except -1
+    cdef bint ending(self) noexcept
 
 
 cdef class Handle(Runnable):
@@ -92,6 +93,7 @@ cdef class Turn:
     cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef int one_turn(self) except -1
     cdef int run_arrived(self) except -1
+    cdef int run_ending(self) except -1
     cdef int run_handles(self) except -1
     cdef int publish_if_many(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1

@@ -132,6 +132,10 @@ cdef class Endpoint(Runnable):
         """Submit what has been written since the last flush."""
         return 0
 
+    cdef bint ending(self) noexcept:
+        """Whether user code has ended it, and it only waits for its operations."""
+        return False
+
 
 @cython.no_gc
 cdef class Handle(Runnable):
@@ -346,6 +350,22 @@ cdef class Turn:
             self.publish_if_many()
         return 0
 
+    cdef int run_ending(self) except -1:
+        """End the connections whose operations are over; what else has arrived waits for the next run."""
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        while count:
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            if endpoint.ending():
+                endpoint.run(self)
+            else:
+                self.push_arrived(endpoint)
+        return 0
+
     cdef int run_handles(self) except -1:
         """Run what stands in the queue now; what is added meanwhile waits."""
         cdef size_t count = queue_count(&self.ready)
@@ -539,8 +559,10 @@ cdef class Turn:
                 self.flush_dirty()
                 self.page.publish()
                 if self.page.eager:
-                    # What was written must have been tried before the loop may be closed.
+                    # What was written must have been tried before the loop may be closed, and who has closed a
+                    # connection at the end of the run expects it to be closed, as it is with asyncio.
                     self.page.barrier()
+                    self.run_ending()
 
     # ---- what asyncio calls
 

@@ -55,6 +55,7 @@ cdef extern from "uring.h":
     int uring_enable(uring* ring) nogil
     uring_sqe* uring_next_sqe(uring* ring) noexcept
     uint32_t uring_unpublished(const uring* ring) noexcept
+    bint uring_all_taken(const uring* ring) noexcept
     bint uring_has_completions(const uring* ring) noexcept nogil
     bint uring_wants_enter(const uring* ring) noexcept nogil
     uint32_t uring_reap(uring* ring, flexsc_completion* out, uint32_t most) noexcept

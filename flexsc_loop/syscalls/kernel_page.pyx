@@ -251,6 +251,9 @@ cdef class KernelPage(Page):
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
                 and not uring_wants_enter(&self.ring))
 
+    cdef bint hungry(self) noexcept:
+        return uring_all_taken(&self.ring)
+
     cdef uint32_t copy_out(self) noexcept:
         return uring_reap(&self.ring, self.batch, BATCH)
 

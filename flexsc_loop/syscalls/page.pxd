@@ -100,6 +100,7 @@ cdef class Page:
     cdef int publish(self) except -1
     cdef int wait(self, int64_t timeout_ns) except? -1
     cdef bint idle(self) noexcept
+    cdef bint hungry(self) noexcept
     cdef uint32_t copy_out(self) noexcept
     cdef void wake(self) noexcept
     cdef int tagged(self, uint64_t user_data) except -1

@@ -210,6 +210,10 @@ cdef class Page:
         """Whether neither entries wait for the server nor completions for the loop, as far as a look at memory says."""
         return True
 
+    cdef bint hungry(self) noexcept:
+        """Whether the syscall thread has taken everything that it was given so far."""
+        return True
+
     cdef uint32_t copy_out(self) noexcept:
         """Fill the batch; returns how many completions there were."""
         return 0

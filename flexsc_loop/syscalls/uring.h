@@ -206,6 +206,12 @@ static inline uint32_t uring_unpublished(const struct uring *ring)
     return ring->sqe_tail - ring->sqe_published;
 }
 
+/* Whether the kernel has taken every SQE that was published. */
+static inline bool uring_all_taken(const struct uring *ring)
+{
+    return atomic_load_explicit(ring->sq_head, memory_order_relaxed) == ring->sqe_published;
+}
+
 /* Make the filled SQEs visible to the kernel.  Returns how many the kernel has yet to take. */
 static inline uint32_t uring_advance_tail(struct uring *ring)
 {

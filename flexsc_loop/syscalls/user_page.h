@@ -82,6 +82,9 @@ void flexsc_page_submit(struct flexsc_page *page, struct flexsc_entry *entry);
 /* Hand all submitted entries to the server, in order.  Wakes the pinned thread only if it sleeps. */
 void flexsc_page_publish(struct flexsc_page *page);
 
+/* Whether the server has taken all published entries. */
+bool flexsc_page_all_taken(const struct flexsc_page *page);
+
 /* Own thread: publish, make the calls, look at epoll, post completions.  Sleeps in epoll only while no completion
  * is there to reap: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Returns 0, or -EINTR when a signal ended
  * the sleep, or another -errno of epoll_wait. */

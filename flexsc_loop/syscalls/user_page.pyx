@@ -163,6 +163,9 @@ cdef class UserPage(Page):
         self.unlooked += 1
         return self.unlooked < LOOK_EVERY
 
+    cdef bint hungry(self) noexcept:
+        return flexsc_page_all_taken(self.user)
+
     cdef uint32_t copy_out(self) noexcept:
         cdef uint32_t count = flexsc_page_reap(self.user, self.batch, BATCH)
         cdef uint32_t i

@@ -390,7 +390,8 @@ static void visit(struct flexsc_page *page, struct fd_state *state) {
 
 /* Visit what is ready now, once.  Returns whether there was anything that could be done. */
 bool page_run_ready(struct flexsc_page *page) {
-    unsigned visits = page->ready.count < page->budget ? page->ready.count : page->budget;
+    unsigned most = page->budget < VISITS_PER_PASS ? page->budget : VISITS_PER_PASS;
+    unsigned visits = page->ready.count < most ? page->ready.count : most;
     bool worked = false;
     while (visits-- > 0 && page_has_room(page)) {
         if (atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY)

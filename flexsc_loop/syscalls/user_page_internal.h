@@ -26,6 +26,7 @@ enum {
     SENDS_PER_VISIT = 4,      /* of one send, likewise */
     ACCEPTS_PER_VISIT = 64,
     ENTRIES_PER_VISIT = 16,   /* finished on one fd before others get their turn */
+    VISITS_PER_PASS = 64,     /* ready fds served before the loop gets to work on what they brought */
     CALLS_PER_HOLD = 64,      /* pinned thread: before it lets go of the guard */
 };
 

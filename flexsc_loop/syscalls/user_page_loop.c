@@ -288,6 +288,10 @@ int page_epoll(struct flexsc_page *page, int64_t timeout_ns) {
     return n < 0 ? -errno : n;
 }
 
+bool flexsc_page_all_taken(const struct flexsc_page *page) {
+    return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL;
+}
+
 /* Own thread: ask epoll, and sleep there if there is nothing else to do. */
 static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns) {
     if (flexsc_page_has_completions(page) || page->ready.count != 0 || page->fresh != NULL)

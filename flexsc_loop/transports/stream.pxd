@@ -1,4 +1,3 @@
-from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
@@ -26,12 +25,9 @@ cdef enum State:
 
 cdef class Receive(Operation):
     cdef Stream stream
-    cdef PyObject* target             # the bytes that a direct receive fills, or NULL
-    cdef size_t room                  # its size
+    cdef bint polls                   # what is in flight only waits until the socket is readable
 
     cdef int prepare(self) except -1
-    cdef bytes take_target(self, int res)
-    cdef int drop_target(self) except -1
 
 
 cdef class Send(Operation):
@@ -71,7 +67,7 @@ cdef class Stream(Endpoint):
     cdef bint came_eof                # the peer's end has been received
     cdef int came_error               # errno of a failed receive
     cdef bint direct                  # large reads: straight into bytes, no pool buffer
-    cdef bint expect_more             # the last receive left data in the socket
+    cdef bint readable                # direct: worth a read
     cdef unsigned int full_reads, small_reads
     cdef size_t direct_size
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
@@ -95,8 +91,10 @@ cdef class Stream(Endpoint):
     cdef int received(self, int res, uint32_t flags) except -1
     cdef int keep_data(self, bytes data) except -1
     cdef int keep_rest(self, bytes rest) except -1
-    cdef int choose_mode(self, int res, uint32_t flags) except -1
+    cdef int count_full_reads(self, int res, uint32_t flags) except -1
+    cdef int count_small_reads(self, size_t size) except -1
     cdef int deliver(self) except -1
+    cdef int pull(self) except -1
     cdef int deliver_data(self) except -1
     cdef int deliver_buffered(self, bytes data) except -1
     cdef int deliver_eof(self) except -1

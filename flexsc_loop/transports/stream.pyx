@@ -26,8 +26,8 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
-    ECANCELED, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
+    CALL_POLL, CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_MORE, EAGAIN, ECANCELED, EINTR,
+    ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
 )
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
@@ -41,6 +41,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
+        MSG_DONTWAIT
         MSG_WAITALL
         MSG_NOSIGNAL
         SHUT_RDWR
@@ -50,8 +51,17 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
         unsigned short sa_family
     int shutdown(int fd, int how)
+    ssize_t recv(int fd, void* buffer, size_t size, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLRDHUP
+
+cdef extern from "<errno.h>" nogil:
+    int errno
 
 cdef enum:
     KIB = 1024
@@ -63,6 +73,7 @@ cdef enum:
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
     HIGH_WATER = 64 * 1024
+    HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
 
 
 cdef object call_for(object context, object callback):
@@ -91,42 +102,26 @@ cdef object readable(bytes raw):
 
 
 cdef class Receive(Operation):
-    """Receives for one connection: again and again into pool buffers, or once straight into new bytes."""
+    """Receives for one connection: again and again into pool buffers, or a wait until large reads are worth a try.
+
+    Large reads are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
+    on, while it is in the cache.
+    """
 
     cdef int prepare(self) except -1:
         cdef Stream stream = self.stream
-        if not stream.direct:
-            return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0,
-                                      ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
-        if self.target == NULL:
-            self.target = new_bytes(NULL, stream.direct_size)
-            self.room = stream.direct_size
-        return stream.page.submit(self, CALL_RECV, stream.fd, PyBytes_AS_STRING(<bytes> self.target), self.room, 0, 0,
-                                  ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
-
-    cdef bytes take_target(self, int res):
-        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of little."""
-        cdef bytes data
-        if 2 * <size_t> res < self.room:
-            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
-        if <size_t> res < self.room:
-            _PyBytes_Resize(&self.target, res)
-        data = <bytes> self.target
-        self.drop_target()
-        return data
-
-    cdef int drop_target(self) except -1:
-        Py_XDECREF(self.target)
-        self.target = NULL
-        return 0
+        self.polls = stream.direct
+        if self.polls:
+            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP, ENTRY_OWNED)
+        return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         if self.stream is None:
             return 0
+        if self.polls and res > 0:
+            self.stream.readable = True
+            return self.stream.wake_up()
         return self.stream.received(res, flags)
-
-    def __dealloc__(self):
-        Py_XDECREF(self.target)
 
 
 cdef class Send(Operation):
@@ -282,22 +277,18 @@ cdef class Stream(Endpoint):
 
     cdef int arm(self) except -1:
         """Have a receive in flight, if reading is wanted."""
-        if (self.receive.user_data == 0 and self.state == OPEN and not self.paused and not self.finished
-                and not self.came_eof and self.came_error == 0):
-            self.receive.prepare()
-        return 0
+        if (self.receive.user_data != 0 or self.state != OPEN or self.paused or self.finished
+                or self.came_eof or self.came_error):
+            return 0
+        return self.wake_up() if self.readable else self.receive.prepare()
 
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
         if res > 0:
-            if flags & COMPLETION_BUFFER:
-                data = self.page.take_buffer(res, flags)
-            else:
-                data = self.receive.take_target(res)
-            self.expect_more = flags & COMPLETION_NONEMPTY
+            data = self.page.take_buffer(res, flags)
             if self.state != OPEN:
                 return self.wake_up()
-            self.choose_mode(res, flags)
+            self.count_full_reads(res, flags)
             self.keep_data(data)
             if self.paused and self.receive.user_data != 0:
                 self.page.cancel(self.receive)
@@ -319,29 +310,29 @@ cdef class Stream(Endpoint):
             self.inbox = [self.inbox, data]
         return 0
 
-    cdef int choose_mode(self, int res, uint32_t flags) except -1:
-        """Large reads go straight into bytes, small ones through the pool."""
-        if not self.direct:
-            self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
-            if self.full_reads >= FULL_READS_FOR_DIRECT:
-                self.direct = True
-                self.direct_size = DIRECT_LEAST
-                self.full_reads = self.small_reads = 0
-                if flags & COMPLETION_MORE:
-                    self.page.cancel(self.receive)
-            return 0
-        if flags & COMPLETION_BUFFER:
-            return 0
-        if <size_t> res == self.direct_size and self.direct_size < DIRECT_MOST:
+    cdef int count_full_reads(self, int res, uint32_t flags) except -1:
+        """Reads that fill pool buffers: large reads from now on."""
+        self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
+        if self.full_reads >= FULL_READS_FOR_DIRECT:
+            self.direct = True
+            self.direct_size = DIRECT_LEAST
+            self.full_reads = self.small_reads = 0
+            if flags & COMPLETION_MORE:
+                self.page.cancel(self.receive)
+        return 0
+
+    cdef int count_small_reads(self, size_t size) except -1:
+        """Large reads: larger ones if they are filled, back to the pool if they bring little."""
+        if size == self.direct_size and self.direct_size < DIRECT_MOST:
             self.direct_size *= 2
-            self.receive.drop_target()
-        self.small_reads = self.small_reads + 1 if <uint32_t> res < self.page.pool.buffer_size else 0
+        self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
             self.direct = False
-            self.receive.drop_target()
         return 0
 
     cdef int deliver(self) except -1:
+        if self.readable and not self.paused and self.inbox is None:
+            self.pull()
         if not self.paused and self.inbox is not None:
             self.deliver_data()
         if self.paused or self.state != OPEN or self.inbox is not None:
@@ -352,6 +343,25 @@ cdef class Stream(Endpoint):
             self.deliver_eof()
         else:
             self.arm()
+        return 0
+
+    cdef int pull(self) except -1:
+        """Read once, as much as is there up to `direct_size`, into the inbox."""
+        cdef PyObject* target = new_bytes(NULL, self.direct_size)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes> target), self.direct_size, MSG_DONTWAIT)
+        cdef int error = errno
+        self.readable = <size_t> count == self.direct_size
+        if count > 0:
+            if not self.readable:
+                _PyBytes_Resize(&target, count)
+            self.inbox = <bytes> target
+        Py_XDECREF(target)
+        if count < 0 and error != EAGAIN and error != EINTR:
+            self.came_error = error
+        elif count == 0:
+            self.came_eof = True
+        elif count > 0:
+            self.count_small_reads(count)
         return 0
 
     cdef int deliver_data(self) except -1:
@@ -460,6 +470,8 @@ cdef class Stream(Endpoint):
     cdef int after_write(self) except -1:
         if not self.written and (self.send is None or self.send.user_data == 0):
             self.wants_flush()
+        if self.unsent >= HEAVY:
+            self.turn.heavy = True
         if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
@@ -640,7 +652,8 @@ cdef class Stream(Endpoint):
             self.paused = False
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
-            if self.inbox is not None or self.came_eof or self.came_error or self.receive.user_data == 0:
+            if (self.inbox is not None or self.came_eof or self.came_error or self.readable
+                    or self.receive.user_data == 0):
                 self.wake_up()
         return 0
 

@@ -78,6 +78,7 @@ cdef class Turn:
     cdef size_t timers_cancelled
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
+    cdef bint heavy                  # much has been written
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping

@@ -59,6 +59,7 @@ cdef enum:
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
+    THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
 
 cdef object Future = futures.Future
@@ -268,7 +269,7 @@ cdef class Turn:
 
     def _use_page(self, Page page):
         self.page = page
-        self.flush_at = 1 if page.eager else OWN_FLUSH_AT
+        self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _forget_everything(self):
         self.forget_everything()
@@ -368,8 +369,16 @@ cdef class Turn:
         return 0
 
     cdef int publish_if_many(self) except -1:
-        """No reply waits for more than so many others; with a syscall thread, for none."""
-        if self.dirty_count >= self.flush_at:
+        """No reply waits for more than so many others, or behind much data; with an idle syscall thread, for none."""
+        if self.dirty_count == 0:
+            return 0
+        if self.heavy:
+            self.heavy = False
+            self.flush_dirty()
+            self.page.publish()
+            # What has been sent is freed now, so that the next takes its place in the cache.
+            self.page.reap()
+        elif self.dirty_count >= self.flush_at or (self.page.eager and self.page.hungry()):
             self.flush_dirty()
             self.page.publish()
         return 0

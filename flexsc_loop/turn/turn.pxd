@@ -30,6 +30,11 @@ cdef extern from "timers.h":
     void timers_free(flexsc_timers* timers) noexcept
 
 
+cdef extern from "ticks.h":
+    uint64_t ticks_now() noexcept
+    uint64_t ticks_in_200_us() noexcept
+
+
 cdef enum:
     SPARE_HANDLES = 512
 
@@ -79,6 +84,7 @@ cdef class Turn:
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
     cdef bint heavy                  # much has been written
+    cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
@@ -94,7 +100,8 @@ cdef class Turn:
     cdef int one_turn(self) except -1
     cdef int run_arrived(self) except -1
     cdef int run_handles(self) except -1
-    cdef int publish_if_many(self) except -1
+    cdef int publish_if_due(self) except -1
+    cdef int publish_now(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1

@@ -344,7 +344,7 @@ cdef class Turn:
                 endpoint.run(self)
             if backlog == 0 and queue_count(&self.ready):
                 self.run_handles()
-            self.publish_if_many()
+            self.publish_if_due()
         return 0
 
     cdef int run_handles(self) except -1:
@@ -365,22 +365,27 @@ cdef class Turn:
                     self.retire(handle)
                 else:
                     handle._callback = handle._args = None
-            self.publish_if_many()
+            self.publish_if_due()
         return 0
 
-    cdef int publish_if_many(self) except -1:
-        """No reply waits for more than so many others, or behind much data; with an idle syscall thread, for none."""
+    cdef int publish_if_due(self) except -1:
+        """No reply waits for many others, for a slow handler or behind much data; with an idle syscall thread, for none."""
         if self.dirty_count == 0:
             return 0
         if self.heavy:
-            self.heavy = False
-            self.flush_dirty()
-            self.page.publish()
+            self.publish_now()
             # What has been sent is freed now, so that the next takes its place in the cache.
             self.page.reap()
-        elif self.dirty_count >= self.flush_at or (self.page.eager and self.page.hungry()):
-            self.flush_dirty()
-            self.page.publish()
+        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_200_us()
+                or (self.page.eager and self.page.hungry())):
+            self.publish_now()
+        return 0
+
+    cdef int publish_now(self) except -1:
+        self.heavy = False
+        self.flush_dirty()
+        self.page.publish()
+        self.published_at = ticks_now()
         return 0
 
     cdef int retire(self, Handle handle) except -1:
@@ -530,6 +535,7 @@ cdef class Turn:
                 self.sleeping = False
             self.page.reap()
             PyErr_CheckSignals()
+        self.published_at = ticks_now()
         self.due_timers()
         return self.run_arrived()
 

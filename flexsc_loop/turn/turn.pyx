@@ -369,7 +369,7 @@ cdef class Turn:
         return 0
 
     cdef int publish_if_due(self) except -1:
-        """No reply waits for many others, for a slow handler or behind much data; with an idle syscall thread, for none."""
+        """No reply waits for many others, a slow handler or much data; with an idle syscall thread, for nothing."""
         if self.dirty_count == 0:
             return 0
         if self.heavy:

@@ -4,18 +4,13 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from flexsc_loop.syscalls.operation import Operation
-from flexsc_loop.turn.turn import Endpoint, Turn
+from flexsc_loop.transports.outgoing import Outgoing
+from flexsc_loop.turn.turn import Turn
 
 @disjoint_base
 class ReceiveFrom(Operation): ...
 @disjoint_base
-class Writable(Operation): ...
-@disjoint_base
-class SendTo(Operation): ...
-
-@disjoint_base
-class Datagrams(Endpoint):
-    def try_again(self) -> None: ...
+class Datagrams(Outgoing): ...
 
 class DatagramTransport(asyncio.DatagramTransport):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...

@@ -1,18 +1,14 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: datagram endpoints, UDP and Unix sockets.
 
-Owns: the endpoint's socket from here until `connection_lost`, what was received and not delivered, what was sent and
-the kernel has not taken.  Imports: addresses, stream, page, operation, turn.
+Owns: the endpoint's socket from here until `connection_lost`, what was received and not delivered.  Imports: addresses,
+outgoing, stream, page, operation, turn.
 
-Receiving: one operation completes again and again, each time with a whole datagram in a large pool buffer.  Sending:
-what a turn sends leaves at its end.  Where the loop's own thread serves the page, that is one sendmmsg(2), which keeps
-the order even when the socket is full, and costs less than an entry for each datagram.  With a syscall thread, linked
-entries do the same from its core.
+One operation completes again and again, each time with a whole datagram in a large pool buffer.
 """
 import asyncio
 import os
 import socket as socket_module
-import sys
 import warnings
 from asyncio import constants, trsock
 from asyncio.log import logger
@@ -21,20 +17,17 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uint32_t, uintptr_t
-from libc.string cimport memset
+from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_POLL, CALL_RECVMSG, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_BUFFER_SHIFT, DATAGRAM_MOST, EAGAIN, EBADF,
-    ECANCELED, ENOBUFS, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, flexsc_datagram,
-    pool_buffer, pool_give, pool_grow,
+    CALL_RECVMSG, COMPLETION_BUFFER, COMPLETION_BUFFER_SHIFT, DATAGRAM_MOST, EAGAIN, EBADF, ECANCELED, ENOBUFS,
+    ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, flexsc_datagram, pool_buffer, pool_give, pool_grow,
 )
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
-from flexsc_loop.transports.stream cimport CLOSED, CLOSING, OPEN, call_for, hold_socket, release_socket
-from flexsc_loop.turn.turn cimport (
-    Endpoint, Turn, call_in, monotonic, queue_count, queue_free, queue_peek, queue_pop, queue_push,
-)
+from flexsc_loop.transports.outgoing cimport Outgoing
+from flexsc_loop.transports.stream cimport CLOSED, CLOSING, OPEN, hold_socket, release_socket
+from flexsc_loop.turn.turn cimport Turn, call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
 
 
 cdef extern from "Python.h":
@@ -50,27 +43,16 @@ cdef extern from "<errno.h>" nogil:
         EMSGSIZE
         ENOTSOCK
 
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLOUT
-
 cdef extern from "<sys/socket.h>" nogil:
     enum:
-        MSG_NOSIGNAL
         MSG_TRUNC
         AF_UNIX
 
 cdef enum:
-    HIGH_WATER = 64 * 1024
     INET_NAME = 28                   # the sockaddr of IPv6, and more than that of IPv4
     LOOK_AT_CLOCK = 8                # datagrams that are delivered before the clock is looked at
-    BY_SOCKET = 1                    # lowest bit of a queued name: not a sockaddr, but what the program said
 
 cdef double DELIVERY_S = 0.0005      # so long before others get their turn
-cdef double RETRY_LEAST = 0.001
-cdef double RETRY_MOST = 0.05
-# What a queued datagram counts for besides its payload, as in asyncio.
-cdef size_t HEADER_SIZE = 8 if sys.version_info >= (3, 13) else 0
 cdef tuple FAMILIES = (socket_module.AF_INET, socket_module.AF_INET6, socket_module.AF_UNIX)
 cdef tuple TYPES = (socket_module.SOCK_DGRAM, socket_module.SOCK_RAW)
 
@@ -88,52 +70,15 @@ cdef class ReceiveFrom(Operation):
         return self.endpoint.received(res, flags)
 
 
-cdef class Writable(Operation):
-    """Waits until a full socket has room again."""
-
-    cdef int prepare(self) except -1:
-        return self.endpoint.page.submit(self, CALL_POLL, self.endpoint.fd, NULL, 0, 0, POLLOUT, ENTRY_OWNED)
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.endpoint is None:
-            return 0
-        return self.endpoint.room(res)
-
-
-cdef class SendTo(Operation):
-    """Sends one datagram."""
-
-    cdef int prepare(self, uint32_t flags) except -1:
-        self.payload.iov_base = PyBytes_AS_STRING(self.data)
-        self.payload.iov_len = PyBytes_GET_SIZE(self.data)
-        memset(&self.header, 0, sizeof(self.header))
-        self.header.msg_iov = &self.payload
-        self.header.msg_iovlen = 1
-        if self.name is not None:
-            self.header.msg_name = PyBytes_AS_STRING(self.name)
-            self.header.msg_namelen = <unsigned int> PyBytes_GET_SIZE(self.name)
-        return self.endpoint.page.submit(self, CALL_SENDMSG, self.endpoint.fd, &self.header, 1, 0, MSG_NOSIGNAL,
-                                         ENTRY_OWNED | flags)
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        self.result = res
-        return self.endpoint.landed()
-
-
 @cython.no_gc_clear  # the queues' references are not the collector's to drop
-cdef class Datagrams(Endpoint):
+cdef class Datagrams(Outgoing):
     """One endpoint.  What asyncio's contract calls a transport is `DatagramTransport`, which holds one of these."""
 
-    def __cinit__(self):
-        self.fd = -1
-
     def __dealloc__(self):
-        self.drop_outbox()
         while queue_count(&self.inbox):
             item = <object> queue_pop(&self.inbox)
             Py_DECREF(item)
         queue_free(&self.inbox)
-        queue_free(&self.outbox)
         if self.fd < 0:
             return
         try:
@@ -309,233 +254,6 @@ cdef class Datagrams(Endpoint):
                 self.enqueue(<bytes> data, address, False)
         return self.after_write()
 
-    cdef int lost_write(self) except -1:
-        if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-            logger.warning("socket.send() raised exception.")
-        self.writes_lost += 1
-        return 0
-
-    cdef int enqueue(self, bytes data, object name, bint as_it_is) except -1:
-        """Queue a datagram.  name: a sockaddr as bytes, or None on a connected socket, or (not as it is) an address
-        that only Python's socket module understands."""
-        cdef uintptr_t tagged = <uintptr_t> <void*> name
-        if not as_it_is:
-            tagged |= BY_SOCKET
-        if not queue_push(&self.outbox, <void*> data):
-            raise MemoryError
-        if not queue_push(&self.outbox, <void*> tagged):
-            self.outbox.tail -= 1
-            raise MemoryError
-        Py_INCREF(data)
-        Py_INCREF(name)
-        self.unsent += PyBytes_GET_SIZE(data) + HEADER_SIZE
-        return 0
-
-    cdef int after_write(self) except -1:
-        if self.flying or self.retry is not None or self.writable.user_data != 0:
-            pass  # sent when that has ended
-        elif not self.by_page and (self.unsent > self.high or queue_count(&self.outbox) >= 2 * DATAGRAMS_AT_ONCE):
-            self.send_from_here()
-        elif not self.written:
-            self.wants_flush()
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
-        return 0
-
-    cdef int flush(self) except -1:
-        if (queue_count(&self.outbox) == 0 or self.flying or self.retry is not None or self.writable.user_data != 0
-                or self.page.closed):
-            return 0
-        return self.take_off() if self.by_page else self.send_from_here()
-
-    cdef int send_from_here(self) except -1:
-        """Send until nothing is left or the socket is full."""
-        while queue_count(&self.outbox):
-            if <uintptr_t> queue_peek(&self.outbox, 1) & BY_SOCKET:
-                if not self.send_by_socket():
-                    break
-            elif not self.send_batch():
-                return self.wait_for_room()
-            self.lied_to = False
-        return self.sent()
-
-    cdef bint send_batch(self) except -1:
-        """Send what is next, in one call.  Returns whether the socket took any."""
-        cdef datagram_batch batch
-        cdef size_t at = 0, count = queue_count(&self.outbox)
-        cdef void* data
-        cdef void* name
-        cdef unsigned int sent
-        cdef int error = 0
-        batch.count = 0
-        while at < count and batch.count < DATAGRAMS_AT_ONCE:
-            data = queue_peek(&self.outbox, at)
-            name = queue_peek(&self.outbox, at + 1)
-            if <uintptr_t> name & BY_SOCKET:
-                break
-            if name == <void*> None:
-                datagrams_add(&batch, PyBytes_AS_STRING(<object> data), PyBytes_GET_SIZE(<object> data), NULL, 0)
-            else:
-                datagrams_add(&batch, PyBytes_AS_STRING(<object> data), PyBytes_GET_SIZE(<object> data),
-                              PyBytes_AS_STRING(<object> name), PyBytes_GET_SIZE(<object> name))
-            at += 2
-        sent = datagrams_send(self.fd, &batch, self.connected, &self.page.direct_calls, &error)
-        for _ in range(sent):
-            self.take_out()
-        if error == 0:
-            return True
-        if error == EAGAIN:
-            return sent > 0
-        self.take_out()
-        self.note_error(OSError(error, os.strerror(error)))
-        return True
-
-    cdef bint send_by_socket(self) except -1:
-        """Send what is next to an address that only Python's socket module understands.  False: no more now."""
-        data = <object> queue_peek(&self.outbox, 0)
-        address = <object> <void*> (<uintptr_t> queue_peek(&self.outbox, 1) & ~<uintptr_t> BY_SOCKET)
-        self.page.direct_calls += 1
-        try:
-            self.sock.sendto(data, address)
-        except (BlockingIOError, InterruptedError):
-            self.wait_for_room()
-            return False
-        except OSError as error:
-            self.note_error(error)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.fatal(error, "Fatal write error on datagram transport")
-            return False
-        self.take_out()
-        return True
-
-    cdef int take_out(self) except -1:
-        """Drop the first datagram of the outbox: it was sent, or can't be."""
-        cdef void* data = queue_pop(&self.outbox)
-        cdef uintptr_t tagged = <uintptr_t> queue_pop(&self.outbox)
-        self.unsent -= PyBytes_GET_SIZE(<object> data) + HEADER_SIZE
-        Py_DECREF(<object> data)
-        Py_DECREF(<object> <void*> (tagged & ~<uintptr_t> BY_SOCKET))
-        return 0
-
-    cdef int wait_for_room(self) except -1:
-        """The socket is full.
-
-        A Unix socket that is not connected is writable even while the receiver's queue is full, and nothing tells when
-        it is not any more: then try again a little later.
-        """
-        if not self.lied_to:
-            self.writable.prepare()
-            return self.sent()
-        self.retry_delay = min(2 * self.retry_delay, RETRY_MOST)
-        self.retry = self.turn.call_later(self.retry_delay, self.try_again)
-        return self.sent()
-
-    cdef int room(self, int res) except -1:
-        """The wait for room has ended.  Bookkeeping only."""
-        if self.page.closed or self.dropping:
-            return self.wake_up()
-        if res > 0:
-            self.lied_to = True
-            self.retry_delay = RETRY_LEAST / 2
-        return self.wants_flush()
-
-    def try_again(self):
-        """Send what did not fit."""
-        self.retry = None
-        if self.state != CLOSED:
-            self.flush()
-
-    # With a syscall thread.
-
-    cdef int take_off(self) except -1:
-        """Submit what is next, linked, so that order is kept even if the socket is full."""
-        cdef SendTo op
-        cdef unsigned int count = 0
-        cdef void* name
-        while queue_count(&self.outbox) and <uintptr_t> queue_peek(&self.outbox, 1) & BY_SOCKET:
-            if not self.send_by_socket():
-                return 0
-        while queue_count(&self.outbox) and count < DATAGRAMS_AT_ONCE:
-            name = queue_peek(&self.outbox, 1)
-            if <uintptr_t> name & BY_SOCKET:
-                break
-            op = self.spare.pop() if self.spare else SendTo.__new__(SendTo)
-            op.endpoint = self
-            # The references go from the queue to the operation.
-            op.data = <bytes> queue_pop(&self.outbox)
-            Py_DECREF(op.data)
-            op.name = <bytes> queue_pop(&self.outbox)
-            Py_DECREF(op.name)
-            self.flight.append(op)
-            count += 1
-        return self.submit_flight()
-
-    cdef int submit_flight(self) except -1:
-        cdef unsigned int count = len(self.flight), i
-        if count == 0:
-            return self.sent()
-        self.page.make_room(count)
-        self.flying = count
-        for i in range(count):
-            (<SendTo> self.flight[i]).prepare(ENTRY_LINK if i + 1 < count else 0)
-        return 0
-
-    cdef int landed(self) except -1:
-        """One of the flight has completed.  Bookkeeping only."""
-        cdef SendTo op
-        self.flying -= 1
-        if self.flying:
-            return 0
-        flight, self.flight = self.flight, []
-        for op in flight:
-            if (op.result == -ECANCELED or op.result == -EAGAIN) and not self.dropping and not self.page.closed:
-                # One before it has failed, or the page is being replaced.
-                self.flight.append(op)
-                continue
-            if op.result < 0 and not self.dropping:
-                self.note_error(OSError(-op.result, os.strerror(-op.result)))
-            self.unsent -= PyBytes_GET_SIZE(op.data) + HEADER_SIZE
-            op.endpoint = op.data = op.name = None
-            if len(self.spare) < DATAGRAMS_AT_ONCE:
-                self.spare.append(op)
-        return self.submit_flight()
-
-    cdef int sent(self) except -1:
-        """Something has been sent, or can't be just now.  Bookkeeping only."""
-        if self.state == CLOSING or self.protocol_paused:
-            self.wake_up()
-        if queue_count(&self.outbox) and not self.flying and not self.written and self.retry is None and (
-                self.writable.user_data == 0 and not self.page.closed):
-            self.wants_flush()
-        return 0
-
-    cdef int drop_outbox(self) except -1:
-        while queue_count(&self.outbox):
-            self.take_out()
-        return 0
-
-    cdef int pause_protocol(self) except -1:
-        self.protocol_paused = True
-        try:
-            self.protocol.pause_writing()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("protocol.pause_writing() failed", error)
-        return 0
-
-    cdef int resume_protocol(self) except -1:
-        self.protocol_paused = False
-        try:
-            call_for(self.context, self.protocol.resume_writing)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("protocol.resume_writing() failed", error)
-        return 0
-
     # ---- ending
 
     cdef int close(self) except -1:
@@ -551,32 +269,18 @@ cdef class Datagrams(Endpoint):
 
     cdef int force_close(self, object error) except -1:
         """End now; what was not sent is dropped."""
-        cdef SendTo op
         if self.state == CLOSED or self.dropping:
             return 0
         self.dropping = True
         if self.error is None:
             self.error = error
         self.close()
-        self.drop_outbox()
-        if self.retry is not None:
-            self.retry.cancel()
-            self.retry = None
-        if self.writable.user_data != 0:
-            self.page.cancel(self.writable)
-        for op in self.flight:
-            if op.user_data != 0:
-                self.page.cancel(op)
+        self.drop_unsent()
         return self.wake_up()
-
-    cdef bint busy(self) noexcept:
-        """Whether something is in flight, or still to be sent."""
-        return (self.receive.user_data != 0 or self.writable.user_data != 0 or self.flying != 0
-                or self.retry is not None)
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
-        if self.busy():
+        if self.busy() or self.receive.user_data != 0:
             return 0
         if queue_count(&self.outbox):
             return self.wants_flush()
@@ -619,11 +323,6 @@ cdef class Datagrams(Endpoint):
             self.complain(message, error)
         return self.force_close(error)
 
-    cdef int complain(self, str message, object error) except -1:
-        self.turn.call_exception_handler({
-            "message": message, "exception": error, "transport": self.facade, "protocol": self.protocol})
-        return 0
-
     # ---- what the transport passes on
 
     cdef int pause_reading(self) except -1:
@@ -641,19 +340,6 @@ cdef class Datagrams(Endpoint):
                 logger.debug("%r resumes reading", self.facade)
             if queue_count(&self.inbox) or self.receive.user_data == 0:
                 self.wake_up()
-        return 0
-
-    cdef int set_limits(self, object high, object low) except -1:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high = high
-        self.low = low
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
         return 0
 
     cdef str describe(self):
@@ -699,23 +385,16 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     core.address = address
     core.waiter = waiter
     core.context = PyContext_CopyCurrent()
-    core.high = HIGH_WATER
-    core.low = HIGH_WATER // 4
     core.fresh = True
     core.connected = is_connected(sock)
     core.extra = {"socket": trsock.TransportSocket(sock), "sockname": name_of(sock.getsockname),
                   "peername": name_of(sock.getpeername), **(extra or {})}
     core.book = AddressBook(sock.family)
     core.by_page = turn.page.eager and sock.family != AF_UNIX
-    core.flight = []
-    core.spare = []
     core.receive = ReceiveFrom.__new__(ReceiveFrom)
     core.receive.endpoint = core
     core.receive.retractable = True
     core.receive.header.msg_namelen = ADDRESS_MOST if sock.family == AF_UNIX else INET_NAME
-    core.writable = Writable.__new__(Writable)
-    core.writable.endpoint = core
-    core.writable.retractable = True
     transport = DatagramTransport.__new__(DatagramTransport)
     transport._core = core
     core.facade = transport

@@ -14,6 +14,8 @@ cdef extern from "<sys/uio.h>":
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
+        void* msg_name
+        unsigned int msg_namelen
         iovec* msg_iov
         size_t msg_iovlen
 

@@ -16,7 +16,10 @@ import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVarTuple, cast
+
+from flexsc_loop.transports.datagram import make_datagram_transport, suitable
+from flexsc_loop.turn.turn import Turn
 
 _Unix: Any = unix_events._UnixSelectorEventLoop
 _Ts = TypeVarTuple("_Ts")
@@ -180,11 +183,13 @@ class Files(_Host):
 
 
 class Datagrams(_Host):
-    """asyncio's datagram transport on our readiness."""
+    """Datagram endpoints: our own transport, and asyncio's on our readiness for rare families (netlink, for example)."""
 
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
+        if suitable(sock):
+            return make_datagram_transport(cast(Turn, self), sock, protocol, address, waiter, extra)
         return selector_events._SelectorDatagramTransport(  # type: ignore[attr-defined]
             self, sock, protocol, address, waiter, extra
         )

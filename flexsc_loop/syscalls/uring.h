@@ -201,6 +201,12 @@ static inline struct uring_sqe *uring_next_sqe(struct uring *ring)
     return sqe;
 }
 
+/* How many SQEs can be filled now. */
+static inline uint32_t uring_room(const struct uring *ring)
+{
+    return ring->sq_entries - (ring->sqe_tail - atomic_load_explicit(ring->sq_head, memory_order_acquire));
+}
+
 static inline uint32_t uring_unpublished(const struct uring *ring)
 {
     return ring->sqe_tail - ring->sqe_published;

@@ -68,6 +68,9 @@ void flexsc_page_close(struct flexsc_page *page);
 /* The pool for ENTRY_POOL: `slots` (a power of two) places at `ring`.  Call before the first receive. */
 void flexsc_page_set_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots);
 
+/* Likewise the pool that a multishot CALL_RECVMSG takes its buffers from; call before the first of them. */
+void flexsc_page_set_datagram_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots);
+
 /* ---- the loop's side ---- */
 
 /* A FREE entry, zeroed but for its status; NULL when there is no memory.  More memory is taken as needed. */

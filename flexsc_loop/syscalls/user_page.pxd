@@ -21,6 +21,7 @@ cdef extern from "user_page.h":
     flexsc_page* flexsc_page_open(unsigned completions) nogil
     void flexsc_page_close(flexsc_page* page) nogil
     void flexsc_page_set_pool(flexsc_page* page, flexsc_pool_slot* ring, unsigned slots)
+    void flexsc_page_set_datagram_pool(flexsc_page* page, flexsc_pool_slot* ring, unsigned slots)
     flexsc_entry* flexsc_entry_take(flexsc_page* page) noexcept
     void flexsc_entry_give(flexsc_page* page, flexsc_entry* entry) noexcept
     void flexsc_page_submit(flexsc_page* page, flexsc_entry* entry) noexcept

@@ -13,6 +13,8 @@ cdef extern from "<sys/uio.h>":
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
+        void* msg_name
+        unsigned int msg_namelen
         iovec* msg_iov
         size_t msg_iovlen
 
@@ -126,4 +128,7 @@ cdef class Stream(Endpoint):
     cdef str describe(self)
 
 
+cdef object call_for(object context, object callback)
+cdef int hold_socket(object sock) except -1
+cdef int release_socket(object sock) except? -1
 cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock)

@@ -10,6 +10,7 @@ cdef extern from "queue.h":
 
     size_t queue_count(const flexsc_queue* queue) noexcept
     bint queue_push(flexsc_queue* queue, void* item) noexcept
+    void* queue_peek(const flexsc_queue* queue, size_t ahead) noexcept
     void* queue_pop(flexsc_queue* queue) noexcept
     void queue_free(flexsc_queue* queue) noexcept
 

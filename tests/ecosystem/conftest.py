@@ -16,9 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks import databases
 from programs import Program
 from support import Way, eventually
+
+from benchmarks import databases
 
 PR_SET_CHILD_SUBREAPER = 36
 

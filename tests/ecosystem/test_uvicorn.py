@@ -6,9 +6,10 @@ import socket
 import threading
 
 import pytest
-from benchmarks.databases import free_port
 from programs import check_facts, fetch, fetch_json, module
 from support import digest, eventually, payload
+
+from benchmarks.databases import free_port
 
 pytest.importorskip("uvicorn")
 

@@ -1,4 +1,4 @@
-"""Floor 5: a gunicorn worker that serves aiohttp applications: `gunicorn -k flexsc_loop.gunicorn:FlexSCWebWorker`.
+"""Floor 5: a gunicorn worker that serves aiohttp applications: `gunicorn -k flexsc_loop.gunicorn.FlexSCWebWorker`.
 
 Imports gunicorn and aiohttp, which are not otherwise needed; nothing else in the package imports this module.
 """

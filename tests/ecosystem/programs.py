@@ -85,6 +85,11 @@ class Program:
             raise AssertionError(f"did not end:\n{self.text()}") from None
 
 
+def serve(command: Sequence[str], log: Path) -> Program:
+    """A program that is on another loop than the one under test."""
+    return Program(command, log, {})
+
+
 def module(name: str, *arguments: object) -> list[str]:
     """The command that runs a module of this interpreter."""
     return [sys.executable, "-m", name, *map(str, arguments)]

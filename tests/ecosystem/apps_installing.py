@@ -1,7 +1,8 @@
 """`apps.plain` for servers that ask the policy for their loop, and import the application before that."""
 
-import flexsc_loop
 from apps import plain
+
+import flexsc_loop
 
 flexsc_loop.install()
 

@@ -6,11 +6,11 @@ import asyncio
 import os
 import sys
 
-import flexsc_loop
 from aiohttp import WSMsgType, web
 from facts import facts
 from support import digest
 
+import flexsc_loop
 
 if "LOOP_IN_THE_MASTER" in os.environ:
     # With --preload: the workers inherit it, and its file descriptors.

@@ -51,6 +51,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self._closed = True
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._unix_server_sockets = {}
+        self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
         self._csock = self._ssock = None
         self.choice = choose(wanted.pages, wanted.threads, measures)
@@ -115,6 +116,25 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
              "thread_cpu_ns"), 0)
         return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters()}
 
+    # ---- servers
+
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        """Serve on a host and port or on a socket that is given.  Source: asyncio.loop.create_server.
+
+        A given socket may be served by other processes as well (gunicorn's workers, say): they share its connections.
+        """
+        self._note_given(options.get("sock"))
+        return await asyncio.BaseEventLoop.create_server(self, protocol_factory, host, port, **options)
+
+    async def create_unix_server(self, protocol_factory: Any, path: Any = None, **options: Any) -> Any:
+        """Serve on a Unix socket: on a path, or one that is given.  Source: asyncio.loop.create_unix_server."""
+        self._note_given(options.get("sock"))
+        return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
+
+    def _note_given(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            self._given_listeners.add(sock)
+
     # ---- what the inherited code calls
 
     def _start_serving(
@@ -129,7 +149,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
                 ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
 
         set_nodelay(sock)
-        Listener(self, sock, protocol_factory, make if sslcontext else None, server)
+        Listener(self, sock, protocol_factory, make if sslcontext else None, server, sock in self._given_listeners)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         path = sock.getsockname() if sock in self._unix_server_sockets else None

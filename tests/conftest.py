@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "ours: tests something that asyncio's own loop does not have",
         "slow: long; in full length only with --soak",
+        "one_way: runs in one way only: the default one, or the first that --way names",
     ):
         config.addinivalue_line("markers", line)
     if not config.getoption("stdlib"):  # asyncio's own transports sometimes fail in __del__
@@ -38,15 +39,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-def chosen_ways(config: pytest.Config) -> list[str]:
+def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
     if config.getoption("stdlib"):
         return ["stdlib"]
-    return config.getoption("way") or [name for name, way in WAYS.items() if way.ours]
+    given = config.getoption("way")
+    if one:
+        return (given or ["auto"])[:1]
+    return given or [name for name, way in WAYS.items() if way.ours and name != "auto"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
-        metafunc.parametrize("way", chosen_ways(metafunc.config), indirect=True)
+        one = metafunc.definition.get_closest_marker("one_way") is not None
+        metafunc.parametrize("way", chosen_ways(metafunc.config, one=one), indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -91,6 +91,7 @@ class Way:
 
 
 WAYS = {
+    "auto": Way("auto", "auto", "auto"),
     "kernel-own": Way("kernel-own", "kernel", "off"),
     "kernel-sqpoll": Way("kernel-sqpoll", "kernel", str(spare_cpu())),
     "user-own": Way("user-own", "user", "off"),

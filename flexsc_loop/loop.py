@@ -24,6 +24,7 @@ from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
 from flexsc_loop.transports.stream import count_streams, make_transport
+from flexsc_loop.turn.executor import Executor, Executors
 
 logger = logging.getLogger("flexsc_loop")
 
@@ -34,7 +35,7 @@ _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
-class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
+class Loop(SocketTurn, Executors, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
     """An asyncio event loop whose system calls go through a syscall page.
 
     pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given
@@ -95,6 +96,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         if not self.page.closed:
             self._drop_signals()
         asyncio.BaseEventLoop.close(self)
+        self._jobs = None
         self._forget_sockets()
         for owner in list(self.owned.values()):
             if isinstance(owner, Listener):
@@ -203,6 +205,8 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
+        if isinstance(self._default_executor, Executor):
+            self._default_executor._forget()
 
 
 def _keep_heap() -> None:

@@ -22,6 +22,11 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_websocket(host, port)
 
+    async def static(host: str, port: int) -> int:
+        from benchmarks.servers import web
+
+        return await web.start_static(host, port)
+
     async def app(host: str, port: int) -> int:
         from benchmarks.servers import web
 
@@ -30,6 +35,7 @@ def starters() -> dict[str, Starter]:
     return {
         "hello": hello,
         "app": app,
+        "static": static,
         "websocket": websocket,
         "echo": echo.start_protocol,
         "streams": echo.start_streams,

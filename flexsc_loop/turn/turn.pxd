@@ -87,6 +87,8 @@ cdef class Turn:
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
+    cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
+    cdef bint inside                 # in `_run_turns`
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef public bint _closed
@@ -110,6 +112,7 @@ cdef class Turn:
     cdef int compact_timers(self) except -1
     cdef int64_t patience(self) noexcept
     cdef int flush_dirty(self) except -1
+    cdef int hand_over(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

@@ -277,6 +277,7 @@ cdef class Turn:
     cdef int forget_everything(self) except -1:
         """Drop all that waits to be run or flushed."""
         cdef Handle handle
+        self.jobs = None
         self.drop_queue(&self.ready)
         self.drop_queue(&self.arrived)
         while self.timers.count:
@@ -464,6 +465,15 @@ cdef class Turn:
             self.dirty_count -= at
         return 0
 
+    cdef int hand_over(self) except -1:
+        """Jobs for other threads go last: whoever does them gets the GIL for a moment."""
+        cdef Endpoint jobs = self.jobs
+        self.jobs = None
+        if not self.page.closed:
+            self.page.publish()
+        jobs.flush()
+        return 0
+
     # ---- timers
 
     cdef int due_timers(self) except -1:
@@ -525,6 +535,8 @@ cdef class Turn:
         self.turns += 1
         if self.dirty_count:
             self.flush_dirty()
+        if self.jobs is not None:
+            self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
         if patience != 0 or not self.page.idle():
@@ -544,12 +556,16 @@ cdef class Turn:
 
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
+        self.inside = True
         try:
             while True:
                 self.one_turn()
                 if self._stopping:
                     break
         finally:
+            self.inside = False
+            if self.jobs is not None:
+                self.hand_over()
             if not self.page.closed:
                 self.flush_dirty()
                 self.page.publish()

@@ -48,6 +48,14 @@ cdef class Send(Operation):
     cdef int unload(self) except -1
 
 
+cdef class Layer:
+    cdef int feed(self, bytes data) except -1
+    cdef int gather(self) except -1
+    cdef int progressed(self) except -1
+    cdef int settle(self) except -1
+    cdef int carrier_closing(self) except -1
+
+
 cdef class Stream(Endpoint):
     cdef Page page
     cdef int fd
@@ -55,6 +63,7 @@ cdef class Stream(Endpoint):
     cdef object facade                # the asyncio transport that users hold
     cdef object protocol
     cdef object data_received         # bound method, None with a BufferedProtocol
+    cdef Layer layer                  # the protocol, if it is a layer of ours
     cdef object context
     cdef object server
     cdef object waiter                # future of whoever opens the connection
@@ -98,12 +107,14 @@ cdef class Stream(Endpoint):
     cdef int deliver(self) except -1
     cdef int pull(self) except -1
     cdef int deliver_data(self) except -1
+    cdef int feed_layer(self, bytes data) except -1
     cdef int deliver_buffered(self, bytes data) except -1
     cdef int deliver_eof(self) except -1
     cdef int write(self, object data) except -1
     cdef int lost_write(self) except -1
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
+    cdef int send_more(self) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1
     cdef int send_eof(self) except -1

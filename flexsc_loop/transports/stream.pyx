@@ -217,6 +217,30 @@ cdef class Send(Operation):
         PyMem_Free(self.vector)
 
 
+cdef class Layer:
+    """A protocol of ours that changes the bytes on their way, called without Python in between: TLS."""
+
+    cdef int feed(self, bytes data) except -1:
+        """Data has been received.  Called in the stream's context."""
+        return 0
+
+    cdef int gather(self) except -1:
+        """The stream is about to send: `enqueue` what has been written to the layer."""
+        return 0
+
+    cdef int progressed(self) except -1:
+        """Something has been sent.  Bookkeeping only."""
+        return 0
+
+    cdef int settle(self) except -1:
+        """The stream has run: call user code that became due."""
+        return 0
+
+    cdef int carrier_closing(self) except -1:
+        """The stream is being closed: the last chance to `enqueue`."""
+        return 0
+
+
 @cython.no_gc_clear  # whether the fd is ours to close depends on the socket object
 cdef class Stream(Endpoint):
     """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
@@ -240,6 +264,7 @@ cdef class Stream(Endpoint):
     # ---- from the ready queue
 
     cdef int run(self, Turn turn) except -1:
+        cdef Layer layer
         self.queued = False
         if self.state == CLOSED:
             return 0
@@ -247,6 +272,9 @@ cdef class Stream(Endpoint):
             self.introduce()
         if self.state == OPEN:
             self.deliver()
+        if self.layer is not None:
+            layer = self.layer
+            layer.settle()
         if self.protocol_paused and self.unsent <= self.low:
             self.resume_protocol()
         if self.drained is not None and self.unsent == 0:
@@ -369,6 +397,8 @@ cdef class Stream(Endpoint):
         self.inbox = None
         if isinstance(data, list):
             data = b"".join(<list> data)
+        if self.layer is not None:
+            return self.feed_layer(<bytes> data)
         callback = self.data_received
         try:
             if callback is None:
@@ -380,6 +410,15 @@ cdef class Stream(Endpoint):
         except BaseException as error:
             self.fatal(error, "Fatal error: protocol.data_received() call failed." if callback is not None else
                        "Fatal error: protocol.buffer_updated() call failed.")
+        return 0
+
+    cdef int feed_layer(self, bytes data) except -1:
+        cdef Layer layer = self.layer
+        PyContext_Enter(self.context)
+        try:
+            layer.feed(data)
+        finally:
+            PyContext_Exit(self.context)
         return 0
 
     cdef int deliver_buffered(self, bytes data) except -1:
@@ -477,6 +516,13 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int flush(self) except -1:
+        cdef Layer layer = self.layer
+        if layer is not None:
+            layer.gather()
+        return self.send_more()
+
+    cdef int send_more(self) except -1:
+        """Submit the outbox, unless a send is in flight."""
         if self.outbox is None or (self.send is not None and self.send.user_data != 0):
             return 0
         if self.send is None:
@@ -492,9 +538,11 @@ cdef class Stream(Endpoint):
         if self.dropping:
             return self.wake_up()
         if self.outbox is not None and not self.page.closed:
-            self.flush()
+            self.send_more()
         elif self.eof_written and not self.eof_sent:
             self.send_eof()
+        if self.layer is not None:
+            self.layer.progressed()
         if self.state == CLOSING or self.protocol_paused or self.drained is not None:
             self.wake_up()
         return 0
@@ -549,8 +597,12 @@ cdef class Stream(Endpoint):
 
     cdef int close(self) except -1:
         """Stop reading, let what was written go out, then end."""
+        cdef Layer layer
         if self.state != OPEN:
             return 0
+        layer = self.layer
+        if layer is not None and not self.dropping:
+            layer.carrier_closing()
         self.state = CLOSING
         if self.unsent == 0:
             self.writes_lost += 1
@@ -614,6 +666,7 @@ cdef class Stream(Endpoint):
         if self.send is not None:
             self.send.stream = None
         self.facade = self.protocol = self.data_received = None
+        self.layer = None
         return 0
 
     cdef int tell_drained_lost(self) except -1:
@@ -659,6 +712,7 @@ cdef class Stream(Endpoint):
 
     cdef int adopt_protocol(self, object protocol) except -1:
         self.protocol = protocol
+        self.layer = <Layer> protocol if isinstance(protocol, Layer) else None
         self.data_received = None if isinstance(protocol, asyncio.BufferedProtocol) else protocol.data_received
         return 0
 
@@ -775,6 +829,11 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     hold_socket(sock)
     stream.wake_up()
     return stream.facade
+
+
+def take_socket(sock):
+    """`hold_socket` for the other modules of this floor."""
+    hold_socket(sock)
 
 
 def count_streams(dict owned):

@@ -1,0 +1,3 @@
+"""aiohttp's own tests."""
+def parts(quick): return []
+def exclusions(): return []

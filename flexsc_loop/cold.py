@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
@@ -140,14 +141,26 @@ class Signals(_Host):
         except (BlockingIOError, InterruptedError):
             pass
 
-    def _add_callback_signalsafe(self, handle: Any) -> None:
-        self.call_soon(handle._run)
+    def _add_callback(self, handle: Any) -> None:
+        if not handle._cancelled:
+            self.call_soon(handle._run)
+
+    _add_callback_signalsafe = _add_callback
 
     def _drop_signals(self) -> None:
         """The loop is closing."""
         if not sys.is_finalizing():
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
+        elif self._signal_handlers:
+            # Too late to remove them; asyncio's words.
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
+            self._signal_handlers.clear()
         self._close_signal_sockets()
 
 

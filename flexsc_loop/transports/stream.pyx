@@ -435,7 +435,7 @@ cdef class Stream(Endpoint):
             raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return 0
-        if self.state != OPEN or self.dropping:
+        if self.state == CLOSED or self.dropping or self.writes_lost:
             return self.lost_write()
         # Whatever may change under our hands is copied now.
         self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
@@ -507,6 +507,7 @@ cdef class Stream(Endpoint):
 
     cdef int pause_protocol(self) except -1:
         self.protocol_paused = True
+        self.paused_protocol = self.protocol
         try:
             self.protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
@@ -517,12 +518,15 @@ cdef class Stream(Endpoint):
 
     cdef int resume_protocol(self) except -1:
         self.protocol_paused = False
+        protocol, self.paused_protocol = self.paused_protocol, None
         try:
-            call_for(self.context, self.protocol.resume_writing)
+            call_for(self.context, protocol.resume_writing)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.complain("protocol.resume_writing() failed", error)
+        if self.state == CLOSING and not self.protocol_paused:
+            self.writes_lost += 1
         return 0
 
     cdef int tell_drained(self) except -1:
@@ -540,10 +544,15 @@ cdef class Stream(Endpoint):
         if self.state != OPEN:
             return 0
         self.state = CLOSING
-        if self.unsent == 0:
+        if not self.protocol_paused:
+            # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
+        elif self.unsent == 0 and not self.dropping:
+            # Nothing to wait for: connection_lost comes before whatever is made due from now on, as in asyncio.
+            self.turn.soon(self.facade._end, (), None)
+            return 0
         return self.wake_up()
 
     cdef int force_close(self, object error) except -1:
@@ -601,7 +610,7 @@ cdef class Stream(Endpoint):
         self.receive.stream = None
         if self.send is not None:
             self.send.stream = None
-        self.facade = self.protocol = self.data_received = None
+        self.facade = self.protocol = self.paused_protocol = self.data_received = None
         return 0
 
     cdef int tell_drained_lost(self) except -1:
@@ -855,6 +864,10 @@ class StreamTransport(asyncio.Transport):
 
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
+
+    def _end(self):
+        cdef Stream core = self._core
+        core.run(core.turn)
 
     def _hold_writes(self):
         """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""

@@ -5,8 +5,10 @@ from flexsc_loop.syscalls.page cimport Page
 
 cdef extern from "queue.h":
     struct flexsc_queue:
+        void** items
         size_t head
         size_t tail
+        size_t mask
 
     size_t queue_count(const flexsc_queue* queue) noexcept
     bint queue_push(flexsc_queue* queue, void* item) noexcept
@@ -60,6 +62,7 @@ cdef class Handle(Runnable):
     cdef object __weakref__
 
     cdef int drop(self) except -1
+    cdef int remember(self) except -1
     cdef bint debugging(self) noexcept
 
 

@@ -56,6 +56,9 @@ class Turn:
     _debug: bool
     _current_handle: Any
     _task_factory: Any
+    _ready: Any
+    _scheduled: Any
+    _timer_cancelled_count: int
     @property
     def page(self) -> Page: ...
     @property

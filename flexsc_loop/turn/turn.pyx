@@ -9,7 +9,6 @@ due timers -> run callbacks that are due -> deliver what has arrived, each with 
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
-from asyncio.log import logger
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -160,6 +159,13 @@ cdef class Handle(Runnable):
         self._cancelled = True
         self._callback = None
         self._args = None
+        return 0
+
+    cdef int remember(self) except -1:
+        """Debug mode, it has run: keep what to show of it, but not what it was called with."""
+        if Py_REFCNT(self) > HELD_HERE and self._repr is None:
+            self._repr = repr(self)
+        self._callback = self._args = None
         return 0
 
     cdef bint debugging(self) noexcept:
@@ -358,6 +364,7 @@ cdef class Turn:
             Py_DECREF(handle)
             if self._debug:
                 self.run_slowly(handle)
+                handle.remember()
             else:
                 handle.run(self)
                 if type(handle) is Handle:
@@ -377,7 +384,8 @@ cdef class Turn:
     cdef int retire(self, Handle handle) except -1:
         """A handle that has run: use it again if nobody else holds it."""
         handle._callback = handle._args = None
-        if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
+        if (Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle)
+                and handle._source_traceback is None and handle._repr is None):
             handle._context = handle._loop = None
             handle._cancelled = False
             Py_INCREF(handle)
@@ -388,7 +396,8 @@ cdef class Turn:
     cdef int run_slowly(self, Runnable item) except -1:
         """Debug mode: run, and complain when that took long."""
         cdef double start = monotonic()
-        self._current_handle = item
+        # asyncio's exception handler asks it for the place that it comes from.
+        self._current_handle = item if isinstance(item, Handle) else None
         try:
             item.run(self)
         finally:
@@ -396,7 +405,7 @@ cdef class Turn:
         took = monotonic() - start
         if took >= self.slow_callback_duration:
             named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
-            logger.warning("Executing %s took %.3f seconds", named, took)
+            base_events.logger.warning("Executing %s took %.3f seconds", named, took)
         return 0
 
     cdef int report(self, object source, object callback, object args) except -1:
@@ -525,7 +534,15 @@ cdef class Turn:
         return self.run_arrived()
 
     def _run_once(self):
-        self.one_turn()
+        """One turn, also for those who call this instead of `run_forever`."""
+        if self.is_running():
+            self.one_turn()
+            return
+        self.page.bind()
+        try:
+            self.one_turn()
+        finally:
+            self.page.leave()
 
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
@@ -541,6 +558,36 @@ cdef class Turn:
                 if self.page.eager:
                     # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
+
+    # ---- what debuggers look at
+
+    @property
+    def _ready(self):
+        """The callbacks that wait for their turn, as a list of their handles."""
+        cdef size_t at
+        return [<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)]
+
+    @_ready.setter
+    def _ready(self, queue):
+        """asyncio's own queue is not used."""
+
+    @property
+    def _scheduled(self):
+        """The timers, cancelled ones included, as a list of their handles."""
+        cdef size_t at
+        return [<object> self.timers.heap[at].handle for at in range(self.timers.count)]
+
+    @_scheduled.setter
+    def _scheduled(self, heap):
+        """asyncio's own heap is not used."""
+
+    @property
+    def _timer_cancelled_count(self):
+        return self.timers_cancelled
+
+    @_timer_cancelled_count.setter
+    def _timer_cancelled_count(self, count):
+        """asyncio's own count is not used."""
 
     # ---- what asyncio calls
 

@@ -36,12 +36,33 @@ if TYPE_CHECKING:
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
         @property
         def owned(self) -> dict[int, Any]: ...
+        def _waiting_handles(self) -> tuple[list[Any], list[Any]]: ...
         def _count_housekeeping(self, change: int) -> None: ...
         def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
         def _remove_reader(self, fd: int) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
 else:
     _Host = object
+
+
+class Queues(_Host):
+    """What tools that look into asyncio's loop find: copies.  asyncio's own queues are not used, nor missed."""
+
+    @property
+    def _ready(self) -> list[Any]:
+        """Handles of the callbacks that wait for their turn."""
+        return self._waiting_handles()[0]
+
+    @_ready.setter
+    def _ready(self, queue: Any) -> None: ...
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        """Handles of the timers, cancelled ones included."""
+        return self._waiting_handles()[1]
+
+    @_scheduled.setter
+    def _scheduled(self, heap: Any) -> None: ...
 
 
 class UnixSockets(_Host):

@@ -539,11 +539,15 @@ cdef class Stream(Endpoint):
 
     # ---- ending
 
+    cdef bint ending(self) noexcept:
+        return self.state == CLOSING
+
     cdef int close(self) except -1:
         """Stop reading, let what was written go out, then end."""
         if self.state != OPEN:
             return 0
         self.state = CLOSING
+        self.turn.endings += 1
         if not self.protocol_paused:
             # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
@@ -595,6 +599,7 @@ cdef class Stream(Endpoint):
     cdef int let_go(self) except -1:
         """Close the fd and break the reference cycles."""
         cdef int fd = self.fd
+        self.turn.endings -= 1
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))

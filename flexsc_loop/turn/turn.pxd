@@ -49,6 +49,7 @@ cdef class Endpoint(Runnable):
     cdef int wake_up(self) except -1
     cdef int wants_flush(self) except -1
     cdef int flush(self) except -1
+    cdef bint ending(self) noexcept
 
 
 cdef class Handle(Runnable):
@@ -81,6 +82,7 @@ cdef class Turn:
     cdef size_t timers_cancelled
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
+    cdef size_t endings              # endpoints that were closed and have not ended yet
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
@@ -97,6 +99,7 @@ cdef class Turn:
     cdef int run_arrived(self) except -1
     cdef int run_handles(self) except -1
     cdef int publish_if_many(self) except -1
+    cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1

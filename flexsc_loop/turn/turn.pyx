@@ -131,6 +131,10 @@ cdef class Endpoint(Runnable):
         """Submit what has been written since the last flush."""
         return 0
 
+    cdef bint ending(self) noexcept:
+        """Whether the only thing left to do is to end."""
+        return False
+
 
 @cython.no_gc
 cdef class Handle(Runnable):
@@ -534,15 +538,9 @@ cdef class Turn:
         return self.run_arrived()
 
     def _run_once(self):
-        """One turn, also for those who call this instead of `run_forever`."""
-        if self.is_running():
-            self.one_turn()
-            return
+        """One turn, for those who call this instead of `run_forever`."""
         self.page.bind()
-        try:
-            self.one_turn()
-        finally:
-            self.page.leave()
+        self.one_turn()
 
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
@@ -555,39 +553,33 @@ cdef class Turn:
             if not self.page.closed:
                 self.flush_dirty()
                 self.page.publish()
-                if self.page.eager:
+                if self.page.eager or self.endings:
                     # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
+        if self.endings and not self.page.closed:
+            self.run_endings()
 
-    # ---- what debuggers look at
+    cdef int run_endings(self) except -1:
+        """What was closed in this run ends in it, if it need not wait for a peer: no further turn may ever come."""
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        while count and queue_count(&self.arrived):
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            if endpoint.ending():
+                endpoint.run(self)
+            else:
+                self.push_arrived(endpoint)
+        return 0
 
-    @property
-    def _ready(self):
-        """The callbacks that wait for their turn, as a list of their handles."""
+    def _waiting_handles(self):
+        """The handles in the ready queue, and those of the timers; for debuggers."""
         cdef size_t at
-        return [<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)]
-
-    @_ready.setter
-    def _ready(self, queue):
-        """asyncio's own queue is not used."""
-
-    @property
-    def _scheduled(self):
-        """The timers, cancelled ones included, as a list of their handles."""
-        cdef size_t at
-        return [<object> self.timers.heap[at].handle for at in range(self.timers.count)]
-
-    @_scheduled.setter
-    def _scheduled(self, heap):
-        """asyncio's own heap is not used."""
-
-    @property
-    def _timer_cancelled_count(self):
-        return self.timers_cancelled
-
-    @_timer_cancelled_count.setter
-    def _timer_cancelled_count(self, count):
-        """asyncio's own count is not used."""
+        return ([<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)],
+                [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
 
     # ---- what asyncio calls
 

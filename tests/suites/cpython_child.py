@@ -33,7 +33,7 @@ def use_this_loop(module_name: str) -> Any:
 
 
 def replace_mock_loop(factory: Any) -> None:
-    """Have `new_test_loop()` make a real loop; `new_test_loop(generator)` goes on making one with a clock of its own."""
+    """Have `new_test_loop()` make a real loop; `new_test_loop(generator)` still makes one with a clock of its own."""
     case: Any = importlib.import_module("test.test_asyncio.utils").TestCase
     make_mock = case.new_test_loop
 
@@ -121,9 +121,13 @@ def main() -> None:
     add_arguments(parser)
     args = parser.parse_args()
 
-    counter = use_this_loop(args.module) if args.loop == "ours" else None
-    module = importlib.import_module(f"test.test_asyncio.{args.module}")
     chosen, writer = Choice(args), Writer(args.record)
+    try:
+        counter = use_this_loop(args.module) if args.loop == "ours" else None
+        module = importlib.import_module(f"test.test_asyncio.{args.module}")
+    except unittest.SkipTest as reason:
+        writer.end(Result(f"{args.module}.<all>", "skipped", detail=str(reason)))
+        return
     tests = [
         test
         for test in flat(unittest.defaultTestLoader.loadTestsFromModule(module))

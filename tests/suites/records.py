@@ -1,7 +1,7 @@
 """What a suite's process writes down while it runs, so that nothing is lost when it dies: one JSON object per line.
 
-    {"test": "…", "event": "start"}
-    {"test": "…", "event": "end", "outcome": "passed", "seconds": 0.01, "loops": 1, "detail": ""}
+{"test": "…", "event": "start"}
+{"test": "…", "event": "end", "outcome": "passed", "seconds": 0.01, "loops": 1, "detail": ""}
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
@@ -38,12 +39,33 @@ if TYPE_CHECKING:
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
         @property
         def owned(self) -> dict[int, Any]: ...
+        def _waiting_handles(self) -> tuple[list[Any], list[Any]]: ...
         def _count_housekeeping(self, change: int) -> None: ...
         def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
         def _remove_reader(self, fd: int) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
 else:
     _Host = object
+
+
+class Queues(_Host):
+    """What tools that look into asyncio's loop find: copies.  asyncio's own queues are not used, nor missed."""
+
+    @property
+    def _ready(self) -> list[Any]:
+        """Handles of the callbacks that wait for their turn."""
+        return self._waiting_handles()[0]
+
+    @_ready.setter
+    def _ready(self, queue: Any) -> None: ...
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        """Handles of the timers, cancelled ones included."""
+        return self._waiting_handles()[1]
+
+    @_scheduled.setter
+    def _scheduled(self, heap: Any) -> None: ...
 
 
 class UnixSockets(_Host):
@@ -143,14 +165,26 @@ class Signals(_Host):
         except (BlockingIOError, InterruptedError):
             pass
 
-    def _add_callback_signalsafe(self, handle: Any) -> None:
-        self.call_soon(handle._run)
+    def _add_callback(self, handle: Any) -> None:
+        if not handle._cancelled:
+            self.call_soon(handle._run)
+
+    _add_callback_signalsafe = _add_callback
 
     def _drop_signals(self) -> None:
         """The loop is closing."""
         if not sys.is_finalizing():
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
+        elif self._signal_handlers:
+            # Too late to remove them; asyncio's words.
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
+            self._signal_handlers.clear()
         self._close_signal_sockets()
 
 

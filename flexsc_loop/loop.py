@@ -20,7 +20,7 @@ from asyncio import base_events, events
 from typing import Any
 
 from flexsc_loop import settings
-from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
@@ -37,7 +37,9 @@ _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
-class Loop(SocketTurn, Executors, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
+class Loop(
+    SocketTurn, Executors, Queues, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop
+):
     """An asyncio event loop whose system calls go through a syscall page.
 
     pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given

@@ -89,6 +89,7 @@ cdef class Stream(Endpoint):
     cdef size_t unsent                # bytes in the outbox and in flight
     cdef size_t high, low
     cdef bint protocol_paused
+    cdef object paused_protocol       # who was told so: it may have been replaced meanwhile
     cdef bint eof_written             # write_eof was called
     cdef bint eof_sent
     cdef bint held                    # sendfile is in progress: no writes

@@ -484,7 +484,7 @@ cdef class Stream(Endpoint):
             raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return 0
-        if self.state != OPEN or self.dropping:
+        if self.state == CLOSED or self.dropping or self.writes_lost:
             return self.lost_write()
         # Whatever may change under our hands is copied now.
         self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
@@ -567,6 +567,7 @@ cdef class Stream(Endpoint):
 
     cdef int pause_protocol(self) except -1:
         self.protocol_paused = True
+        self.paused_protocol = self.protocol
         try:
             self.protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
@@ -577,12 +578,15 @@ cdef class Stream(Endpoint):
 
     cdef int resume_protocol(self) except -1:
         self.protocol_paused = False
+        protocol, self.paused_protocol = self.paused_protocol, None
         try:
-            call_for(self.context, self.protocol.resume_writing)
+            call_for(self.context, protocol.resume_writing)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.complain("protocol.resume_writing() failed", error)
+        if self.state == CLOSING and not self.protocol_paused:
+            self.writes_lost += 1
         return 0
 
     cdef int tell_drained(self) except -1:
@@ -595,6 +599,9 @@ cdef class Stream(Endpoint):
 
     # ---- ending
 
+    cdef bint ending(self) noexcept:
+        return self.state == CLOSING
+
     cdef int close(self) except -1:
         """Stop reading, let what was written go out, then end."""
         cdef Layer layer
@@ -604,10 +611,16 @@ cdef class Stream(Endpoint):
         if layer is not None and not self.dropping:
             layer.carrier_closing()
         self.state = CLOSING
-        if self.unsent == 0:
+        self.turn.endings += 1
+        if not self.protocol_paused:
+            # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
+        elif self.unsent == 0 and not self.dropping:
+            # Nothing to wait for: connection_lost comes before whatever is made due from now on, as in asyncio.
+            self.turn.soon(self.facade._end, (), None)
+            return 0
         return self.wake_up()
 
     cdef int force_close(self, object error) except -1:
@@ -650,6 +663,7 @@ cdef class Stream(Endpoint):
     cdef int let_go(self) except -1:
         """Close the fd and break the reference cycles."""
         cdef int fd = self.fd
+        self.turn.endings -= 1
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))
@@ -665,7 +679,7 @@ cdef class Stream(Endpoint):
         self.receive.stream = None
         if self.send is not None:
             self.send.stream = None
-        self.facade = self.protocol = self.data_received = None
+        self.facade = self.protocol = self.paused_protocol = self.data_received = None
         self.layer = None
         return 0
 
@@ -927,6 +941,10 @@ class StreamTransport(asyncio.Transport):
 
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
+
+    def _end(self):
+        cdef Stream core = self._core
+        core.run(core.turn)
 
     def _hold_writes(self):
         """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""

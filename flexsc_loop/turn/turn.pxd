@@ -5,8 +5,10 @@ from flexsc_loop.syscalls.page cimport Page
 
 cdef extern from "queue.h":
     struct flexsc_queue:
+        void** items
         size_t head
         size_t tail
+        size_t mask
 
     size_t queue_count(const flexsc_queue* queue) noexcept
     bint queue_push(flexsc_queue* queue, void* item) noexcept
@@ -53,6 +55,7 @@ cdef class Endpoint(Runnable):
     cdef int wake_up(self) except -1
     cdef int wants_flush(self) except -1
     cdef int flush(self) except -1
+    cdef bint ending(self) noexcept
 
 
 cdef class Handle(Runnable):
@@ -66,6 +69,7 @@ cdef class Handle(Runnable):
     cdef object __weakref__
 
     cdef int drop(self) except -1
+    cdef int remember(self) except -1
     cdef bint debugging(self) noexcept
 
 
@@ -86,6 +90,7 @@ cdef class Turn:
     cdef size_t dirty_count, dirty_room
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
+    cdef size_t endings              # endpoints that were closed and have not ended yet
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
     cdef bint inside                 # in `_run_turns`
@@ -105,6 +110,7 @@ cdef class Turn:
     cdef int run_handles(self) except -1
     cdef int publish_if_due(self) except -1
     cdef int publish_now(self) except -1
+    cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1

@@ -9,7 +9,6 @@ due timers -> run callbacks that are due -> deliver what has arrived, each with 
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
-from asyncio.log import logger
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -133,6 +132,10 @@ cdef class Endpoint(Runnable):
         """Submit what has been written since the last flush."""
         return 0
 
+    cdef bint ending(self) noexcept:
+        """Whether the only thing left to do is to end."""
+        return False
+
 
 @cython.no_gc
 cdef class Handle(Runnable):
@@ -161,6 +164,13 @@ cdef class Handle(Runnable):
         self._cancelled = True
         self._callback = None
         self._args = None
+        return 0
+
+    cdef int remember(self) except -1:
+        """Debug mode, it has run: keep what to show of it, but not what it was called with."""
+        if Py_REFCNT(self) > HELD_HERE and self._repr is None:
+            self._repr = repr(self)
+        self._callback = self._args = None
         return 0
 
     cdef bint debugging(self) noexcept:
@@ -360,6 +370,7 @@ cdef class Turn:
             Py_DECREF(handle)
             if self._debug:
                 self.run_slowly(handle)
+                handle.remember()
             else:
                 handle.run(self)
                 if type(handle) is Handle:
@@ -392,7 +403,8 @@ cdef class Turn:
     cdef int retire(self, Handle handle) except -1:
         """A handle that has run: use it again if nobody else holds it."""
         handle._callback = handle._args = None
-        if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
+        if (Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle)
+                and handle._source_traceback is None and handle._repr is None):
             handle._context = handle._loop = None
             handle._cancelled = False
             Py_INCREF(handle)
@@ -403,7 +415,8 @@ cdef class Turn:
     cdef int run_slowly(self, Runnable item) except -1:
         """Debug mode: run, and complain when that took long."""
         cdef double start = monotonic()
-        self._current_handle = item
+        # asyncio's exception handler asks it for the place that it comes from.
+        self._current_handle = item if isinstance(item, Handle) else None
         try:
             item.run(self)
         finally:
@@ -411,7 +424,7 @@ cdef class Turn:
         took = monotonic() - start
         if took >= self.slow_callback_duration:
             named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
-            logger.warning("Executing %s took %.3f seconds", named, took)
+            base_events.logger.warning("Executing %s took %.3f seconds", named, took)
         return 0
 
     cdef int report(self, object source, object callback, object args) except -1:
@@ -552,6 +565,8 @@ cdef class Turn:
         return self.run_arrived()
 
     def _run_once(self):
+        """One turn, for those who call this instead of `run_forever`."""
+        self.page.bind()
         self.one_turn()
 
     def _run_turns(self):
@@ -569,9 +584,33 @@ cdef class Turn:
             if not self.page.closed:
                 self.flush_dirty()
                 self.page.publish()
-                if self.page.eager:
+                if self.page.eager or self.endings:
                     # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
+        if self.endings and not self.page.closed:
+            self.run_endings()
+
+    cdef int run_endings(self) except -1:
+        """What was closed in this run ends in it, if it need not wait for a peer: no further turn may ever come."""
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        while count and queue_count(&self.arrived):
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            if endpoint.ending():
+                endpoint.run(self)
+            else:
+                self.push_arrived(endpoint)
+        return 0
+
+    def _waiting_handles(self):
+        """The handles in the ready queue, and those of the timers; for debuggers."""
+        cdef size_t at
+        return ([<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)],
+                [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
 
     # ---- what asyncio calls
 

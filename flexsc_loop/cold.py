@@ -18,6 +18,8 @@ from asyncio.log import logger
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
+from flexsc_loop.transports.pipe import make_read_pipe, make_write_pipe
+
 _Unix: Any = unix_events._UnixSelectorEventLoop
 _Ts = TypeVarTuple("_Ts")
 
@@ -191,10 +193,13 @@ class Datagrams(_Host):
 
 
 class Pipes(_Host):
-    """asyncio's pipe transports on our readiness."""
+    """Transports for pipes and what can be used like them."""
 
-    _make_read_pipe_transport = _Unix._make_read_pipe_transport
-    _make_write_pipe_transport = _Unix._make_write_pipe_transport
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return make_read_pipe(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return make_write_pipe(self, pipe, protocol, waiter, extra)
 
 
 class Children(_Host):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
+        def _check_sendfile_params(self, sock: Any, file: Any, offset: int, count: int | None) -> None: ...
         @property
         def owned(self) -> dict[int, Any]: ...
         def _count_housekeeping(self, change: int) -> None: ...
@@ -151,34 +152,6 @@ class Signals(_Host):
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
         self._close_signal_sockets()
-
-
-class Files(_Host):
-    """sendfile(2)."""
-
-    _sock_sendfile_native_impl = _Unix._sock_sendfile_native_impl
-    _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
-    _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
-    _sock_sendfile_native = _Unix._sock_sendfile_native
-
-    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        """Send a file over a transport: what was written before goes first, reading is paused meanwhile."""
-        resume = transp.is_reading()
-        transp.pause_reading()
-        sock = transp.get_extra_info("socket")._sock
-        fd = sock.fileno()
-        try:
-            await transp._hold_writes()
-            owner = self.owned.pop(fd)
-            try:
-                return await self.sock_sendfile(sock, file, offset, count, fallback=False)
-            finally:
-                self._remove_writer(fd)
-                self.owned[fd] = owner
-        finally:
-            transp._release_writes()
-            if resume:
-                transp.resume_reading()
 
 
 class Datagrams(_Host):

@@ -19,7 +19,8 @@ from asyncio import base_events, events, sslproto
 from typing import Any
 
 from flexsc_loop import settings
-from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.cold import Children, Datagrams, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn

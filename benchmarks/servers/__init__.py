@@ -27,10 +27,16 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_example(host, port)
 
+    async def static(host: str, port: int) -> int:
+        from benchmarks.servers import web
+
+        return await web.start_static(host, port)
+
     return {
         "hello": hello,
         "app": app,
         "websocket": websocket,
+        "static": static,
         "echo": echo.start_protocol,
         "streams": echo.start_streams,
         "sock": echo.start_sock,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from aiohttp import WSMsgType, web
+
+STATIC_FOLDER = Path(__file__).parent.parent / "build" / "static"
+STATIC_SIZES = {"4k": 4 * 1024, "1m": 1024 * 1024}
 
 
 async def _serve(app: web.Application, host: str, port: int) -> int:
@@ -43,3 +48,13 @@ async def start_example(host: str, port: int) -> int:
     from examples.aiohttp_app import make_app
 
     return await _serve(make_app(), host, port)
+
+
+async def start_static(host: str, port: int) -> int:
+    """Files of the sizes above under /static, served by aiohttp's own static route."""
+    STATIC_FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, size in STATIC_SIZES.items():
+        (STATIC_FOLDER / name).write_bytes(bytes(range(256)) * (size // 256))
+    app = web.Application()
+    app.router.add_static("/static", STATIC_FOLDER)
+    return await _serve(app, host, port)

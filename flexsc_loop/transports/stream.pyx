@@ -254,8 +254,8 @@ cdef class Stream(Endpoint):
             self.deliver()
         if self.protocol_paused and self.unsent <= self.low:
             self.resume_protocol()
-        if self.drained is not None and self.unsent == 0:
-            self.tell_drained()
+        if self.drained is not None and (self.unsent == 0 or self.dropping):
+            self.tell_drained_lost() if self.dropping else self.tell_drained()
         if self.state == CLOSING:
             self.lose()
         return 0
@@ -855,19 +855,6 @@ class StreamTransport(asyncio.Transport):
 
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
-
-    def _hold_writes(self):
-        """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""
-        cdef Stream core = self._core
-        if core.held:
-            raise RuntimeError("sendfile is in progress already")
-        core.held = True
-        return core.when_drained()
-
-    def _release_writes(self):
-        cdef Stream core = self._core
-        core.held = False
-        core.wake_up()
 
     def __repr__(self):
         return (<Stream> self._core).describe()

@@ -46,6 +46,17 @@ class _FileWriter(base_events._SendfileFallbackProtocol):  # type: ignore[misc, 
         if self._write_ready_fut is None:
             self._write_ready_fut = self._loop.create_future()
 
+    def resume_writing(self) -> None:
+        # Whoever waited may have been cancelled meanwhile.
+        future, self._write_ready_fut = self._write_ready_fut, None
+        if future is not None and not future.done():
+            future.set_result(False)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._write_ready_fut is not None and self._write_ready_fut.done():
+            self._write_ready_fut = None
+        super().connection_lost(exc)
+
 
 def is_paused(transport: Any) -> bool:
     """Whether the transport has told its protocol to write no more."""
@@ -53,6 +64,12 @@ def is_paused(transport: Any) -> bool:
     if paused is None:
         paused = transport.get_write_buffer_size() > transport.get_write_buffer_limits()[1]
     return bool(paused)
+
+
+def has_position(file: Any) -> bool:
+    """Whether the file can be told where to go on."""
+    seekable = getattr(file, "seekable", None)
+    return hasattr(file, "seek") if seekable is None else bool(seekable())
 
 
 class _Pieces:
@@ -114,6 +131,6 @@ class Files(_Host):
                 sent += len(data)
             return sent
         finally:
-            if sent and hasattr(file, "seek"):
+            if sent and has_position(file):
                 file.seek(offset + sent)
             await writer.restore()

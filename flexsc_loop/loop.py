@@ -54,6 +54,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self._unix_server_sockets = {}
         self._signal_handlers = {}
         self._csock = self._ssock = None
+        self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page)
         self._closed = False
@@ -94,6 +95,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
             return
         if not self.page.closed:
             self._drop_signals()
+            self._drop_children()
         asyncio.BaseEventLoop.close(self)
         self._forget_sockets()
         for owner in list(self.owned.values()):

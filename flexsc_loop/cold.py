@@ -91,8 +91,8 @@ class _Handler:
 class Signals(_Host):
     """Signals wake the loop through a socket pair, Python's own handlers (Ctrl-C above all) as well as the loop's.
 
-    Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.  Which signals
-    came is learnt from Python's handlers, of which none is ever lost; asyncio reads it from the socket, which may be full.
+    Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.  Which
+    signals came is learnt from Python's handlers, which miss none; asyncio reads it from the socket, which may be full.
     """
 
     _signal_handlers: dict[int, Any]
@@ -197,10 +197,12 @@ class Pipes(_Host):
     """Transports for pipes and what can be used like them."""
 
     def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        return make_read_pipe(self, pipe, protocol, waiter, extra)
+        turn: Any = self
+        return make_read_pipe(turn, pipe, protocol, waiter, extra)
 
     def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        return make_write_pipe(self, pipe, protocol, waiter, extra)
+        turn: Any = self
+        return make_write_pipe(turn, pipe, protocol, waiter, extra)
 
 
 class Children(_Host):

@@ -110,10 +110,12 @@ class Files(_Host):
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         self._check_sendfile_params(_StreamSocket, file, offset, count)
-        return await send_over_stream(self, transp, file, offset, count)
+        turn: Any = self
+        return await send_over_stream(turn, transp, file, offset, count)
 
     async def _sock_sendfile_native(self, sock: Any, file: Any, offset: int, count: int | None) -> int:
-        return await send_over_socket(self, sock, file, offset, count)
+        turn: Any = self
+        return await send_over_socket(turn, sock, file, offset, count)
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         if offset:

@@ -539,8 +539,7 @@ async def test_a_slow_reader(loop, pipe):
 
 async def test_a_stopped_reader_costs_no_turns(loop, pipe):
     """A loop that waits for room sleeps."""
-    reading, writing = pipe
-    transport, protocol = await loop.connect_write_pipe(Writer, writing)
+    transport, protocol = await loop.connect_write_pipe(Writer, pipe[1])
     transport.write(payload(1_000_000))
     await asyncio.sleep(0.05)
     if hasattr(loop, "stats"):
@@ -623,13 +622,13 @@ def test_unclosed_transports_warn(new_loop, pipe, side):
     reading, writing = pipe
     loop = new_loop()
 
-    async def main():
+    async def main(loop):
         if side == "read":
             await loop.connect_read_pipe(Recorder, reading)
         else:
             await loop.connect_write_pipe(Writer, writing)
 
-    loop.run_until_complete(main())
+    loop.run_until_complete(main(loop))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loop.close()

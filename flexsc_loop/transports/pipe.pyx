@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: pipes, FIFOs, sockets and character devices, one direction each.
 
-Owns: the pipe object from here until `connection_lost`, and what was written and not taken by the kernel.  Imports: page,
-operation, turn.
+Owns: the pipe object from here until `connection_lost`, and what was written and not taken by the kernel.
+Imports: page, operation, turn.
 
 Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
 which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  After a call that
@@ -564,7 +564,7 @@ class WritePipeTransport(asyncio.WriteTransport):
 
 
 cdef bint has_peer(int fd) except -1:
-    """Whether the fd has another side whose end can be seen: False for a character device.  ValueError for other files."""
+    """Whether the end of the fd's other side can be seen: not of a character device.  ValueError for other files."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         return True

@@ -3,9 +3,9 @@
 
 Owns: how far a file has got.  Imports: page, operation, turn, stream, sockets.
 
-sendfile(2) is called at once, in the caller's turn, and again as long as the socket takes what it is given; only waiting
-goes through the page.  io_uring has no sendfile, and a chain of splices copies no less and enters the kernel's pipe code
-twice as often.  What was written before the file leaves in the same segment as its first bytes.
+sendfile(2) is called at once, in the caller's turn, and again as long as the socket takes what it is given; only
+waiting goes through the page.  io_uring has no sendfile, and a chain of splices goes through the kernel's pipe code
+twice.  What was written before the file leaves in the same segment as its first bytes.
 """
 import asyncio
 import io
@@ -224,7 +224,10 @@ cdef class FileSend:
     async def room(self):
         """Wait until the socket takes more.  After a cancel nothing of the wait is under way any more."""
         cdef Room wait = Room.__new__(Room)
-        cdef Page page = self.turn.page
+        cdef Page page
+        if self.turn is None:
+            raise RuntimeError("there is no file to send")
+        page = self.turn.page
         wait.retractable = True
         wait.future = self.turn.create_future()
         page.submit(wait, CALL_POLL, self.fd, NULL, 0, 0, POLLOUT, ENTRY_OWNED if self.stream is not None else 0)

@@ -20,7 +20,8 @@ from asyncio import base_events, events
 from typing import Any
 
 from flexsc_loop import settings
-from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
@@ -59,6 +60,7 @@ class Loop(
         self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
         self._csock = self._ssock = None
+        self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page)
         self._closed = False
@@ -99,6 +101,7 @@ class Loop(
             return
         if not self.page.closed:
             self._drop_signals()
+            self._drop_children()
         asyncio.BaseEventLoop.close(self)
         self._jobs = None
         self._forget_sockets()

@@ -277,8 +277,8 @@ cdef class Stream(Endpoint):
             layer.settle()
         if self.protocol_paused and self.unsent <= self.low:
             self.resume_protocol()
-        if self.drained is not None and self.unsent == 0:
-            self.tell_drained()
+        if self.drained is not None and (self.unsent == 0 or self.dropping):
+            self.tell_drained_lost() if self.dropping else self.tell_drained()
         if self.state == CLOSING:
             self.lose()
         return 0
@@ -945,19 +945,6 @@ class StreamTransport(asyncio.Transport):
     def _end(self):
         cdef Stream core = self._core
         core.run(core.turn)
-
-    def _hold_writes(self):
-        """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""
-        cdef Stream core = self._core
-        if core.held:
-            raise RuntimeError("sendfile is in progress already")
-        core.held = True
-        return core.when_drained()
-
-    def _release_writes(self):
-        cdef Stream core = self._core
-        core.held = False
-        core.wake_up()
 
     def __repr__(self):
         return (<Stream> self._core).describe()

@@ -100,6 +100,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
                 owner.close()
         self.page.shut()
         self._forget_everything()
+        self.owned.clear()
 
     def stats(self) -> dict[str, int]:
         """What the loop has counted since it was made.

@@ -308,6 +308,9 @@ cdef class Datagrams(Outgoing):
         self.turn.owned.pop(fd, None)
         if release_socket(self.sock) == fd:
             self.page.close_owned(fd)
+            if self.page.eager:
+                # The address is free when connection_lost() has returned.
+                self.page.barrier()
         self.sock = None
         self.receive.endpoint = self.writable.endpoint = None
         self.spare = []

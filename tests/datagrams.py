@@ -11,6 +11,9 @@ LOCAL = ("127.0.0.1", 0)
 #: Payload sizes around limits of buffers; the last one is the largest that UDP over IPv4 can carry.
 DATAGRAM_SIZES = [1, 2, 511, 512, 1472, 1473, 4096, 16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 40_000, 65_506, 65_507]
 
+#: UDP over IPv4 carries one byte less.
+TOO_LARGE = 65_508
+
 
 class Talker(asyncio.DatagramProtocol):
     """Writes down what the transport calls, in order."""
@@ -101,3 +104,8 @@ def make_room(sock: socket.socket, size: int) -> None:
 def room_for_small_ones(sock: socket.socket) -> int:
     """How many small datagrams the socket's receive buffer holds for sure.  Each takes up to about 1 KiB of it."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2048
+
+
+def name_of(transport: Any) -> Any:
+    """The address of an endpoint."""
+    return transport.get_extra_info("sockname")

@@ -121,6 +121,15 @@ _LOADS = (
         references=("uvloop", "rloop"),
     ),
     Bar(
+        "udp",
+        "UDP echo 128 B, 32 peers",
+        Kind.LOAD,
+        (Want(1.40), Want(1.00, "rloop")),
+        workload="udp",
+        connections=32,
+        references=("uvloop", "rloop"),
+    ),
+    Bar(
         "websocket",
         "aiohttp WebSocket echo 128 B, 64 connections",
         Kind.LOAD,

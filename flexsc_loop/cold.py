@@ -221,7 +221,7 @@ class Signals(_Host):
 
 
 class Datagrams(_Host):
-    """Datagram endpoints: our own transport, and asyncio's on our readiness for rare families (netlink, for example)."""
+    """Datagram endpoints: our own transport; for rare families, netlink for example, asyncio's on our readiness."""
 
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None

@@ -110,6 +110,7 @@ class Loop(
                 owner.close()
         self.page.shut()
         self._forget_everything()
+        self.owned.clear()
 
     def stats(self) -> dict[str, int]:
         """What the loop has counted since it was made.

@@ -9,11 +9,13 @@ import gc
 import inspect
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from datagrams import LOCAL, Talker, udp_socket
 from support import WAYS, Peer, Recorder, Way, open_fds, tcp_pair, thread_names, turns, unix_pair
 
 SYS_IO_URING_SETUP = 425
@@ -216,6 +218,33 @@ def connect(
             if getattr(transport, "_loop", loop) is not None:  # asyncio's abort() fails after the end
                 transport.abort()
         loop.run_until_complete(turns(5))
+
+
+@pytest.fixture
+def endpoint(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Awaitable[tuple[Any, Any]]]]:
+    """Opens datagram endpoints; all are gone after the test."""
+    transports: list[Any] = []
+
+    async def make(factory: Callable[[], Any] = Talker, **options: Any) -> tuple[Any, Any]:
+        if not options:
+            options = {"local_addr": LOCAL}
+        transport, protocol = await loop.create_datagram_endpoint(factory, **options)
+        transports.append(transport)
+        return transport, protocol
+
+    yield make
+    if not loop.is_closed():
+        for transport in transports:
+            if not transport.is_closing() or getattr(transport, "_loop", loop) is not None:
+                transport.abort()
+        loop.run_until_complete(turns(8))
+
+
+@pytest.fixture
+def plain() -> Iterator[socket.socket]:
+    """A plain datagram socket to talk to."""
+    with udp_socket(room=4 << 20) as sock:
+        yield sock
 
 
 @pytest.fixture

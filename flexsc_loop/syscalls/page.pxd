@@ -81,8 +81,9 @@ cdef enum:
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
     FIRST_DATAGRAMS = 16
     DATAGRAM_MOST = 256 * 1024
-    DATAGRAM_ROOM = DATAGRAM_MOST + 576    # with header and address; an odd number of cache lines, so that the
-                                           # beginnings of the buffers do not contend for the same places in the cache
+    # With header and address.  An odd number of cache lines, so that the beginnings of the buffers do not contend for
+    # the same places in the cache.
+    DATAGRAM_ROOM = DATAGRAM_MOST + 576
     DATAGRAM_SLOTS = 64
 
 

@@ -10,11 +10,11 @@ import asyncio
 import os
 import socket as socket_module
 import warnings
-from asyncio import constants, trsock
+from asyncio import trsock
 from asyncio.log import logger
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t
@@ -308,6 +308,9 @@ cdef class Datagrams(Outgoing):
         self.turn.owned.pop(fd, None)
         if release_socket(self.sock) == fd:
             self.page.close_owned(fd)
+            if self.page.eager:
+                # The address is free when connection_lost() has returned.
+                self.page.barrier()
         self.sock = None
         self.receive.endpoint = self.writable.endpoint = None
         self.spare = []

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-
 _FOLDER = web.AppKey("folder", tempfile.TemporaryDirectory)
 
 

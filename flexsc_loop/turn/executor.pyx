@@ -401,9 +401,7 @@ cdef class Crew:
         return False
 
     cdef int serve(self, Worker me, unsigned int generation, bint at_work) except -1:
-        cdef bint release = False
-        if not at_work and self.watcher is not me:
-            self.rest(me)
+        cdef bint release = False, resting = at_work or self.watcher is not me
         while True:
             if at_work:
                 self.work(me, generation)
@@ -412,6 +410,7 @@ cdef class Crew:
                 self.running -= 1
                 self.tell()
                 release = self.running == 0
+            if resting:
                 if self.ending and queue_count(&self.queue) == 0:
                     crew_release_loop(&self.words)
                     return self.dismiss()
@@ -421,7 +420,7 @@ cdef class Crew:
                     crew_release_loop(&self.words)
                 worker_stand_by(&self.words, &me.words)
             release = False
-            at_work = self.may_work(me)
+            at_work = resting = self.may_work(me)
 
     cdef bint may_work(self, Worker me) except -1:
         """Join those who work, if there are such orders or nobody else gets on."""
@@ -670,8 +669,6 @@ cdef class Jobs(Endpoint):
             return crew.publish()
         crew_set_waiting(&crew.words, True)
         crew_published(&crew.words)
-        if crew.running and crew.stuck():
-            crew.overtake()
         if crew.running == 0:
             called = crew.call_worker()
             wake = NULL if called is None else &called.words

@@ -136,6 +136,7 @@ _LOADS = (
         workload="hello-close",
         references=("uvloop", "rloop"),
     ),
+    Bar("static", "aiohttp static file 4 KiB, 64 connections", Kind.LOAD, (Want(2.00),), workload="static"),
 )
 
 
@@ -152,6 +153,8 @@ _MICROS = (
     _micro("create_task and await", Want(1.20)),
     _micro("sleep(0)", Want(1.40)),
     _micro("gather of 200", Want(1.00)),
+    _micro("run_in_executor serial", Want(1.20)),
+    _micro("run_in_executor 64 at a time", Want(2.00)),
 )
 
 

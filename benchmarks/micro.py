@@ -123,6 +123,20 @@ async def gather_200(n: int) -> None:
         await asyncio.gather(*[_noop() for _ in range(200)])
 
 
+async def run_in_executor(n: int) -> None:
+    """`n` calls that take no time in the default executor, one after the other."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n):
+        await loop.run_in_executor(None, int)
+
+
+async def run_in_executor_64(n: int) -> None:
+    """The same, 64 at a time; `n` is their number in all."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n // 64):
+        await asyncio.gather(*[loop.run_in_executor(None, int) for _ in range(64)])
+
+
 Bench = Callable[[int], Awaitable[None]]
 
 BENCHES: dict[str, tuple[Bench, int]] = {
@@ -134,6 +148,8 @@ BENCHES: dict[str, tuple[Bench, int]] = {
     "create_task and await": (create_task, 20_000),
     "sleep(0)": (sleep_zero, 50_000),
     "gather of 200": (gather_200, 20_000),
+    "run_in_executor serial": (run_in_executor, 2_000),
+    "run_in_executor 64 at a time": (run_in_executor_64, 6_400),
 }
 
 

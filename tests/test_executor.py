@@ -925,8 +925,8 @@ import flexsc_loop.turn.executor
 from flexsc_loop.turn.executor import Executor
 
 #: test_default_workers: there may be more threads, since they are made only when the others block.
-#: test_saturation: for the same reason threads do not all exist at once.
-DIFFERENT = {"test_default_workers", "test_saturation"}
+#: test_saturation, test_threads_terminate: for the same reason threads do not all exist at once.
+DIFFERENT = {"test_default_workers", "test_saturation", "test_threads_terminate"}
 modules = ["test_init", "test_shutdown", "test_thread_pool"]
 if everything:
     modules += ["test_as_completed", "test_wait", "executor"]

@@ -162,6 +162,7 @@ _LOADS = (
         connections=64,
         references=("uvloop", "asyncio"),
     ),
+    Bar("static", "aiohttp static file 4 KiB, 64 connections", Kind.LOAD, (Want(2.00),), workload="static"),
 )
 
 
@@ -182,6 +183,8 @@ _MICROS = (
     _micro("spawn, 20 at a time", Want(1.20)),
     _micro("pipe, 64 KiB writes", Want(1.20)),
     _micro("pipe through cat"),
+    _micro("run_in_executor serial", Want(1.20)),
+    _micro("run_in_executor 64 at a time", Want(2.00)),
 )
 
 

@@ -200,6 +200,20 @@ async def pipe_through_cat(n: int) -> None:
     await loop.run_in_executor(None, child.wait)
 
 
+async def run_in_executor(n: int) -> None:
+    """`n` calls that take no time in the default executor, one after the other."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n):
+        await loop.run_in_executor(None, int)
+
+
+async def run_in_executor_64(n: int) -> None:
+    """The same, 64 at a time; `n` is their number in all."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n // 64):
+        await asyncio.gather(*[loop.run_in_executor(None, int) for _ in range(64)])
+
+
 Bench = Callable[[int], Awaitable[None]]
 
 BENCHES: dict[str, tuple[Bench, int]] = {
@@ -214,6 +228,8 @@ BENCHES: dict[str, tuple[Bench, int]] = {
     "spawn, 20 at a time": (spawn_20, 200),
     "pipe, 64 KiB writes": (pipe_throughput, 2_000),
     "pipe through cat": (pipe_through_cat, 2_000),
+    "run_in_executor serial": (run_in_executor, 2_000),
+    "run_in_executor 64 at a time": (run_in_executor_64, 6_400),
 }
 
 

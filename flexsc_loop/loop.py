@@ -27,7 +27,7 @@ from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
 from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
 from flexsc_loop.transports.tls import Settings, TlsTransport, make_tls_transport, upgrade
-from flexsc_loop.turn.executor import Executor, Executors
+from flexsc_loop.turn.executor import Executors
 
 logger = logging.getLogger("flexsc_loop")
 
@@ -228,8 +228,8 @@ class Loop(
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
-        if isinstance(self._default_executor, Executor):
-            self._default_executor._forget()
+        if self._jobs is not None:
+            self._jobs.executor._forget()
 
 
 def _read_early(protocol: Any) -> bytes:

@@ -247,15 +247,29 @@ cdef class Crew:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if futures_thread._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self.count == 0:
-            self.hire(ORDER_REST)
         return 0
 
     cdef int add(self, Job job) except -1:
+        """Queue a job; `publish` must follow.  The first one starts the first thread, or is refused."""
         if not queue_push(&self.queue, <void*> job):
             raise MemoryError
         Py_INCREF(job)
         crew_set_queued(&self.words, queue_count(&self.queue))
+        if self.count == 0:
+            self.begin(job)
+        return 0
+
+    cdef int begin(self, Job first) except -1:
+        self.expect()
+        try:
+            self.hire(ORDER_WORK)
+        except BaseException as error:
+            self.expect_no_longer()
+            for job in self.take_all():
+                if job is not first:  # other threads have come meanwhile
+                    (<Job> job).fail(error)
+            self.tell()
+            raise
         return 0
 
     cdef Job take(self):
@@ -291,21 +305,30 @@ cdef class Crew:
     cdef Worker call_worker(self):
         """Order somebody to work; returns whom it is left to the caller to wake, if anybody."""
         cdef Worker worker = None
-        self.running += 1
-        self.since = crew_now_ns()
-        crew_call(&self.words, 1)
+        self.expect()
         if self.idle:
             worker = self.idle.pop()
         elif self.watcher is not None:
             worker, self.watcher = self.watcher, None
         else:
             if not self.try_to_hire(ORDER_WORK):
-                self.running -= 1
-                crew_call(&self.words, -1)
+                self.expect_no_longer()
             return None
         worker.epoch = self.epoch
         worker_order(&worker.words, ORDER_WORK)
         return worker
+
+    cdef int expect(self) except -1:
+        """Somebody gets orders to work.  Until he comes nobody is stuck."""
+        self.running += 1
+        self.since = crew_now_ns()
+        crew_call(&self.words, 1)
+        return 0
+
+    cdef int expect_no_longer(self) except -1:
+        self.running -= 1
+        crew_call(&self.words, -1)
+        return 0
 
     cdef int watch(self) except -1:
         """Have somebody look whether those who work get on."""
@@ -401,9 +424,7 @@ cdef class Crew:
         return False
 
     cdef int serve(self, Worker me, unsigned int generation, bint at_work) except -1:
-        cdef bint release = False
-        if not at_work and self.watcher is not me:
-            self.rest(me)
+        cdef bint release = False, resting = at_work or self.watcher is not me
         while True:
             if at_work:
                 self.work(me, generation)
@@ -412,6 +433,7 @@ cdef class Crew:
                 self.running -= 1
                 self.tell()
                 release = self.running == 0
+            if resting:
                 if self.ending and queue_count(&self.queue) == 0:
                     crew_release_loop(&self.words)
                     return self.dismiss()
@@ -421,7 +443,7 @@ cdef class Crew:
                     crew_release_loop(&self.words)
                 worker_stand_by(&self.words, &me.words)
             release = False
-            at_work = self.may_work(me)
+            at_work = resting = self.may_work(me)
 
     cdef bint may_work(self, Worker me) except -1:
         """Join those who work, if there are such orders or nobody else gets on."""
@@ -543,9 +565,8 @@ cdef class Crew:
             self.watcher = None
         while self.idle:
             worker = self.idle.pop()
-            self.running += 1
+            self.expect()
             worker.epoch = self.epoch
-            crew_call(&self.words, 1)
             worker_order(&worker.words, ORDER_WORK)
             worker_wake(&worker.words)
         return 0
@@ -670,8 +691,6 @@ cdef class Jobs(Endpoint):
             return crew.publish()
         crew_set_waiting(&crew.words, True)
         crew_published(&crew.words)
-        if crew.running and crew.stuck():
-            crew.overtake()
         if crew.running == 0:
             called = crew.call_worker()
             wake = NULL if called is None else &called.words

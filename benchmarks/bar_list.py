@@ -138,6 +138,22 @@ _LOADS = (
         workload="websocket",
     ),
     Bar(
+        "hello-tls",
+        "aiohttp https hello, 64 connections",
+        Kind.LOAD,
+        (Want(1.25), Want(1.00, "aiofastnet")),
+        (Want(1.50),),
+        workload="hello-tls",
+        references=("uvloop", "aiofastnet"),
+    ),
+    Bar(
+        "tls-bulk",
+        "protocol echo over TLS 1 MiB, 8 connections",
+        Kind.LOAD,
+        (Want(1.15),),
+        workload="echo-tls-large",
+    ),
+    Bar(
         "close",
         "aiohttp with Connection: close, 64 connections",
         Kind.LOAD,

@@ -17,7 +17,7 @@ SOURCES = Path(__file__).parent / "load"
 BUILD = Path(__file__).parent / "build"
 
 
-def build(name: str, sources: Sequence[Path], headers: Sequence[Path] = ()) -> Path:
+def build(name: str, sources: Sequence[Path], headers: Sequence[Path] = (), options: Sequence[str] = ()) -> Path:
     """Compiles `sources` to build/`name` unless it is newer than all of them; returns its path."""
     target = BUILD / name
     newest = max(path.stat().st_mtime for path in (*sources, *headers))
@@ -28,20 +28,25 @@ def build(name: str, sources: Sequence[Path], headers: Sequence[Path] = ()) -> P
         raise BenchmarkError("the load generator needs a C compiler: apt-get install gcc libc6-dev")
     BUILD.mkdir(exist_ok=True)
     fresh = BUILD / f"{name}.{os.getpid()}"
-    command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-o", str(fresh), *map(str, sources)]
+    command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-o", str(fresh), *map(str, sources), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         hint = ""
         if "No such file or directory" in done.stderr and ".h:" in done.stderr:
             hint = "\nThe C library's headers seem to be missing: apt-get install libc6-dev"
+            if "openssl/" in done.stderr:
+                hint = "\nLoads over TLS need OpenSSL's headers: apt-get install libssl-dev"
         raise BenchmarkError(f"{' '.join(command)}\n{done.stderr.strip()}{hint}")
     fresh.replace(target)
     return target
 
 
-def build_load() -> Path:
-    """The load generator's path, built if need be."""
-    return build("load", sorted(SOURCES.glob("*.c")), sorted(SOURCES.glob("*.h")))
+def build_load(*, tls: bool = False) -> Path:
+    """The load generator's path, built if need be; the one that can speak TLS needs OpenSSL."""
+    sources, headers = sorted(SOURCES.glob("*.c")), sorted(SOURCES.glob("*.h"))
+    if tls:
+        return build("load-tls", sources, headers, ("-DLOAD_TLS", "-lssl", "-lcrypto"))
+    return build("load", sources, headers)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class LoadSpec:
     port: int
     path: str = "/"
     size: int = 128
+    tls: bool = False
     connections: int = 64
     seconds: float = 3.0
     warmup: float = 0.5
@@ -75,6 +81,8 @@ class LoadSpec:
             f"--rate={self.rate}",
             f"--fifo={self.fifo}",
         ]
+        if self.tls:
+            args.append("--tls")
         if self.cpu is not None:
             args.append(f"--cpu={self.cpu}")
         if self.server_pid is not None:
@@ -87,7 +95,7 @@ class LoadSpec:
 def run_load(spec: LoadSpec) -> dict[str, Any]:
     """Runs the load and returns what the generator printed; BenchmarkError if it failed or hung."""
     limit = spec.warmup + spec.seconds + 3 * spec.timeout + 15
-    command = [str(build_load()), *spec.arguments()]
+    command = [str(build_load(tls=spec.tls)), *spec.arguments()]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=limit, pass_fds=spec.counters, check=False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.errors import BenchmarkError
 
-NAMES = ("asyncio", "uvloop", "rloop", "flexsc")
+NAMES = ("asyncio", "uvloop", "rloop", "aiofastnet", "flexsc")
 PAGES = ("auto", "kernel", "user")
 BASELINE = "uvloop"
 
@@ -50,6 +50,8 @@ class LoopChoice:
         """A function that makes such a loop; BenchmarkError when the package is not there."""
         if self.name == "asyncio":
             return asyncio.SelectorEventLoop
+        if self.name == "aiofastnet":
+            return _aiofastnet()
         module_name = "flexsc_loop" if self.name == "flexsc" else self.name
         try:
             module = importlib.import_module(module_name)
@@ -59,3 +61,14 @@ class LoopChoice:
         if self.name != "flexsc":
             return new_event_loop
         return lambda: new_event_loop(pages=self.pages, threads=self.threads)
+
+
+def _aiofastnet() -> LoopFactory:
+    """aiofastnet's transports on uvloop, as its documentation recommends them."""
+    try:
+        import aiofastnet
+        import uvloop
+    except ImportError as error:
+        raise BenchmarkError(f"aiofastnet on uvloop cannot be imported: {error}") from error
+    factory: LoopFactory = aiofastnet.loop_factory(uvloop.new_event_loop)
+    return factory

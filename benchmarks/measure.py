@@ -167,6 +167,7 @@ def load_spec(load: Workload, server: Server, settings: Settings, *, seconds: fl
         mode=load.mode,
         port=server.port,
         path=load.path,
+        tls=load.tls,
         size=load.size,
         connections=load.connections,
         rate=load.rate,

@@ -19,6 +19,7 @@ class Workload:
     connections: int = 64
     size: int = 128
     rate: float = 0.0
+    tls: bool = False
 
     def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
         """The same with other parameters; None leaves one as it is."""
@@ -31,11 +32,18 @@ class Workload:
         """What is run, with its parameters."""
         parts = [self.title]
         if self.mode in ("echo", "ws", "udp"):
-            parts.append(f"{self.size // 1024} KiB" if self.size % 1024 == 0 else f"{self.size} B")
+            parts.append(_size(self.size))
         parts.append(f"{self.connections} connection{'s' if self.connections > 1 else ''}")
         if self.rate:
             parts.append(f"open loop at {self.rate:,.0f}/s")
         return ", ".join(parts)
+
+
+def _size(size: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size} B"
 
 
 _ALL = (
@@ -49,6 +57,9 @@ _ALL = (
     Workload("websocket", "websocket", "ws", "aiohttp WebSocket echo"),
     Workload("echo", "echo", "echo", "protocol echo"),
     Workload("echo-large", "echo", "echo", "protocol echo", connections=8, size=100 * 1024),
+    Workload("hello-tls", "hello-tls", "http", "aiohttp hello over TLS", tls=True),
+    Workload("echo-tls", "echo-tls", "echo", "protocol echo over TLS", tls=True),
+    Workload("echo-tls-large", "echo-tls", "echo", "protocol echo over TLS", connections=8, size=1 << 20, tls=True),
     Workload("streams", "streams", "echo", "streams echo"),
     Workload("sock", "sock", "echo", "sock_recv/sock_sendall echo"),
     Workload("udp", "udp", "udp", "UDP echo"),

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "histogram.h"
 #include "load.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +25,7 @@
 enum state {
     C_CLOSED,     /* no socket; the next tick tries again */
     C_CONNECTING,
+    C_TLS,        /* TLS handshake */
     C_HANDSHAKE,  /* WebSocket upgrade sent */
     C_FREE,       /* ready for a request */
     C_BUSY,       /* one request outstanding */
@@ -31,6 +33,7 @@ enum state {
 
 struct conn {
     int fd;
+    struct tls *tls;      /* NULL: in the clear */
     enum state state;
     bool wants_out;       /* EPOLLOUT is on: something is left to send */
     uint32_t turn;        /* chooses the message variant */
@@ -101,6 +104,8 @@ static void watch(struct engine *e, struct conn *c, int operation, bool out)
 
 static void conn_close(struct conn *c)
 {
+    tls_close(c->tls);
+    c->tls = NULL;
     if (c->fd >= 0)
         close(c->fd);
     c->fd = -1;
@@ -136,7 +141,7 @@ static bool conn_open(struct engine *e, struct conn *c)
 static bool conn_send(struct engine *e, struct conn *c)
 {
     while (c->out_left) {
-        ssize_t n = send(c->fd, c->out, c->out_left, MSG_NOSIGNAL);
+        ssize_t n = c->tls ? tls_send(c->tls, c->out, c->out_left) : send(c->fd, c->out, c->out_left, MSG_NOSIGNAL);
         if (n < 0) {
             if (errno == EINTR)
                 continue;
@@ -271,33 +276,42 @@ static void stream_ended(struct engine *e, struct conn *c)
         conn_fail(e, c, verdict == V_STATUS ? F_STATUS : F_CLOSED);
 }
 
-static void conn_receive(struct engine *e, struct conn *c)
+/* One receive; false when there is nothing more to receive, or the connection has failed. */
+static bool conn_receive_once(struct engine *e, struct conn *c)
 {
-    bool skip = skips_content(e, c);
+    bool skip = skips_content(e, c) && !c->tls;
     size_t room = skip ? c->expect_left + 1 : sizeof e->buffer;
-    ssize_t n = recv(c->fd, e->buffer, room, skip ? MSG_TRUNC : 0);
+    ssize_t n = c->tls ? tls_recv(c->tls, e->buffer, room) : recv(c->fd, e->buffer, room, skip ? MSG_TRUNC : 0);
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR)
             conn_fail(e, c, errno == ECONNREFUSED ? F_CONNECT : F_READ);
-        return;
+        return false;
     }
     if (n == 0) {
         stream_ended(e, c);
-        return;
+        return false;
     }
     if (c->state == C_HANDSHAKE) {
         handshake_received(e, c, (size_t)n);
-        return;
+        return true;
     }
     if (e->phase == P_MEASURE)
         e->r->bytes += (uint64_t)n;
     enum verdict verdict = c->state == C_BUSY ? exchange_feed(e, c, (size_t)n) : V_BROKEN;
     if (verdict == V_DONE && e->o->mode == MODE_HTTP_CLOSE)
-        return; /* the cycle ends when the server has closed */
+        return true; /* the cycle ends when the server has closed */
     if (verdict == V_DONE)
         request_done(e, c);
     else if (verdict != V_MORE)
         conn_fail(e, c, verdict == V_STATUS ? F_STATUS : F_CONTENT);
+    return true;
+}
+
+static void conn_receive(struct engine *e, struct conn *c)
+{
+    /* What TLS has taken from the socket already, epoll does not tell. */
+    while (conn_receive_once(e, c) && c->tls && tls_holds(c->tls))
+        ;
 }
 
 static void conn_try_open(struct engine *e, struct conn *c, uint64_t now)
@@ -313,16 +327,9 @@ static void conn_try_open(struct engine *e, struct conn *c, uint64_t now)
     }
 }
 
-static void conn_opened(struct engine *e, struct conn *c)
+/* Bytes can be exchanged: ask for a WebSocket first, or begin. */
+static void conn_usable(struct engine *e, struct conn *c)
 {
-    int error = 0;
-    socklen_t len = sizeof error;
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-    if (error) {
-        conn_fail(e, c, F_CONNECT);
-        return;
-    }
-    watch(e, c, EPOLL_CTL_MOD, false);
     if (e->o->mode != MODE_WS) {
         conn_connected(e, c);
         return;
@@ -334,10 +341,45 @@ static void conn_opened(struct engine *e, struct conn *c)
     conn_send(e, c);
 }
 
+static void conn_shake(struct engine *e, struct conn *c)
+{
+    int res = tls_handshake(c->tls);
+    if (res < 0)
+        conn_fail(e, c, F_CONNECT);
+    else if (res > 0)
+        conn_usable(e, c);
+}
+
+static void conn_opened(struct engine *e, struct conn *c)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    if (error) {
+        conn_fail(e, c, F_CONNECT);
+        return;
+    }
+    watch(e, c, EPOLL_CTL_MOD, false);
+    if (!e->o->tls) {
+        conn_usable(e, c);
+        return;
+    }
+    c->state = C_TLS;
+    c->tls = tls_open(c->fd);
+    if (c->tls)
+        conn_shake(e, c);
+    else
+        conn_fail(e, c, F_CONNECT);
+}
+
 static void conn_event(struct engine *e, struct conn *c, uint32_t events)
 {
     if (c->state == C_CONNECTING) {
         conn_opened(e, c);
+        return;
+    }
+    if (c->state == C_TLS) {
+        conn_shake(e, c);
         return;
     }
     if ((events & EPOLLOUT) && !conn_send(e, c))

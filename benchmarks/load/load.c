@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "histogram.h"
 #include "load.h"
+#include "tls.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -105,6 +106,10 @@ int main(int argc, char **argv)
     result.latencies = calloc(1, sizeof *result.latencies);
     if (!result.latencies) {
         fputs("load: out of memory\n", stderr);
+        return 1;
+    }
+    if (options.tls && !tls_set_up()) {
+        fputs("load: OpenSSL cannot be set up\n", stderr);
         return 1;
     }
     bool pinned = pin(&options), real_time = go_real_time(&options);

@@ -28,6 +28,7 @@ struct options {
     const char *unix_path; /* a Unix socket instead of host and port */
     const char *path;      /* HTTP and WebSocket: what to ask for */
     int port;
+    bool tls;
     int connections;
     size_t size;           /* bytes of an echoed message */
     double seconds;        /* the measured window */

@@ -1,6 +1,7 @@
 /* Command line of the load generator. */
 #define _GNU_SOURCE
 #include "load.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <getopt.h>
@@ -12,6 +13,7 @@
 
 static const char USAGE[] =
     "usage: load --mode http|http-close|echo|ws|udp (--port N [--host ADDRESS] | --unix PATH) [options]\n"
+    "  --tls              over TLS, nothing is verified (http, echo, ws)\n"
     "  --path PATH        what to ask for (http, http-close, ws; default /)\n"
     "  --size BYTES       message size (echo, ws, udp; default 128)\n"
     "  --connections N    each with one request outstanding (default 64)\n"
@@ -76,6 +78,10 @@ static void check(const struct options *o)
         refuse("--port or --unix is missing");
     if (o->unix_path && o->mode == MODE_UDP)
         refuse("--unix does not go with --mode udp");
+    if (o->tls && (o->mode == MODE_UDP || o->mode == MODE_HTTP_CLOSE))
+        refuse("--tls does not go with --mode %s", o->mode_name);
+    if (o->tls && !tls_is_built_in())
+        refuse("--tls: built without OpenSSL (apt-get install libssl-dev, then compile with -DLOAD_TLS -lssl -lcrypto)");
     if (o->unix_path && strlen(o->unix_path) >= sizeof ((struct sockaddr_un *)0)->sun_path)
         refuse("--unix: the path is too long");
     bool loopback = (inet_pton(AF_INET, o->host, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127) ||
@@ -91,14 +97,15 @@ static void check(const struct options *o)
 }
 
 enum { OPT_MODE = 1, OPT_HOST, OPT_PORT, OPT_UNIX, OPT_PATH, OPT_SIZE, OPT_CONNECTIONS, OPT_SECONDS, OPT_WARMUP,
-       OPT_TIMEOUT, OPT_RATE, OPT_CPU, OPT_FIFO, OPT_PID, OPT_COUNTERS, OPT_HELP };
+       OPT_TIMEOUT, OPT_RATE, OPT_CPU, OPT_FIFO, OPT_PID, OPT_COUNTERS, OPT_TLS, OPT_HELP };
 
 static const struct option LONG[] = {
     {"mode", 1, 0, OPT_MODE}, {"host", 1, 0, OPT_HOST}, {"port", 1, 0, OPT_PORT}, {"unix", 1, 0, OPT_UNIX},
     {"path", 1, 0, OPT_PATH}, {"size", 1, 0, OPT_SIZE}, {"connections", 1, 0, OPT_CONNECTIONS},
     {"seconds", 1, 0, OPT_SECONDS}, {"warmup", 1, 0, OPT_WARMUP}, {"timeout", 1, 0, OPT_TIMEOUT},
     {"rate", 1, 0, OPT_RATE}, {"cpu", 1, 0, OPT_CPU}, {"fifo", 1, 0, OPT_FIFO}, {"server-pid", 1, 0, OPT_PID},
-    {"counters", 1, 0, OPT_COUNTERS}, {"help", 0, 0, OPT_HELP}, {0, 0, 0, 0},
+    {"counters", 1, 0, OPT_COUNTERS}, {"tls", 0, 0, OPT_TLS},
+    {"help", 0, 0, OPT_HELP}, {0, 0, 0, 0},
 };
 
 static void take(struct options *o, int which, char *value)
@@ -119,6 +126,7 @@ static void take(struct options *o, int which, char *value)
     case OPT_FIFO: o->fifo = (int)number("fifo", value, 0, 99); break;
     case OPT_PID: o->server_pid = (int)number("server-pid", value, 1, 1 << 30); break;
     case OPT_COUNTERS: set_counters(o, value); break;
+    case OPT_TLS: o->tls = true; break;
     case OPT_HELP: fputs(USAGE, stdout); exit(0);
     default: exit((fputs(USAGE, stderr), 2));
     }

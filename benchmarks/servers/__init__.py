@@ -32,8 +32,20 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_example(host, port)
 
+    async def hello_tls(host: str, port: int) -> int:
+        from benchmarks.servers import tls, web
+
+        return await web.start_hello(host, port, tls.server_context())
+
+    async def echo_tls(host: str, port: int) -> int:
+        from benchmarks.servers import tls
+
+        return await echo.start_protocol(host, port, tls.server_context())
+
     return {
         "hello": hello,
+        "hello-tls": hello_tls,
+        "echo-tls": echo_tls,
         "app": app,
         "static": static,
         "websocket": websocket,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Any
 
 CHUNK = 65536
@@ -29,9 +30,9 @@ class EchoProtocol(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def start_protocol(host: str, port: int) -> int:
+async def start_protocol(host: str, port: int, context: ssl.SSLContext | None = None) -> int:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(EchoProtocol, host, port, backlog=BACKLOG)
+    server = await loop.create_server(EchoProtocol, host, port, backlog=BACKLOG, ssl=context)
     _kept.append(server)
     return _port(server.sockets[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tempfile
 from pathlib import Path
 
@@ -10,10 +11,10 @@ from aiohttp import WSMsgType, web
 _FOLDER = web.AppKey("folder", tempfile.TemporaryDirectory)
 
 
-async def _serve(app: web.Application, host: str, port: int) -> int:
+async def _serve(app: web.Application, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=1024).start()
+    await web.TCPSite(runner, host, port, backlog=1024, ssl_context=context).start()
     return int(runner.addresses[0][1])
 
 
@@ -21,10 +22,10 @@ async def _hello(_request: web.Request) -> web.Response:
     return web.Response(text="Hello, world!")
 
 
-async def start_hello(host: str, port: int) -> int:
+async def start_hello(host: str, port: int, context: ssl.SSLContext | None = None) -> int:
     app = web.Application()
     app.router.add_get("/", _hello)
-    return await _serve(app, host, port)
+    return await _serve(app, host, port, context)
 
 
 async def _websocket(request: web.Request) -> web.WebSocketResponse:

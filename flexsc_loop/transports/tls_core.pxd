@@ -91,6 +91,7 @@ cdef class Tls(Layer):
 
     cdef int write(self, object data) except -1
     cdef int lost_write(self) except -1
+    cdef int encrypt_now(self) except -1
     cdef int encrypt(self, bint everything) except -1
     cdef object next_piece(self)
     cdef int advance(self, size_t count) except -1

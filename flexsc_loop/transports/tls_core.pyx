@@ -41,6 +41,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     KIB = 1024
+    AT_ONCE = 16 * KIB               # larger writes are encrypted when they are made, others at the end of the turn
     PIECE = 64 * KIB                 # put into a BIO at a time: BIOs keep the size that they once had
     CIPHER_MOST = 256 * KIB          # encrypted and not sent: more is encrypted when this has gone
     JOIN_LEAST = 16 * KIB            # smaller writes are copied together: one record holds so much
@@ -135,10 +136,11 @@ cdef class Tls(Layer):
             above.gather()
         if self.backlog_size == 0 and self.phase != FLUSHING:
             return 0
+        self.encrypt_now()
+        if self.phase != FLUSHING or self.backlog_size:
+            return 0
         try:
-            self.encrypt(False)
-            if self.phase == FLUSHING and self.backlog_size == 0:
-                self.shut_down()
+            self.shut_down()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -508,8 +510,20 @@ cdef class Tls(Layer):
             self.backlog = [self.backlog, kept]
         self.backlog_size += PyBytes_GET_SIZE(kept)
         if self.phase == OPEN:
+            if PyBytes_GET_SIZE(kept) >= AT_ONCE:
+                # It is in the cache now.
+                self.encrypt_now()
             self.want_flush()
         return self.pause_if_much()
+
+    cdef int encrypt_now(self) except -1:
+        try:
+            self.encrypt(False)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fail(error, BROKEN)
+        return 0
 
     cdef int lost_write(self) except -1:
         if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
@@ -662,18 +676,15 @@ cdef class Tls(Layer):
             if self.phase != FLUSHING:
                 return 0
         self.phase = SHUTDOWN
+        if self.carrier_eof:
+            return self.finish()
         try:
             self.tls_object.unwrap()
         except AGAIN:
-            self.pump()
-            if not self.carrier_eof:
-                return 0
+            return self.pump()
         except SSLError as error:
-            if not self.carrier_eof:
-                return self.fail(error, "Fatal error on transport")
-            self.pump()
-        else:
-            self.pump()
+            return self.fail(error, "Fatal error on transport")
+        self.pump()
         return self.finish()
 
     cdef int finish(self) except -1:

@@ -509,6 +509,17 @@ async def test_headers_and_file_are_one_write_away(loop, connect, make_file, siz
     assert loop.time() - began < 0.15  # a header in the cork would wait for 0.2 s
 
 
+@pytest.mark.ours
+async def test_what_was_never_opened_is_refused(loop):
+    from flexsc_loop.transports.sendfile import FileSend, send_over_stream
+
+    assert await FileSend().run() == 0
+    with pytest.raises(RuntimeError):
+        await FileSend().room()
+    with pytest.raises((TypeError, AttributeError)):
+        await send_over_stream(loop, object(), None, 0, None)
+
+
 # ---- over a socket
 
 

@@ -64,6 +64,7 @@ cdef class WriteEnd(PipeEnd):
 
     cdef int write(self, object data) except -1
     cdef int peer_left(self) except -1
+    cdef int push_soon(self) except -1
     cdef int push(self) except -1
     cdef Py_ssize_t give(self) except? -1
     cdef int advance(self, size_t count) except -1

@@ -301,20 +301,23 @@ cdef class WriteEnd(PipeEnd):
         data = data if type(data) is bytes else bytes(data)
         self.outbox.append(data)
         self.unsent += PyBytes_GET_SIZE(data)
-        if not self.ready.user_data:
-            self.wants_flush()
+        if self.ready.user_data == 0:
+            self.push_soon()
         if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
 
+    cdef int push_soon(self) except -1:
+        """What one turn has written leaves in as few calls as possible: at its end, or with the next one.
+
+        A call that has been made in this turn has filled the pipe, most likely; the reader may be in this loop, too.
+        """
+        return self.wake_up() if self.pushed_in == self.turn.turns else self.wants_flush()
+
     cdef int flush(self) except -1:
-        """What one turn has written leaves in as few calls as possible."""
         if self.state == CLOSED or self.unsent == 0:
             return 0
-        if self.pushed_in == self.turn.turns:
-            # This turn's call has filled the pipe, most likely; the reader may be in this loop, too.
-            return self.wake_up()
-        return self.push()
+        return self.wake_up() if self.pushed_in == self.turn.turns else self.push()
 
     cdef int push(self) except -1:
         """Give the kernel what it takes now.  Bookkeeping only: `run` calls the protocol."""

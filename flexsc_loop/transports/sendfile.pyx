@@ -44,6 +44,14 @@ cdef extern from "<sys/socket.h>" nogil:
     Py_ssize_t send(int fd, const void* data, size_t size, int flags)
     int setsockopt(int fd, int level, int name, const void* value, unsigned int size)
 
+cdef extern from "<sys/uio.h>" nogil:
+    enum:
+        RWF_NOWAIT
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    Py_ssize_t preadv2(int fd, const iovec* vector, int count, int64_t offset, int flags)
+
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
         IPPROTO_TCP "6"
@@ -171,9 +179,8 @@ cdef class FileSend:
             asked = min(self.left, <int64_t> CALL_MOST)
             if asked == 0:
                 return DONE
-            with nogil:
-                count = sendfile(self.fd, self.file_fd, &self.offset, asked)
-                error = last_error
+            count = self.call(asked)
+            error = last_error
             if count < 0:
                 if error == EINTR:
                     continue
@@ -188,6 +195,26 @@ cdef class FileSend:
             if count < asked and self.offset < self.size:
                 return BLOCKED
         return AGAIN if self.left else DONE
+
+    cdef Py_ssize_t call(self, int64_t asked) noexcept:
+        """sendfile(2).  The GIL is let go only if the disk is to be waited for: to get it back from a busy thread can
+        take longer than the call.
+        """
+        cdef Py_ssize_t count
+        if self.is_cached(min(asked, self.size - self.offset)):
+            return sendfile(self.fd, self.file_fd, &self.offset, asked)
+        with nogil:
+            count = sendfile(self.fd, self.file_fd, &self.offset, asked)
+        return count
+
+    cdef bint is_cached(self, int64_t asked) noexcept:
+        """Whether the first and the last of the bytes that are next lie in the kernel's page cache."""
+        cdef char byte
+        cdef iovec one
+        one.iov_base = &byte
+        one.iov_len = 1
+        return (asked > 0 and preadv2(self.file_fd, &one, 1, self.offset, RWF_NOWAIT) == 1
+                and preadv2(self.file_fd, &one, 1, self.offset + asked - 1, RWF_NOWAIT) == 1)
 
     cdef int fail(self, int error) except -1:
         if self.sent == 0 and error in (EBADF, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ESPIPE):

@@ -136,6 +136,19 @@ _LOADS = (
         workload="hello-close",
         references=("uvloop", "rloop"),
     ),
+    Bar(
+        "uvicorn",
+        "uvicorn + httptools hello, 64 connections",
+        Kind.LOAD,
+        (Want(1.20), Want(1.00, "rloop")),
+        (Want(1.50),),
+        workload="uvicorn",
+        references=("uvloop", "rloop"),
+    ),
+    Bar("asyncpg", "asyncpg `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="asyncpg"),
+    Bar(
+        "aiomysql", "aiomysql `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="aiomysql"
+    ),
 )
 
 

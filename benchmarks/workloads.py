@@ -19,6 +19,8 @@ class Workload:
     connections: int = 64
     size: int = 128
     rate: float = 0.0
+    database: str = ""
+    """Which database the measured program asks, instead of being asked: ``postgresql`` or ``mariadb``."""
 
     def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
         """The same with other parameters; None leaves one as it is."""
@@ -49,6 +51,9 @@ _ALL = (
     Workload("echo-large", "echo", "echo", "protocol echo", connections=8, size=100 * 1024),
     Workload("streams", "streams", "echo", "streams echo"),
     Workload("sock", "sock", "echo", "sock_recv/sock_sendall echo"),
+    Workload("uvicorn", "uvicorn", "http", "uvicorn + httptools hello"),
+    Workload("asyncpg", "asyncpg", "query", "asyncpg `select 1`", connections=16, database="postgresql"),
+    Workload("aiomysql", "aiomysql", "query", "aiomysql `select 1`", connections=16, database="mariadb"),
     Workload("udp", "udp", "udp", "UDP echo"),
 )
 

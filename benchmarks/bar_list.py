@@ -179,6 +179,19 @@ _LOADS = (
         references=("uvloop", "asyncio"),
     ),
     Bar("static", "aiohttp static file 4 KiB, 64 connections", Kind.LOAD, (Want(2.00),), workload="static"),
+    Bar(
+        "uvicorn",
+        "uvicorn + httptools hello, 64 connections",
+        Kind.LOAD,
+        (Want(1.20), Want(1.00, "rloop")),
+        (Want(1.50),),
+        workload="uvicorn",
+        references=("uvloop", "rloop"),
+    ),
+    Bar("asyncpg", "asyncpg `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="asyncpg"),
+    Bar(
+        "aiomysql", "aiomysql `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="aiomysql"
+    ),
 )
 
 

@@ -57,6 +57,17 @@ def find_program(name: str, package: str, folders: Sequence[str] = ()) -> str:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a server runs: its CPU, and its real-time priority (0: none)."""
+
+    cpu: int
+    fifo: int = 0
+
+    def command(self) -> list[str]:
+        return ["taskset", "-c", str(self.cpu), *(["chrt", "-f", str(self.fifo)] if self.fifo else [])]
+
+
+@dataclass(frozen=True)
 class Database:
     """A running server: where it listens, and with which process; `socket` is the path of its Unix socket."""
 
@@ -64,6 +75,23 @@ class Database:
     pid: int
     folder: Path
     socket: Path
+
+    def cpu_ns(self) -> int:
+        """CPU time so far of all its processes, those that it has waited for included."""
+        ticks = 0
+        for pid in (self.pid, *_children(self.pid)):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended, and counts as waited for from now on
+            ticks += sum(map(int, fields[11:15]))
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()
+    ]
 
 
 class Folder:
@@ -99,13 +127,12 @@ class Folder:
         self.own(path)
         return path
 
-    def command(self, command: Sequence[str], cpu: int | None = None) -> list[str]:
-        """`command` as that user, ended by the kernel when this process dies, on one CPU if asked for."""
+    def command(self, command: Sequence[str], place: Place | None = None) -> list[str]:
+        """`command` as that user, ended by the kernel when this process dies, in its place if it has one."""
         drop = []
         if self.ids:
             drop = [f"--reuid={self.ids[0]}", f"--regid={self.ids[1]}", "--clear-groups"]
-        pinned = ["taskset", "-c", str(cpu)] if cpu is not None else []
-        return [*pinned, "setpriv", *drop, "--pdeathsig", "KILL", *command]
+        return [*(place.command() if place else ()), "setpriv", *drop, "--pdeathsig", "KILL", *command]
 
     def run(self, command: Sequence[str]) -> None:
         """Run a program to its end; BenchmarkError with its last words when it fails."""
@@ -136,11 +163,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: IO[str], ready: str
 
 
 @contextmanager
-def _serving(folder: Folder, command: Sequence[str], ready: str, cpu: int | None) -> Iterator[int]:
+def _serving(folder: Folder, command: Sequence[str], ready: str, place: Place | None) -> Iterator[int]:
     """Runs a server until the end of the block; its process id, once it has written `ready`."""
     with open(folder.path / "log", "w+") as log:
         process = subprocess.Popen(
-            folder.command(command, cpu),
+            folder.command(command, place),
             cwd=folder.path,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -169,7 +196,7 @@ class Certificate:
 
 
 @contextmanager
-def postgresql(*, cpu: int | None = None, certificate: Certificate | None = None) -> Iterator[Database]:
+def postgresql(*, place: Place | None = None, certificate: Certificate | None = None) -> Iterator[Database]:
     """PostgreSQL with one superuser, USER, who has to prove PASSWORD, and the database DATABASE."""
     folders = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
     server = find_program("postgres", "postgresql", folders)
@@ -196,7 +223,7 @@ def postgresql(*, cpu: int | None = None, certificate: Certificate | None = None
             settings |= {"ssl": "on", "ssl_key_file": str(key), "ssl_cert_file": str(chain)}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [server, "-D", data, "-p", str(port), *options]
-        with _serving(folder, command, "ready to accept connections", cpu) as pid:
+        with _serving(folder, command, "ready to accept connections", place) as pid:
             path = folder.path / f".s.PGSQL.{port}"
             # DATABASE is named after the user, who is asked for it by default; it does not exist yet.
             createdb = find_program("createdb", "postgresql", folders)
@@ -206,7 +233,7 @@ def postgresql(*, cpu: int | None = None, certificate: Certificate | None = None
 
 
 @contextmanager
-def mariadb(*, cpu: int | None = None, certificate: Certificate | None = None) -> Iterator[Database]:
+def mariadb(*, place: Place | None = None, certificate: Certificate | None = None) -> Iterator[Database]:
     """MariaDB with the user USER, who has to prove PASSWORD, and the database DATABASE."""
     server = find_program("mariadbd", "mariadb-server")
     install = find_program("mariadb-install-db", "mariadb-server")
@@ -238,17 +265,17 @@ def mariadb(*, cpu: int | None = None, certificate: Certificate | None = None) -
             key = folder.write("key.pem", certificate.key)
             chain = folder.write("chain.pem", certificate.chain)
             command += [f"--ssl-key={key}", f"--ssl-cert={chain}"]
-        with _serving(folder, command, "ready for connections", cpu) as pid:
+        with _serving(folder, command, "ready for connections", place) as pid:
             yield Database(port, pid, folder.path, path)
 
 
 @contextmanager
-def redis(*, cpu: int | None = None) -> Iterator[Database]:
+def redis(*, place: Place | None = None) -> Iterator[Database]:
     """Redis, without a password and without files."""
     server = find_program("redis-server", "redis-server")
     with Folder("redis") as folder:
         port, path = free_port(), folder.path / "socket"
         command = [server, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder.path), "--save", "",
                    "--unixsocket", str(path)]
-        with _serving(folder, command, "Ready to accept connections", cpu) as pid:
+        with _serving(folder, command, "Ready to accept connections", place) as pid:
             yield Database(port, pid, folder.path, path)

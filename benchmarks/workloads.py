@@ -20,6 +20,8 @@ class Workload:
     size: int = 128
     rate: float = 0.0
     tls: bool = False
+    database: str = ""
+    """Which database the measured program asks, instead of being asked: ``postgresql`` or ``mariadb``."""
 
     def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
         """The same with other parameters; None leaves one as it is."""
@@ -62,6 +64,9 @@ _ALL = (
     Workload("echo-tls-large", "echo-tls", "echo", "protocol echo over TLS", connections=8, size=1 << 20, tls=True),
     Workload("streams", "streams", "echo", "streams echo"),
     Workload("sock", "sock", "echo", "sock_recv/sock_sendall echo"),
+    Workload("uvicorn", "uvicorn", "http", "uvicorn + httptools hello"),
+    Workload("asyncpg", "asyncpg", "query", "asyncpg `select 1`", connections=16, database="postgresql"),
+    Workload("aiomysql", "aiomysql", "query", "aiomysql `select 1`", connections=16, database="mariadb"),
     Workload("udp", "udp", "udp", "UDP echo"),
 )
 

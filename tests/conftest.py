@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flexsc_loop")
     group.addoption("--stdlib", action="store_true", help="run the tests on asyncio's own loop")
     group.addoption("--way", action="append", choices=sorted(WAYS), help="run in this way only (may be repeated)")
+    group.addoption("--brief", action="store_true", help="run the tests in ecosystem/ in one way only")
     group.addoption("--soak", action="store_true", help="run the long tests in full length")
     group.addoption("--seed", type=int, help="the seed that a failed run of the fuzzer printed")
 
@@ -53,6 +54,7 @@ def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
         one = metafunc.definition.get_closest_marker("one_way") is not None
+        one = one or (metafunc.config.getoption("brief") and "ecosystem" in metafunc.definition.path.parts)
         metafunc.parametrize("way", chosen_ways(metafunc.config, one=one), indirect=True)
 
 

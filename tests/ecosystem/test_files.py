@@ -10,7 +10,7 @@ pytestmark = pytest.mark.one_way
 
 async def test_aiofiles(loop, tmp_path):
     aiofiles = pytest.importorskip("aiofiles")
-    import aiofiles.os
+    pytest.importorskip("aiofiles.os")
 
     async def one(number):
         path = tmp_path / f"file {number}"

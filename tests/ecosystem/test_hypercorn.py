@@ -19,7 +19,8 @@ def test_program(start, way):
     websockets = pytest.importorskip("websockets.sync.client")
     port = free_port()
     program = start(
-        *module("hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", 2, "apps_installing:plain", "--error-logfile", "-")
+        *module("hypercorn", "--bind", f"127.0.0.1:{port}", "--workers", 2, "--error-logfile", "-"),
+        "apps_installing:plain",
     )
     program.wait_for("the application starts: flexsc_loop.loop.Loop", "Running on", count=2)
     check_facts(fetch_json(port, "/facts"), way)

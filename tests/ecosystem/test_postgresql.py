@@ -26,17 +26,13 @@ async def test_rows(loop, connect):
     connection = await connect()
     try:
         assert await connection.fetchval("select 1") == 1
+        at = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+        values = {"a": "Größe", "b": decimal.Decimal("12.340"), "c": at, "d": b"\0\xff", "e": [1, 2, 3]}
         row = await connection.fetchrow(
-            "select $1::text as name, $2::numeric as price, $3::timestamptz as at, $4::bytea as blob, $5::int[] as many",
-            "Größe", decimal.Decimal("12.340"), datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC), b"\0\xff", [1, 2, 3],
-        )  # fmt: skip
-        assert dict(row) == {
-            "name": "Größe",
-            "price": decimal.Decimal("12.340"),
-            "at": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
-            "blob": b"\0\xff",
-            "many": [1, 2, 3],
-        }
+            "select $1::text as a, $2::numeric as b, $3::timestamptz as c, $4::bytea as d, $5::int[] as e",
+            *values.values(),
+        )
+        assert dict(row) == values
         rows = await connection.fetch("select n, n * n as square from generate_series(1, 20000) as n")
         assert [tuple(row) for row in rows] == [(n, n * n) for n in range(1, 20001)]
         with pytest.raises(asyncpg.DivisionByZeroError):

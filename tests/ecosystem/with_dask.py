@@ -1,4 +1,4 @@
-"""A program that computes on a cluster of processes.  Its workers import it anew, so that they install the loop, too."""
+"""Computes on a cluster of processes.  Its workers import this program anew, and so install the loop, too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main() -> None:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, protocol="tcp") as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster, timeout="20s") as client,
     ):
         squares = client.map(square, range(1000))

@@ -83,6 +83,9 @@ cdef class Turn:
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
     cdef size_t endings              # endpoints that were closed and have not ended yet
+    cdef bint hurried                # an idle connection was closed: see that its end comes in the next turn
+    cdef dict attributes             # the loop's __dict__
+    cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
@@ -105,7 +108,8 @@ cdef class Turn:
     cdef int retire(self, Handle handle) except -1
     cdef int due_timers(self) except -1
     cdef int compact_timers(self) except -1
-    cdef int64_t patience(self) noexcept
+    cdef double now(self) except? -1
+    cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1

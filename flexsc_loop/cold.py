@@ -7,6 +7,7 @@ Python version has.  Source: asyncio.unix_events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import inspect
 import os
@@ -155,20 +156,24 @@ class Signals(_Host):
             self._listen_for_signals()
         return removed
 
-    def _listen_for_signals(self) -> int | None:
-        """Have signals wake this loop, if it runs in the main thread and nobody else asked for them.
-
-        Returns the wake-up fd to restore afterwards; None if there is nothing to restore.
-        """
+    def _listen_for_signals(self) -> None:
+        """Have signals wake this loop, if it runs in the main thread and nobody else asked for them."""
         if threading.current_thread() is not threading.main_thread():
-            return None
+            return
         self._open_signal_sockets()
         assert self._csock is not None
         before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
         if before not in (-1, self._csock.fileno()):
-            signal.set_wakeup_fd(before)
-            return None
-        return before
+            # Unless whoever asked for it has closed it since.
+            with contextlib.suppress(OSError, ValueError):
+                signal.set_wakeup_fd(before)
+
+    def _stop_listening_for_signals(self) -> None:
+        """A run has ended, or the loop is closing: nobody must write to the socket any more."""
+        if self._csock is not None and threading.current_thread() is threading.main_thread():
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._csock.fileno()):
+                signal.set_wakeup_fd(before)
 
     def _open_signal_sockets(self) -> None:
         if self._csock is None:
@@ -181,6 +186,7 @@ class Signals(_Host):
 
     def _close_signal_sockets(self) -> None:
         if self._csock is not None and self._ssock is not None:
+            self._stop_listening_for_signals()
             self._remove_reader(self._ssock.fileno())
             self._count_housekeeping(-1)
             self._ssock.close()

@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import logging
 import os
-import signal
 import socket
 import ssl
 import sys
@@ -77,7 +76,7 @@ class Loop(
         self.page.bind()
         self._set_coroutine_origin_tracking(self._debug)
         hooks = sys.get_asyncgen_hooks()
-        wakeup_fd = self._listen_for_signals()
+        self._listen_for_signals()
         try:
             self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
@@ -89,8 +88,8 @@ class Loop(
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
-            if wakeup_fd is not None and not self._signal_handlers:
-                signal.set_wakeup_fd(wakeup_fd)
+            if not self._signal_handlers:
+                self._stop_listening_for_signals()
             self.page.leave()
 
     def close(self) -> None:

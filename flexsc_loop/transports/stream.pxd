@@ -126,6 +126,7 @@ cdef class Stream(Endpoint):
     cdef int tell_drained_lost(self) except -1
     cdef int close(self) except -1
     cdef int force_close(self, object error) except -1
+    cdef int last_try(self) except -1
     cdef int lose(self) except -1
     cdef int let_go(self) except -1
     cdef int fatal(self, object error, str message) except -1

@@ -52,6 +52,7 @@ cdef extern from "<sys/socket.h>" nogil:
         unsigned short sa_family
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
 
@@ -617,6 +618,7 @@ cdef class Stream(Endpoint):
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
+            self.turn.hurried = self.page.eager and self.unsent == 0
         elif self.unsent == 0 and not self.dropping:
             # Nothing to wait for: connection_lost comes before whatever is made due from now on, as in asyncio.
             self.turn.soon(self.facade._end, (), None)
@@ -627,6 +629,8 @@ cdef class Stream(Endpoint):
         """End now; what was not sent is dropped."""
         if self.state == CLOSED or self.dropping:
             return 0
+        if self.outbox is not None and self.came_error == 0:
+            self.last_try()
         self.dropping = True
         if self.error is None:
             self.error = error
@@ -639,6 +643,14 @@ cdef class Stream(Endpoint):
         if self.send is not None and self.send.user_data != 0:
             self.page.cancel(self.send)
         return self.wake_up()
+
+    cdef int last_try(self) except -1:
+        """abort() drops what the socket has no room for; what was written in this turn may not have been tried yet."""
+        if self.held or (self.send is not None and self.send.user_data != 0):
+            return 0
+        written = b"".join(self.outbox) if isinstance(self.outbox, list) else self.outbox
+        send(self.fd, PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written), MSG_DONTWAIT | MSG_NOSIGNAL)
+        return 0
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
@@ -864,7 +876,8 @@ cdef object new_transport(Stream stream):
 class StreamTransport(asyncio.Transport):
     """A connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
 
-    __slots__ = ("_core", "__weakref__")
+    # Tests replace methods of transports by mocks, which an instance dictionary takes.
+    __slots__ = ("_core", "__weakref__", "__dict__")
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE

@@ -91,6 +91,9 @@ cdef class Turn:
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t endings              # endpoints that were closed and have not ended yet
+    cdef bint hurried                # an idle connection was closed: see that its end comes in the next turn
+    cdef dict attributes             # the loop's __dict__
+    cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
     cdef bint inside                 # in `_run_turns`
@@ -116,7 +119,8 @@ cdef class Turn:
     cdef int retire(self, Handle handle) except -1
     cdef int due_timers(self) except -1
     cdef int compact_timers(self) except -1
-    cdef int64_t patience(self) noexcept
+    cdef double now(self) except? -1
+    cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self) except -1
     cdef int hand_over(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1

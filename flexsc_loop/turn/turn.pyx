@@ -57,6 +57,7 @@ cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
+    ENDING_NS = 50_000           # with a syscall thread, so long a turn waits for the end of what has been closed
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
@@ -337,10 +338,13 @@ cdef class Turn:
         each delivery were a turn of its own.  Once callbacks are left over, the rest is delivered first, so that
         callbacks which schedule each other can't hold up other connections.
         """
-        cdef size_t count = queue_count(&self.arrived)
+        cdef size_t count, backlog
         cdef Endpoint endpoint
         cdef void* taken
-        cdef size_t backlog
+        if self.endings:
+            # connection_lost comes before what has been made due after close(), as in asyncio.
+            self.run_endings()
+        count = queue_count(&self.arrived)
         if queue_count(&self.ready):
             self.run_handles()
         while count and queue_count(&self.arrived):
@@ -489,6 +493,12 @@ cdef class Turn:
 
     # ---- timers
 
+    cdef double now(self) except? -1:
+        """The loop's clock, which tests replace: by `loop.time = …`, or in a class of their own."""
+        if self.replaced_clock or (self.attributes is not None and "time" in self.attributes):
+            return self.time()
+        return monotonic()
+
     cdef int due_timers(self) except -1:
         """Move timers whose time has come to the ready queue."""
         cdef TimerHandle handle
@@ -497,7 +507,7 @@ cdef class Turn:
             self.compact_timers()
         if self.timers.count == 0:
             return 0
-        now = monotonic() + CLOCK_RESOLUTION
+        now = self.now() + CLOCK_RESOLUTION
         while self.timers.count and self.timers.heap[0].when <= now:
             handle = <TimerHandle> timers_pop(&self.timers)
             handle._scheduled = False
@@ -527,14 +537,14 @@ cdef class Turn:
         timers_rebuild(&self.timers)
         return 0
 
-    cdef int64_t patience(self) noexcept:
+    cdef int64_t patience(self) except? -2:
         """How long the loop may sleep, in nanoseconds: 0 not at all, -1 without limit."""
         cdef double left
         if queue_count(&self.ready) or queue_count(&self.arrived) or self._stopping:
             return 0
         if self.timers.count == 0:
             return -1
-        left = self.timers.heap[0].when - monotonic()
+        left = self.timers.heap[0].when - self.now()
         if left <= 0:
             return 0
         if left > LONGEST_SLEEP:
@@ -552,6 +562,9 @@ cdef class Turn:
             self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
+        if self.hurried:
+            self.hurried = False
+            patience = patience or ENDING_NS
         if patience != 0 or not self.page.idle():
             self.sleeping = patience != 0
             try:
@@ -572,6 +585,8 @@ cdef class Turn:
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
         self.inside = True
+        self.attributes = self.__dict__
+        self.replaced_clock = type(self).time is not Turn.time
         try:
             while True:
                 self.one_turn()
@@ -588,10 +603,11 @@ cdef class Turn:
                     # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
         if self.endings and not self.page.closed:
+            # What was closed in this run ends in it, if it need not wait for a peer: no other turn may ever come.
             self.run_endings()
 
     cdef int run_endings(self) except -1:
-        """What was closed in this run ends in it, if it need not wait for a peer: no further turn may ever come."""
+        """Let what was closed end, if it is ready to."""
         cdef size_t count = queue_count(&self.arrived)
         cdef Endpoint endpoint
         cdef void* taken
@@ -686,7 +702,7 @@ cdef class Turn:
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_later")
-        return self.at(monotonic() + <double> delay, callback, args, context)
+        return self.at(self.now() + <double> delay, callback, args, context)
 
     def call_at(self, when, callback, *args, context=None):
         """Have `callback(*args)` called when the loop's clock shows `when`.  Source: asyncio.loop.call_at."""

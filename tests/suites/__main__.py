@@ -37,10 +37,10 @@ def run(name: str, args: argparse.Namespace) -> bool:
     listed, unused = report.excluded(found, exclusions)
     print("\n".join(["", listed, report.listing(found, args.verbose)]))
     complete = not args.quick and not args.part
-    bad = report.worse(found) + (len(unused) if complete else 0)
-    if complete:
-        for one in unused:
-            print(f"WORSE     exclusion without a test: {one.pattern}")
+    invalid = report.broken(found) + [f"exclusion without a test: {one.pattern}" for one in unused if complete]
+    for line in invalid:
+        print(f"INVALID   {line}")
+    bad = report.worse(found) + len(invalid)
     print(f"{name}: {bad or 'nothing'} worse than on the standard loop; {time.monotonic() - start:.0f} s")
     target = Path(args.json or ROOT / "build" / "suites") / f"{name}-{cpython.VERSION}.json"
     target.parent.mkdir(parents=True, exist_ok=True)

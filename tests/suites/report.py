@@ -7,7 +7,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tests.suites.runs import Comparison, Exclusion
+from tests.suites.runs import END, Comparison, Exclusion
 
 Found = dict[str, dict[str, dict[str, Comparison]]]
 COLUMNS = ("tests", "excluded", "on our loop", "passed", "failed", "skipped", "theirs: passed", "failed", "skipped")
@@ -75,6 +75,21 @@ def excluded(found: Found, exclusions: list[Exclusion]) -> tuple[str, list[Exclu
 
 def worse(found: Found) -> int:
     return sum(one.worse for parts in found.values() for tests in parts.values() for one in tests.values())
+
+
+def broken(found: Found) -> list[str]:
+    """Parts that say nothing: the standard loop's process did not end well, or no test has passed on this loop."""
+    names = []
+    for way, parts in found.items():
+        for part, tests in parts.items():
+            end = tests.get(END.format(part))
+            if end is None or end.theirs is None or end.theirs.bad:
+                names.append(f"{way}: {part}: the process with the standard loop did not end well")
+        if not any(
+            one.ours and one.ours.loops and one.ours.outcome == "passed" for t in parts.values() for one in t.values()
+        ):
+            names.append(f"{way}: no test has passed on this loop")
+    return names
 
 
 def as_json(found: Found, exclusions: list[Exclusion]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ async def test_a_free_socket_never_pauses(loop, endpoint, plain):
 
 
 async def test_pause_writing_that_fails(loop, full, errors):
-    transport, protocol, _ = await full(high=10)
+    transport, protocol, _ = await full(high=50)
 
     def fail():
         raise ZeroDivisionError

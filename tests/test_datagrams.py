@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import random
 import socket
 import struct
 import sys
@@ -493,7 +494,7 @@ async def test_unix_errors(loop, endpoint, path):
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_a_slow_unix_receiver_gets_all(loop, endpoint, path, connected):
+async def test_a_slow_unix_receiver_gets_all(way, loop, endpoint, path, connected):
     """A Unix socket's queue is short: senders have to wait, and nothing is lost or overtaken."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plain:
         plain.bind(path)
@@ -513,5 +514,60 @@ async def test_a_slow_unix_receiver_gets_all(loop, endpoint, path, connected):
 
         await asyncio.to_thread(read_all)
         assert got == expected
-        await settle(lambda: transport.get_write_buffer_size() == 0)
+        if way.ours:  # asyncio of Python 3.13.0 forgets the headers
+            await settle(lambda: transport.get_write_buffer_size() == 0)
         assert not protocol.errors
+
+
+async def test_addresses_that_interfere(loop, endpoint, plain, errors):
+    """A port whose conversion to a number sends, or ends the endpoint, does no harm."""
+
+    class Port:
+        def __init__(self, action):
+            self.action = action
+
+        def __index__(self):
+            self.action()
+            return plain.getsockname()[1]
+
+    transport, protocol = await endpoint()
+
+    def send_many():
+        for i in range(300):
+            transport.sendto(b"%d" % i, plain.getsockname())
+
+    transport.sendto(b"first", ("127.0.0.1", Port(send_many)))
+    await settle(lambda: transport.get_write_buffer_size() == 0)
+    expected = [b"first", *(b"%d" % i for i in range(300))]
+    got = [await asyncio.to_thread(plain.recv, 10) for _ in expected]
+    assert sorted(got) == sorted(expected)  # asyncio sends the inner ones first
+    transport.sendto(b"last", ("127.0.0.1", Port(transport.abort)))
+    await protocol.until_called("lost")
+    errors.clear()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_nothing_is_lost_among_many(loop, endpoint, tmp_path, seed):
+    """Endpoints that send to each other as they like, and stop reading for a while: each gets all, in order."""
+    chance = random.Random(seed)
+    paths = [str(tmp_path / str(i)) for i in range(6)]
+    ends = [await endpoint(local_addr=path, family=socket.AF_UNIX) for path in paths]
+    sent = {(source, target): [] for source in paths for target in paths}
+    for number in range(150):
+        source = chance.randrange(6)
+        for _ in range(chance.randrange(1, 12)):
+            target = chance.choice(paths)
+            data = payload(chance.choice([0, 1, 100, 5000, 20_000]), number)
+            if data or sys.version_info >= (3, 13):
+                sent[paths[source], target].append(digest(data))
+                ends[source][0].sendto(data, target)
+        transport = chance.choice(ends)[0]
+        chance.choice([transport.pause_reading, transport.resume_reading])()
+        await turns(chance.randrange(3))
+    for transport, _ in ends:
+        transport.resume_reading()
+    for target, (_, protocol) in zip(paths, ends, strict=True):
+        await protocol.until_received(sum(len(sent[source, target]) for source in paths))
+        for source in paths:
+            assert [digest(data) for data, name in protocol.datagrams if name == source] == sent[source, target]
+    assert not any(protocol.errors for _, protocol in ends)

@@ -38,6 +38,7 @@ cdef class Outgoing(Endpoint):
     cdef bint protocol_paused
     cdef bint dropping                # abort: what is unsent stays so
     cdef unsigned int writes_lost     # sends after the end
+    cdef bint calling                 # the socket module sends, and may run code of the program's: hands off the outbox
     cdef Writable writable
     cdef bint lied_to                 # the last wait for room was in vain
     cdef object retry                 # timer: when to try again

@@ -201,21 +201,31 @@ cdef class Outgoing(Endpoint):
         """Send what is next to an address that only Python's socket module understands.  False: no more now."""
         data = <object> queue_peek(&self.outbox, 0)
         address = <object> <void*> (<uintptr_t> queue_peek(&self.outbox, 1) & ~<uintptr_t> BY_SOCKET)
+        failure = None
         self.page.direct_calls += 1
+        self.calling = True
         try:
             self.sock.sendto(data, address)
-        except (BlockingIOError, InterruptedError):
-            self.wait_for_room()
-            return False
-        except OSError as error:
-            self.note_error(error)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.fatal(error, "Fatal write error on datagram transport")
+            failure = error
+        finally:
+            self.calling = False
+        if self.dropping:
+            self.drop_outbox()
+            return False
+        if isinstance(failure, (BlockingIOError, InterruptedError)):
+            self.wait_for_room()
             return False
         self.take_out()
-        return True
+        if failure is None:
+            return True
+        if isinstance(failure, OSError):
+            self.note_error(failure)
+            return True
+        self.fatal(failure, "Fatal write error on datagram transport")
+        return False
 
     cdef int take_out(self) except -1:
         """Drop the first datagram of the outbox: it was sent, or can't be."""
@@ -318,6 +328,8 @@ cdef class Outgoing(Endpoint):
         return 0
 
     cdef int drop_outbox(self) except -1:
+        if self.calling:
+            return 0
         while queue_count(&self.outbox):
             self.take_out()
         return 0
@@ -343,8 +355,8 @@ cdef class Outgoing(Endpoint):
         return 0
 
     cdef bint busy(self) noexcept:
-        """Whether something is in flight, or waits for room."""
-        return self.writable.user_data != 0 or self.flying != 0 or self.retry is not None
+        """Whether something is being sent, or waits for room."""
+        return self.writable.user_data != 0 or self.flying != 0 or self.retry is not None or self.calling
 
     cdef int set_limits(self, object high, object low) except -1:
         if high is None:

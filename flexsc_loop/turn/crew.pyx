@@ -1,7 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Floor 3: threads that take turns at making blocking calls, as FlexSC's syscall threads do.
 
-Owns: the queue of jobs and the threads that work on it (workers.h).  Imports: turn (to wake a loop); concurrent.futures.
+Owns: the queue of jobs and the threads that work on it (workers.h).  Imports: turn, to wake a
+loop; concurrent.futures.
 
 One worker is active at a time, since more would only fight for the GIL.  The next one is called when the active one is
 stuck: when no job has begun or ended for some 100 us, because one blocks or computes for long.
@@ -400,6 +401,8 @@ cdef class Crew:
             return 0
         self.idle.append(me)
         crew_linger(&self.words, &me.words)
+        if queue_count(&self.queue):
+            self.watch()
         return 0
 
     cdef int tell(self) except -1:

@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 from typing_extensions import disjoint_base
 
+from flexsc_loop.turn.crew import Job
 from flexsc_loop.turn.turn import Endpoint, Turn
 
 _P = ParamSpec("_P")
@@ -26,6 +27,8 @@ class Executor(ThreadPoolExecutor):
     def _forget(self) -> None: ...
     def __del__(self) -> None: ...
 
+@disjoint_base
+class LoopJob(Job): ...
 @disjoint_base
 class Jobs(Endpoint):
     def __init__(self, turn: Turn, executor: Executor) -> None: ...

@@ -123,6 +123,7 @@ cdef class Turn:
     cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self) except -1
     cdef int hand_over(self) except -1
+    cdef int rouse(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

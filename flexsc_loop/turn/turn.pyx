@@ -678,6 +678,13 @@ cdef class Turn:
                 sched_yield()
         return handle
 
+    cdef int rouse(self) except -1:
+        """Another thread has brought something: wake the loop if it sleeps."""
+        if self.sleeping:
+            self.sleeping = False
+            self.page.wake()
+        return 0
+
     cdef TimerHandle at(self, double when, object callback, tuple args, object context):
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         if self._closed:

@@ -85,10 +85,22 @@ static inline uint32_t worker_orders(struct flexsc_worker *worker)
 
 /* ---- words that are written with the GIL held ---- */
 
-static inline void crew_set_queued(struct flexsc_crew *crew, size_t count) { atomic_store(&crew->queued, (uint32_t)count); }
+static inline void crew_set_queued(struct flexsc_crew *crew, size_t count)
+{
+    atomic_store(&crew->queued, (uint32_t)count);
+}
+
 static inline void crew_set_untold(struct flexsc_crew *crew, bool untold) { atomic_store(&crew->untold, untold); }
-static inline void crew_linger(struct flexsc_crew *crew, struct flexsc_worker *me) { atomic_store(&crew->lingering, me); }
-static inline void crew_call(struct flexsc_crew *crew, int change) { atomic_fetch_add(&crew->called, (uint32_t)change); }
+static inline void crew_linger(struct flexsc_crew *crew, struct flexsc_worker *me)
+{
+    atomic_store(&crew->lingering, me);
+}
+
+static inline void crew_call(struct flexsc_crew *crew, int change)
+{
+    atomic_fetch_add(&crew->called, (uint32_t)change);
+}
+
 static inline uint32_t crew_called(struct flexsc_crew *crew) { return atomic_load(&crew->called); }
 static inline void crew_progress(struct flexsc_crew *crew) { atomic_fetch_add(&crew->progress, 1); }
 static inline uint32_t crew_progressed(struct flexsc_crew *crew) { return atomic_load(&crew->progress); }
@@ -149,8 +161,8 @@ static inline bool worker_watches(struct flexsc_crew *crew, struct flexsc_worker
     }
 }
 
-/* Follow orders that need no GIL.  Returns when there is something to do that does: orders to work; ORDER_WATCH: those who
- * work are stuck; ORDER_REST: the loop keeps jobs for long. */
+/* Follow orders that need no GIL.  Returns when there is something to do that does: orders to work; ORDER_WATCH: those
+ * who work are stuck; ORDER_REST: the loop keeps jobs for long. */
 static inline uint32_t worker_stand_by(struct flexsc_crew *crew, struct flexsc_worker *me)
 {
     if (worker_lingers(crew, me))

@@ -154,8 +154,13 @@ class Connector:
 
     async def __call__(self, factory: Any, *, prepare: Any = None, **options: Any) -> tuple[Any, Any, TlsPeer]:
         ours, peer = self.pair(prepare)
-        (transport, protocol), _ = await asyncio.gather(self.open(ours, factory, **options), peer.handshake())
-        return transport, protocol, peer
+        made, shaken = await asyncio.gather(
+            self.open(ours, factory, **options), peer.handshake(), return_exceptions=True
+        )
+        for result in (made, shaken):
+            if isinstance(result, BaseException):
+                raise result
+        return *made, peer
 
     def clean(self) -> None:
         for peer in self.peers:

@@ -239,7 +239,8 @@ def public(names):
 def stubbed(module):
     """The classes and functions in a module's stub."""
     tree = ast.parse((ROOT / Path(*module.split("."))).with_suffix(".pyi").read_text())
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return {node.name: node for node in tree.body if isinstance(node, kinds)}
 
 
 def typed_names(cls):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +47,6 @@ def no_process_is_left(adopt_orphans: None) -> Iterator[None]:
     """What a test has started must have ended with it; orphans may take a moment."""
     before = children()
     yield
-    gc.collect()
     gone = eventually(lambda: not {child for child in children() - before if not has_ended(child)}, 5)
     left = children() - before
     complaint = [child.as_dict(["pid", "status", "cmdline"]) for child in left]

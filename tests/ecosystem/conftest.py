@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,9 @@ from benchmarks import databases
 PR_SET_CHILD_SUBREAPER = 36
 
 
-@pytest.fixture(scope="session", autouse=True)
-def adopt_orphans() -> None:
-    """A process whose parent has gone becomes a child of this one, so that it is seen."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def adopt_orphans(yes: bool) -> None:
+    """Whether a process whose parent has gone becomes a child of this one, so that it is seen."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(yes), 0, 0, 0)
 
 
 def children() -> set[psutil.Process]:
@@ -44,16 +42,17 @@ def has_ended(child: psutil.Process) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_process_is_left(adopt_orphans: None) -> Iterator[None]:
+def no_process_is_left() -> Iterator[None]:
     """What a test has started must have ended with it; orphans may take a moment."""
     before = children()
+    adopt_orphans(True)
     yield
-    gc.collect()
     gone = eventually(lambda: not {child for child in children() - before if not has_ended(child)}, 5)
     left = children() - before
     complaint = [child.as_dict(["pid", "status", "cmdline"]) for child in left]
     for child in left:
         child.kill()
+    adopt_orphans(False)
     assert gone, f"processes left: {complaint}"
 
 
@@ -79,17 +78,17 @@ def certificate(authority: Any) -> databases.Certificate:
     return databases.Certificate(issued.private_key_pem.bytes().decode(), chain.decode())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def postgresql(certificate: databases.Certificate) -> Iterator[databases.Database]:
     yield from database(databases.postgresql, certificate=certificate)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mariadb(certificate: databases.Certificate) -> Iterator[databases.Database]:
     yield from database(databases.mariadb, certificate=certificate)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_server() -> Iterator[databases.Database]:
     yield from database(databases.redis)
 

@@ -372,7 +372,7 @@ async def test_shutdown_without_jobs(loop):
         loop.run_in_executor(None, int)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="shutdown_default_executor has a timeout from Python 3.12 on")
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="new in Python 3.12, whose first releases wait without limit")
 async def test_shutdown_with_a_timeout(loop):
     release = threading.Event()
     future = loop.run_in_executor(None, release.wait, LIMIT)

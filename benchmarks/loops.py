@@ -66,8 +66,7 @@ class LoopChoice:
 def _aiofastnet() -> LoopFactory:
     """aiofastnet's transports on uvloop, as its documentation recommends them."""
     try:
-        import aiofastnet
-        import uvloop
+        aiofastnet, uvloop = importlib.import_module("aiofastnet"), importlib.import_module("uvloop")
     except ImportError as error:
         raise BenchmarkError(f"aiofastnet on uvloop cannot be imported: {error}") from error
     factory: LoopFactory = aiofastnet.loop_factory(uvloop.new_event_loop)

@@ -233,7 +233,7 @@ class Loop(
 
 def _read_early(protocol: Any) -> bytes:
     """What a stream reader holds already of a peer's TLS that came right behind what was read before."""
-    reader = protocol._stream_reader if isinstance(protocol, asyncio.StreamReaderProtocol) else None
+    reader = protocol._stream_reader if issubclass(type(protocol), asyncio.StreamReaderProtocol) else None
     if reader is None or not reader._buffer:
         return b""
     early = bytes(reader._buffer)

@@ -167,9 +167,9 @@ async def test_a_server_ends_in_connection_made(way, loop, contexts, ending):
     await turns(3)
     leftovers = Leftovers(way, loop)
     for _ in range(5):
-        transport, protocol = None, Recorder()
+        protocol = Recorder()
         try:
-            transport, _ = await loop.create_connection(
+            await loop.create_connection(
                 lambda: protocol, *server.sockets[0].getsockname(), ssl=contexts.client()  # noqa: B023
             )
             await protocol.until_called("lost")

@@ -574,7 +574,7 @@ async def test_handshake_timeout(loop, contexts, side):
     connector = Connector(loop, contexts, side, None)
     ours, peer = connector.pair()
     protocol = Recorder()
-    with pytest.raises(ConnectionAbortedError, match="SSL handshake is taking longer than 0.05 seconds"):
+    with pytest.raises(ConnectionAbortedError, match=r"SSL handshake is taking longer than 0\.05 seconds"):
         await connector.open(ours, lambda: protocol, ssl_handshake_timeout=0.05)
     assert protocol.calls == []
     connector.clean()

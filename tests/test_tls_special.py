@@ -24,9 +24,8 @@ def contexts():
 def pem(contexts, tmp_path):
     """Files of the certificate with its key, and of the authority."""
     certificate = tmp_path / "certificate.pem"
-    certificate.write_bytes(
-        contexts.certificate.private_key_pem.bytes() + b"".join(blob.bytes() for blob in contexts.certificate.cert_chain_pems)
-    )
+    blobs = [contexts.certificate.private_key_pem, *contexts.certificate.cert_chain_pems]
+    certificate.write_bytes(b"".join(blob.bytes() for blob in blobs))
     return str(certificate)
 
 
@@ -75,9 +74,7 @@ async def test_key_updates_from_a_client(loop, contexts):
         return protocols[-1]
 
     server = await loop.create_server(factory, "127.0.0.1", 0, ssl=contexts.server("1.3"))
-    client = await OpenSsl.start(
-        "s_client", "-tls1_3", "-connect", "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
-    )
+    client = await OpenSsl.start("s_client", "-tls1_3", "-connect", address_of(server))
     await client.until(b"Verify return code")
     for i, command in enumerate((b"K", b"k", b"K", b"K")):
         client.say(b"before %d" % i)
@@ -123,9 +120,7 @@ async def test_key_updates_from_a_server(loop, contexts, pem):
 @needs_openssl
 async def test_renegotiation_asked_for_by_a_client_is_refused(loop, contexts):
     server = await loop.create_server(EchoRecorder, "127.0.0.1", 0, ssl=contexts.server("1.2"))
-    client = await OpenSsl.start(
-        "s_client", "-tls1_2", "-connect", "127.0.0.1:%d" % server.sockets[0].getsockname()[1]
-    )
+    client = await OpenSsl.start("s_client", "-tls1_2", "-connect", address_of(server))
     await client.until(b"Verify return code")
     client.say(b"hello")
     await client.until(b"hello")
@@ -162,6 +157,11 @@ class EchoRecorder(Recorder):
     def data_received(self, data):
         super().data_received(data)
         self.transport.write(data)
+
+
+def address_of(server):
+    host, port = server.sockets[0].getsockname()
+    return f"{host}:{port}"
 
 
 def free_port():
@@ -366,8 +366,9 @@ class Foreign(asyncio.Transport):
         return getattr(self.inner, name)
 
 
-for _name in ("write", "close", "abort", "is_closing", "pause_reading", "resume_reading", "set_protocol", "get_protocol",
-              "get_extra_info", "is_reading", "get_write_buffer_size"):
+PASSED_ON = ("write", "close", "abort", "is_closing", "pause_reading", "resume_reading", "is_reading", "set_protocol",
+             "get_protocol", "get_extra_info", "get_write_buffer_size")
+for _name in PASSED_ON:
     setattr(Foreign, _name, lambda self, *args, _name=_name: getattr(self.inner, _name)(*args))
 
 
@@ -411,7 +412,7 @@ async def test_repr_tells_phase_and_version(loop, contexts):
 def test_an_unclosed_transport_is_reported(way, contexts):
     loop = way.new_loop()
 
-    async def leave_open():
+    async def leave_open(loop):
         ours, theirs = tcp_pair()
         context = contexts.client()
         opening = asyncio.ensure_future(
@@ -421,7 +422,7 @@ def test_an_unclosed_transport_is_reported(way, contexts):
         await loop.connect_accepted_socket(Echo, theirs, ssl=contexts.server())
         await opening
 
-    loop.run_until_complete(leave_open())
+    loop.run_until_complete(leave_open(loop))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loop.close()

@@ -5,6 +5,7 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from flexsc_loop.syscalls.operation import Operation
+from flexsc_loop.transports.tls import Settings
 from flexsc_loop.turn.turn import Endpoint, Turn
 
 @disjoint_base
@@ -17,7 +18,7 @@ class Listener(Endpoint):
         turn: Turn,
         sock: socket,
         factory: Callable[[], Any],
-        make: Callable[[int, Any], object] | None,
+        tls: Settings | None,
         server: Any,
         shared: bool = False,
     ) -> None: ...

@@ -1,15 +1,15 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: the transports of TLS connections, and how they come into being.
 
-Owns: nothing; a transport holds one `Tls`.  Imports: tls_core, stream, turn.
+Owns: nothing; a transport holds one `Tls`.  Imports: tls_core, tls_cipher, stream, turn.
 """
 import asyncio
-import ssl
 import warnings
 from asyncio import constants, sslproto, transports
 
 from flexsc_loop.transports.stream cimport Stream, open_stream
-from flexsc_loop.transports.tls_core cimport HANDSHAKE, WAITING, Tls, flexsc_scan
+from flexsc_loop.transports.tls_cipher cimport new_cipher
+from flexsc_loop.transports.tls_core cimport HANDSHAKE, WAITING, Tls
 from flexsc_loop.transports.stream import StreamTransport, take_socket
 from flexsc_loop.turn.turn cimport Turn
 
@@ -43,16 +43,7 @@ cdef class Settings:
         tls.handshake_timeout = self.handshake_timeout
         tls.shutdown_timeout = self.shutdown_timeout
         tls.waiter = waiter
-        tls.incoming = ssl.MemoryBIO()
-        tls.outgoing = ssl.MemoryBIO()
-        tls.tls_object = self.context.wrap_bio(
-            tls.incoming, tls.outgoing, server_side=self.server_side, server_hostname=self.hostname)
-        tls.plain_object = type(tls.tls_object) is ssl.SSLObject
-        below = tls.tls_object._sslobj if tls.plain_object else tls.tls_object
-        tls.read_some = below.read
-        tls.write_some = below.write
-        tls.put_incoming = tls.incoming.write
-        tls.take_outgoing = tls.outgoing.read
+        tls.cipher = new_cipher(self.context, self.server_side, self.hostname)
         tls.high = constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE * KIB
         tls.low = tls.high // 4
         tls.adopt_protocol(protocol)
@@ -93,7 +84,6 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     """
     cdef Tls below = None, tls
     cdef Stream stream
-    cdef flexsc_scan scan
     if isinstance(transport, TlsTransport):
         below = transport._core
         stream = below.stream
@@ -117,7 +107,7 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     tls.attach(stream, below)
     tls.begin()
     if early:
-        tls.put(early, &scan)
+        tls.cipher.put(early)
         if tls.phase == HANDSHAKE:
             tls.shake()
     transport.resume_reading()

@@ -1,18 +1,5 @@
-from libc.stdint cimport uint8_t
-
 from flexsc_loop.transports.stream cimport Layer, Stream
-
-
-cdef extern from "records.h":
-    struct flexsc_records:
-        pass
-
-    struct flexsc_scan:
-        size_t complete
-        size_t room
-        bint odd
-
-    void records_scan(flexsc_records* records, const uint8_t* data, size_t size, flexsc_scan* scan) noexcept
+from flexsc_loop.transports.tls_cipher cimport Cipher
 
 
 cdef enum Phase:
@@ -45,23 +32,8 @@ cdef class Tls(Layer):
     cdef bint told_eof                # eof_received has been called
     cdef bint carrier_eof             # the carrier's stream has ended
 
-    cdef object tls_object            # ssl.SSLObject
-    cdef object incoming, outgoing    # ssl.MemoryBIO
-    cdef object read_some, write_some                # bound methods, called as (size[, buffer]) and (data)
-    cdef object put_incoming, take_outgoing
-    cdef bint plain_object            # read_some is the ssl module's own
-    cdef flexsc_records records
-    cdef bint unclear                 # complete records may wait, nobody knows how many
-    cdef bint interrupted             # a read has met something else than data
-    cdef bint ended                   # the peer's close_notify has been read
-    cdef object broken                # the error that a read has met
+    cdef Cipher cipher
     cdef bint paused                  # pause_reading
-
-    cdef object backlog               # bytes, or a list of bytes: written, not encrypted
-    cdef size_t backlog_size
-    cdef size_t at                    # item of the list that is not encrypted completely yet
-    cdef size_t offset                # bytes of it that have been
-    cdef bint blocked                 # a write has to wait for what the peer sends: renegotiation
     cdef size_t high, low
     cdef bint writing_paused
     cdef unsigned int writes_lost
@@ -76,11 +48,6 @@ cdef class Tls(Layer):
     cdef int stop_timer(self) except -1
 
     cdef int receive(self, bytes data) except -1
-    cdef int put(self, bytes data, flexsc_scan* scan) except -1
-    cdef int receive_much(self, bytes data, size_t room) except -1
-    cdef object read_one(self, size_t room, object view)
-    cdef size_t read_into(self, char* target, size_t room, size_t count) except? 0
-    cdef int look_for_more(self) except -1
     cdef int after_reading(self) except -1
     cdef int drain(self) except -1
     cdef int fill_buffers(self, size_t count) except -1
@@ -93,8 +60,6 @@ cdef class Tls(Layer):
     cdef int lost_write(self) except -1
     cdef int encrypt_now(self) except -1
     cdef int encrypt(self, bint everything) except -1
-    cdef object next_piece(self)
-    cdef int advance(self, size_t count) except -1
     cdef int pump(self) except -1
     cdef int want_flush(self) except -1
     cdef size_t unsent_below(self) noexcept

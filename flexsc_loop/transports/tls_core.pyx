@@ -1,54 +1,36 @@
 # cython: language_level=3, cdivision=True
-"""Floor 4: TLS over our streams, and over TLS.
+"""Floor 4: TLS connections over our streams, and over TLS.
 
-Owns: what was written and not encrypted, what was received and not decrypted, the phases from handshake to shutdown.
-Python's `ssl` module does the cryptography, on two memory BIOs.  Imports: stream, turn, records.h.
+Owns: the phases of a connection from handshake to shutdown, flow control, and whom to tell what.  Imports: tls_cipher,
+stream, turn.
 
-The headers of the records that have come say how many are complete, so `read` is called exactly that often and does
-not have to fail in order to say that it has come to the end.  Whenever something else than application data comes, or
-a read says so all the same (tickets and key updates look like data), reads go on until there is nothing left.
-
-What is written in one turn is encrypted at its end, in one go, when the stream is flushed.
+What is written in one turn is encrypted at its end, in one go, when the stream is flushed; large writes at once, while
+they are in the cache.
 """
 import asyncio
 import ssl
-import warnings
-from asyncio import constants, sslproto, transports
+from asyncio import constants, sslproto
 from asyncio.log import logger
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_FromMemory
-from cpython.object cimport PyObject
-from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport uint8_t
+from cpython.bytes cimport PyBytes_GET_SIZE
 
-from flexsc_loop.transports.stream cimport Layer, Stream, open_stream
+from flexsc_loop.transports.stream cimport Layer, Stream
 from flexsc_loop.transports.stream cimport CLOSED as STREAM_CLOSED
 from flexsc_loop.transports.stream cimport OPEN as STREAM_OPEN
-from flexsc_loop.transports.stream import StreamTransport, take_socket
-from flexsc_loop.turn.turn cimport Turn, monotonic
+from flexsc_loop.transports.tls_cipher cimport PIECE, flexsc_records, flexsc_scan
+from flexsc_loop.turn.turn cimport monotonic
 
 
 cdef extern from "Python.h":
-    enum:
-        PyBUF_READ
-        PyBUF_WRITE
-    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
 
 
 cdef enum:
-    KIB = 1024
-    AT_ONCE = 16 * KIB               # larger writes are encrypted when they are made, others at the end of the turn
-    PIECE = 64 * KIB                 # put into a BIO at a time: BIOs keep the size that they once had
-    CIPHER_MOST = 256 * KIB          # encrypted and not sent: more is encrypted when this has gone
-    JOIN_LEAST = 16 * KIB            # smaller writes are copied together: one record holds so much
-    ENCRYPTED_ITEMS = 256            # so many items of a backlog that have been encrypted are worth removing
+    AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
+    CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
 
 cdef object AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
-cdef object ZERO_RETURN = ssl.SSLZeroReturnError
 cdef object SSLError = ssl.SSLError
 cdef str BROKEN = "Fatal error on SSL protocol"
 
@@ -81,7 +63,7 @@ cdef class Tls(Layer):
             self.tell_waiter(error)
             self.fail(error, "SSL handshake failed")
         elif self.phase == OPEN:
-            if self.unclear:
+            if self.cipher.unclear:
                 self.drain()
             if self.phase == OPEN:
                 self.peer_ended()
@@ -104,8 +86,7 @@ cdef class Tls(Layer):
         protocol = self.protocol
         self.phase = LOST
         self.stop_timer()
-        self.backlog = None
-        self.backlog_size = 0
+        self.cipher.forget()
         self.tell_waiter(exc or ConnectionAbortedError("the connection was closed"))
         self.protocol = self.callback = self.above = self.facade = None
         if told:
@@ -114,12 +95,11 @@ cdef class Tls(Layer):
     # ---- what the carrier calls as its layer
 
     cdef int feed(self, bytes data) except -1:
-        cdef flexsc_scan scan
         try:
             if self.phase == OPEN:
                 self.receive(data)
             elif self.phase != WAITING and self.phase < DONE:
-                self.put(data, &scan)
+                self.cipher.put(data)
                 if self.phase == HANDSHAKE:
                     self.shake()
                 else:
@@ -134,10 +114,10 @@ cdef class Tls(Layer):
         cdef Tls above = self.above
         if above is not None:
             above.gather()
-        if self.backlog_size == 0 and self.phase != FLUSHING:
+        if self.cipher.waiting == 0 and self.phase != FLUSHING:
             return 0
         self.encrypt_now()
-        if self.phase != FLUSHING or self.backlog_size:
+        if self.phase != FLUSHING or self.cipher.waiting:
             return 0
         try:
             self.shut_down()
@@ -150,7 +130,7 @@ cdef class Tls(Layer):
     cdef int progressed(self) except -1:
         if self.above is not None:
             self.above.progressed()
-        if self.backlog_size or self.phase == FLUSHING:
+        if self.cipher.waiting or self.phase == FLUSHING:
             self.want_flush()
         if self.writing_paused:
             self.stream.wake_up()
@@ -159,13 +139,13 @@ cdef class Tls(Layer):
     cdef int settle(self) except -1:
         cdef bint resume = self.writing_paused and self.phase < DONE and self.unsent() <= self.low
         cdef Tls above = self.above
-        if resume or (self.unclear and self.phase == OPEN and not self.paused):
+        if resume or (self.cipher.unclear and self.phase == OPEN and not self.paused):
             context = self.stream.context
             PyContext_Enter(context)
             try:
                 if resume:
                     self.resume_protocol()
-                if self.unclear and self.phase == OPEN and not self.paused:
+                if self.cipher.unclear and self.phase == OPEN and not self.paused:
                     self.drain()
             finally:
                 PyContext_Exit(context)
@@ -179,7 +159,7 @@ cdef class Tls(Layer):
         if self.phase == OPEN or self.phase == FLUSHING:
             try:
                 self.encrypt(True)
-                self.tls_object.unwrap()
+                self.cipher.tls.unwrap()
             except ssl.SSLError:
                 # Most often because the peer's close_notify has not come; nobody will wait for it.
                 pass
@@ -205,7 +185,7 @@ cdef class Tls(Layer):
     cdef int shake(self) except -1:
         """Go on with the handshake."""
         try:
-            self.tls_object.do_handshake()
+            self.cipher.tls.do_handshake()
         except AGAIN:
             return self.pump()
         except (SystemExit, KeyboardInterrupt):
@@ -224,17 +204,17 @@ cdef class Tls(Layer):
         if self.stream.turn._debug:
             logger.debug("%r: SSL handshake took %.1f ms", self.facade, (monotonic() - self.started) * 1e3)
         # What the peer has sent right after its handshake.
-        self.unclear = self.incoming.pending > 0
+        self.cipher.unclear = self.cipher.incoming.pending > 0
         if not self.made:
             self.tell_made()
         self.tell_waiter(None)
         if self.phase != OPEN:
             return 0
-        if self.backlog_size:
+        if self.cipher.waiting:
             self.want_flush()
         if self.paused:
             self.pause_carrier()
-        elif self.unclear:
+        elif self.cipher.unclear:
             self.drain()
         return 0
 
@@ -286,116 +266,47 @@ cdef class Tls(Layer):
 
     # ---- receiving
 
-    cdef int put(self, bytes data, flexsc_scan* scan) except -1:
-        """Have `data` decrypted by the reads to come; `scan` says how many there can be."""
-        records_scan(&self.records, <const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), scan)
-        self.put_incoming(data)
-        if scan.odd:
-            self.unclear = True
-        return 0
-
     cdef int receive(self, bytes data) except -1:
-        cdef flexsc_records before = self.records
+        cdef Cipher cipher = self.cipher
+        cdef flexsc_records before = cipher.records
         cdef flexsc_scan scan
-        cdef size_t size = PyBytes_GET_SIZE(data)
-        records_scan(&self.records, <const uint8_t*> PyBytes_AS_STRING(data), size, &scan)
-        if scan.odd or self.unclear or self.paused:
-            self.put_incoming(data)
-            self.unclear = self.unclear or scan.odd or scan.complete
-            return 0 if self.paused or not self.unclear else self.drain()
-        if self.callback is None and self.above is None:
-            self.put_incoming(data)
-            return self.fill_buffers(scan.complete) if scan.complete else 0
-        if scan.complete > 1 and self.plain_object:
-            self.records = before
-            return self.receive_much(data, scan.room)
-        self.put_incoming(data)
-        if scan.complete == 1:
-            chunk = self.read_one(scan.room, None)
-            if chunk is not None:
-                if <size_t> PyBytes_GET_SIZE(chunk) >= scan.room:
-                    self.look_for_more()
-                self.pass_on(<bytes> chunk)
+        if self.paused or cipher.unclear:
+            cipher.put(data)
             return self.after_reading()
-        self.unclear = scan.complete > 0
-        return self.drain() if self.unclear else 0
-
-    cdef int receive_much(self, bytes data, size_t room) except -1:
-        """Several records: decrypt all of them into one bytes object, piece by piece while they are in the cache."""
-        cdef PyObject* target = new_bytes(NULL, room)
-        cdef char* source = PyBytes_AS_STRING(data)
-        cdef size_t at = 0, step, done = 0, size = PyBytes_GET_SIZE(data)
-        cdef flexsc_scan scan
-        try:
-            while at < size:
-                step = min(size - at, <size_t> PIECE)
-                records_scan(&self.records, <const uint8_t*> source + at, step, &scan)
-                self.put_incoming(data if step == size else PyMemoryView_FromMemory(source + at, step, PyBUF_READ))
-                at += step
-                if not self.interrupted:
-                    done += self.read_into(PyBytes_AS_STRING(<bytes> target) + done, room - done, scan.complete)
-                elif scan.complete:
-                    self.unclear = True
-            if done:
-                if done < room:
-                    _PyBytes_Resize(&target, done)
-                self.pass_on(<bytes> target)
-        finally:
-            Py_XDECREF(target)
+        cipher.scan(data, &scan)
+        if scan.odd or (scan.complete > 1 and not cipher.direct):
+            cipher.put_incoming(data)
+            return self.drain()
+        if self.callback is None and self.above is None:
+            cipher.put_incoming(data)
+            return self.fill_buffers(scan.complete) if scan.complete else 0
+        if scan.complete > 1:
+            cipher.records = before
+            decrypted = cipher.read_records(data, scan.room)
+        else:
+            cipher.put_incoming(data)
+            if scan.complete == 0:
+                return 0
+            decrypted = cipher.read_record(scan.room)
+        if decrypted is not None:
+            self.pass_on(<bytes> decrypted)
         return self.after_reading()
-
-    cdef size_t read_into(self, char* target, size_t room, size_t count) except? 0:
-        """Decrypt `count` records to `target`; returns how many bytes that were."""
-        cdef size_t done = 0
-        while count and done < room:
-            count -= 1
-            got = self.read_one(room - done, PyMemoryView_FromMemory(target + done, room - done, PyBUF_WRITE))
-            if got is None:
-                break
-            done += <size_t> got
-        if done == room and room:
-            self.look_for_more()
-        return done
-
-    cdef object read_one(self, size_t room, object view):
-        """Decrypt one record: new bytes, or how many went to `view`; None when reading has to stop, see `interrupted`."""
-        try:
-            got = self.read_some(room) if view is None else self.read_some(room, view)
-        except AGAIN:
-            self.interrupted = True
-            return None
-        except ZERO_RETURN:
-            self.interrupted = self.ended = True
-            return None
-        except SSLError as error:
-            self.interrupted = True
-            self.broken = error
-            return None
-        if not got:
-            self.interrupted = self.ended = True
-            return None
-        return got
-
-    cdef int look_for_more(self) except -1:
-        """As much came as was asked for: is there more in the record?  Only without encryption, or with compression."""
-        if self.tls_object.pending():
-            self.unclear = True
-        return 0
 
     cdef int after_reading(self) except -1:
         """Deal with whatever else than data has been read."""
-        if self.interrupted:
-            self.interrupted = False
+        cdef Cipher cipher = self.cipher
+        if cipher.interrupted:
+            cipher.interrupted = False
             self.pump()
-            if self.blocked:
-                self.blocked = False
+            if cipher.blocked:
+                cipher.blocked = False
                 self.want_flush()
-            if self.broken is not None:
-                error, self.broken = self.broken, None
+            if cipher.broken is not None:
+                error, cipher.broken = cipher.broken, None
                 return self.fail(error, BROKEN)
-            if self.ended and self.phase == OPEN:
+            if cipher.ended and self.phase == OPEN:
                 return self.peer_ended()
-        if self.unclear and self.phase == OPEN and not self.paused:
+        if cipher.unclear and self.phase == OPEN and not self.paused:
             self.drain()
         return 0
 
@@ -403,22 +314,17 @@ cdef class Tls(Layer):
         """Read until there is nothing left."""
         if self.callback is None and self.above is None:
             return self.fill_buffers(0)
-        self.unclear = False
-        chunks = []
-        while True:
-            chunk = self.read_one(PIECE, None)
-            if chunk is None:
-                break
-            chunks.append(chunk)
-        if chunks:
-            self.pass_on(<bytes> chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        decrypted = self.cipher.read_all()
+        if decrypted is not None:
+            self.pass_on(<bytes> decrypted)
         return self.after_reading()
 
     cdef int fill_buffers(self, size_t count) except -1:
         """Decrypt `count` records (0: all there are) straight into a BufferedProtocol's buffers."""
+        cdef Cipher cipher = self.cipher
         cdef bint unknown = count == 0
-        self.unclear = True
-        while self.phase == OPEN and not self.paused and self.callback is None and not self.interrupted:
+        cipher.unclear = True
+        while cipher.unclear and self.phase == OPEN and not self.paused and self.callback is None:
             buffer = self.protocol.get_buffer(PIECE)
             view = memoryview(buffer).cast("B")
             room = len(view)
@@ -426,19 +332,17 @@ cdef class Tls(Layer):
                 raise RuntimeError("get_buffer() returned an empty buffer")
             filled = 0
             while filled < room and (unknown or count):
-                got = self.read_one(room - filled, view[filled:] if filled else view)
+                got = cipher.read_one(room - filled, view[filled:] if filled else view)
                 if got is None:
                     break
                 filled += got
-                if not unknown and (filled < room or not self.tls_object.pending()):
+                if not unknown and (filled < room or not cipher.tls.pending()):
                     count -= 1
-            if (count == 0 and not unknown) or self.interrupted:
-                self.unclear = False
+            if cipher.interrupted or (count == 0 and not unknown):
+                cipher.unclear = False
             del view
             if filled:
                 self.protocol.buffer_updated(filled)
-            if not self.unclear:
-                break
         return self.after_reading()
 
     cdef int pass_on(self, bytes data) except -1:
@@ -452,18 +356,17 @@ cdef class Tls(Layer):
 
     cdef int discard(self) except -1:
         """Read and forget, after close(): nobody wants data any more, but the peer's close_notify."""
-        self.unclear = False
-        while self.read_one(PIECE, None) is not None:
-            pass
-        self.interrupted = False
+        cdef Cipher cipher = self.cipher
+        cipher.skip_all()
+        cipher.interrupted = False
         self.pump()
         if self.phase == FLUSHING:
-            self.blocked = False
+            cipher.blocked = False
             self.want_flush()
-        if self.broken is not None:
-            error, self.broken = self.broken, None
+        if cipher.broken is not None:
+            error, cipher.broken = cipher.broken, None
             return self.fail(error, "Fatal error on transport")
-        if self.ended and self.phase == SHUTDOWN:
+        if cipher.ended and self.phase == SHUTDOWN:
             self.tell_eof()
             self.finish()
         return 0
@@ -502,13 +405,7 @@ cdef class Tls(Layer):
             return 0
         if self.phase > OPEN or self.stream.state != STREAM_OPEN:
             return self.lost_write()
-        if self.backlog is None:
-            self.backlog = kept
-        elif isinstance(self.backlog, list):
-            (<list> self.backlog).append(kept)
-        else:
-            self.backlog = [self.backlog, kept]
-        self.backlog_size += PyBytes_GET_SIZE(kept)
+        self.cipher.add(kept)
         if self.phase == OPEN:
             if PyBytes_GET_SIZE(kept) >= AT_ONCE:
                 # It is in the cache now.
@@ -533,16 +430,10 @@ cdef class Tls(Layer):
 
     cdef int encrypt(self, bint everything) except -1:
         """Encrypt what has been written, as much as may wait to be sent."""
-        while (self.backlog_size and not self.blocked and (self.phase == OPEN or self.phase == FLUSHING)
+        cdef Cipher cipher = self.cipher
+        while (cipher.waiting and not cipher.blocked and (self.phase == OPEN or self.phase == FLUSHING)
                 and (everything or self.unsent_below() < CIPHER_MOST)):
-            piece = self.next_piece()
-            try:
-                count = self.write_some(piece)
-            except AGAIN:
-                self.blocked = True
-            else:
-                self.advance(count)
-            data = self.take_outgoing()
+            data = cipher.encrypt()
             if not data:
                 continue
             if self.below is not None:
@@ -551,60 +442,9 @@ cdef class Tls(Layer):
                 self.stream.enqueue(<bytes> data)
         return 0
 
-    cdef object next_piece(self):
-        """What to encrypt next: one large write or a part of it, or several small ones."""
-        cdef size_t rest, total
-        cdef Py_ssize_t last
-        if isinstance(self.backlog, list):
-            if self.at == 0 and self.offset == 0 and self.backlog_size <= PIECE:
-                self.backlog = b"".join(<list> self.backlog)
-                return self.backlog
-            item = (<list> self.backlog)[self.at]
-        else:
-            item = self.backlog
-            if self.backlog_size <= PIECE and self.offset == 0:
-                return item
-        rest = PyBytes_GET_SIZE(item) - self.offset
-        if rest >= JOIN_LEAST or not isinstance(self.backlog, list):
-            return PyMemoryView_FromMemory(PyBytes_AS_STRING(item) + self.offset, min(rest, <size_t> PIECE),
-                                           PyBUF_READ)
-        last = self.at
-        total = rest
-        while last + 1 < len(<list> self.backlog):
-            total += PyBytes_GET_SIZE((<list> self.backlog)[last + 1])
-            if total > PIECE:
-                break
-            last += 1
-        parts = (<list> self.backlog)[self.at:last + 1]
-        parts[0] = item[self.offset:]
-        return b"".join(parts)
-
-    cdef int advance(self, size_t count) except -1:
-        """`count` bytes of the backlog have been encrypted."""
-        cdef size_t size
-        self.backlog_size -= count
-        if self.backlog_size == 0:
-            self.backlog = None
-            self.at = self.offset = 0
-            return 0
-        self.offset += count
-        if not isinstance(self.backlog, list):
-            return 0
-        while True:
-            size = PyBytes_GET_SIZE((<list> self.backlog)[self.at])
-            if self.offset < size:
-                break
-            self.offset -= size
-            (<list> self.backlog)[self.at] = b""
-            self.at += 1
-        if self.at >= ENCRYPTED_ITEMS:
-            del (<list> self.backlog)[:self.at]
-            self.at = 0
-        return 0
-
     cdef int pump(self) except -1:
         """Send what else than data there is to be sent: handshakes, alerts, answers to key updates."""
-        data = self.take_outgoing()
+        data = self.cipher.take_outgoing()
         if not data:
             return 0
         if self.below is not None:
@@ -624,7 +464,7 @@ cdef class Tls(Layer):
 
     cdef size_t unsent(self) noexcept:
         """Bytes that were written, encrypted or not, and that the kernel has not taken yet."""
-        return self.backlog_size + self.unsent_below()
+        return self.cipher.waiting + self.unsent_below()
 
     cdef int pause_if_much(self) except -1:
         if self.writing_paused or self.above is not None or self.unsent() <= self.high:
@@ -670,7 +510,7 @@ cdef class Tls(Layer):
 
     cdef int shut_down(self) except -1:
         """All has been encrypted: send our close_notify."""
-        if self.unclear:
+        if self.cipher.unclear:
             # Data that nobody has read would make it fail.
             self.discard()
             if self.phase != FLUSHING:
@@ -679,7 +519,7 @@ cdef class Tls(Layer):
         if self.carrier_eof:
             return self.finish()
         try:
-            self.tls_object.unwrap()
+            self.cipher.tls.unwrap()
         except AGAIN:
             return self.pump()
         except SSLError as error:
@@ -698,8 +538,7 @@ cdef class Tls(Layer):
         if self.phase == LOST:
             return 0
         self.phase = DONE
-        self.backlog = None
-        self.backlog_size = 0
+        self.cipher.forget()
         return self.stream.force_close(error) if self.below is None else self.below.abort(error)
 
     cdef int fail(self, object error, str message) except -1:
@@ -708,7 +547,7 @@ cdef class Tls(Layer):
             return 0
         self.report(error, message)
         if (not isinstance(error, SSLError) or self.below is not None or self.stream.unsent
-                or self.stream.state != STREAM_OPEN or self.stream.turn._closed or not self.outgoing.pending):
+                or self.stream.state != STREAM_OPEN or self.stream.turn._closed or not self.cipher.outgoing.pending):
             return self.abort(error)
         self.pump()
         self.phase = DONE
@@ -742,7 +581,7 @@ cdef class Tls(Layer):
         if self.phase <= OPEN and self.paused:
             self.paused = False
             self.resume_carrier()
-            if self.unclear:
+            if self.cipher.unclear:
                 self.stream.wake_up()
         return 0
 
@@ -772,7 +611,7 @@ cdef class Tls(Layer):
             return self.context
         if name in ("ssl_object", "peercert", "cipher", "compression"):
             if self.extra is None and self.phase > HANDSHAKE:
-                self.extra = after_handshake(self.tls_object)
+                self.extra = after_handshake(self.cipher.tls)
             return default if self.extra is None else self.extra[name]
         if self.below is not None:
             return self.below.extra_info(name, default)
@@ -782,7 +621,7 @@ cdef class Tls(Layer):
         cdef str name = ("waiting", "handshake", "open", "flushing", "shutdown", "closing", "closed")[<int> self.phase]
         reading = "polling" if self.phase <= OPEN and not self.paused else "idle"
         writing = "polling" if self.unsent() else "idle"
-        return (f"<TlsTransport {name} fd={self.stream.fd} {self.tls_object.version()} read={reading} "
+        return (f"<TlsTransport {name} fd={self.stream.fd} {self.cipher.tls.version()} read={reading} "
                 f"write=<{writing}, bufsize={self.unsent()}>>")
 
 

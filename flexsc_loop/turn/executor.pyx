@@ -201,11 +201,11 @@ cdef class Jobs(Endpoint):
         crew_set_waiting(&crew.words, False)
         if outcome == AWAIT_DONE:
             self.backoff = 0
-            return 0
-        if outcome == AWAIT_STUCK:
+        elif outcome == AWAIT_STUCK:
             self.backoff = self.skip = min(2 * self.backoff + 1, <unsigned int> MOST_SKIPPED)
             if crew.running and crew.stuck():
                 crew.overtake()
+        # Also when all was said to be done: that may have been a late word about an earlier batch.
         return crew.publish()
 
     cdef int take_back(self, LoopJob job) except -1:

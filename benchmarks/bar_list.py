@@ -149,11 +149,29 @@ _LOADS = (
     Bar(
         "aiomysql", "aiomysql `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="aiomysql"
     ),
+    Bar(
+        "static-large",
+        "aiohttp static file of 1 MiB, 8 connections",
+        Kind.LOAD,
+        (Want(1.40), Want(1.10, "asyncio")),
+        workload="static-large",
+        references=("uvloop", "asyncio"),
+    ),
+    Bar(
+        "static-large-64",
+        "the same, 64 connections",
+        Kind.LOAD,
+        (Want(2.00), Want(1.10, "asyncio")),
+        workload="static-large",
+        connections=64,
+        references=("uvloop", "asyncio"),
+    ),
 )
 
 
-def _micro(bench: str, want: Want) -> Bar:
-    return Bar(bench.replace(" ", "-"), bench, Kind.MICRO, (want,), None, bench=bench, references=("uvloop", "rloop"))
+def _micro(bench: str, *wants: Want) -> Bar:
+    name = bench.replace(",", "").replace(" ", "-")
+    return Bar(name, bench, Kind.MICRO, wants, None, bench=bench, references=("uvloop", "rloop"))
 
 
 _MICROS = (
@@ -165,6 +183,9 @@ _MICROS = (
     _micro("create_task and await", Want(1.20)),
     _micro("sleep(0)", Want(1.40)),
     _micro("gather of 200", Want(1.00)),
+    _micro("spawn, 20 at a time", Want(1.20)),
+    _micro("pipe, 64 KiB writes", Want(1.20)),
+    _micro("pipe through cat"),
 )
 
 

@@ -43,9 +43,11 @@ class Workload:
 _ALL = (
     Workload("hello", "hello", "http", "aiohttp hello"),
     Workload("hello-close", "hello", "http-close", "aiohttp hello, Connection: close"),
+    Workload("static", "static", "http", "aiohttp static file of 4 KiB", path="/4096"),
     Workload("app-json", "app", "http", "example application, JSON", path="/json"),
     Workload("app-static", "app", "http", "example application, static file", path="/static/index.html"),
     Workload("app-download", "app", "http", "example application, download of 1 MiB", path="/download?bytes=1048576"),
+    Workload("static-large", "static", "http", "aiohttp static file of 1 MiB", path="/1048576", connections=8),
     Workload("websocket", "websocket", "ws", "aiohttp WebSocket echo"),
     Workload("echo", "echo", "echo", "protocol echo"),
     Workload("echo-large", "echo", "echo", "protocol echo", connections=8, size=100 * 1024),

@@ -12,18 +12,22 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import weakref
-from asyncio import base_events, events, sslproto
+from asyncio import base_events, events
 from typing import Any
 
 from flexsc_loop import settings
-from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
-from flexsc_loop.transports.stream import count_streams, make_transport
+from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
+from flexsc_loop.transports.tls import Settings, TlsTransport, make_tls_transport, upgrade
+from flexsc_loop.turn.executor import Executor, Executors
 
 logger = logging.getLogger("flexsc_loop")
 
@@ -34,7 +38,9 @@ _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
-class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
+class Loop(
+    SocketTurn, Executors, Queues, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop
+):
     """An asyncio event loop whose system calls go through a syscall page.
 
     pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given
@@ -54,6 +60,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
         self._csock = self._ssock = None
+        self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page)
         self._closed = False
@@ -94,7 +101,9 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
             return
         if not self.page.closed:
             self._drop_signals()
+            self._drop_children()
         asyncio.BaseEventLoop.close(self)
+        self._jobs = None
         self._forget_sockets()
         for owner in list(self.owned.values()):
             if isinstance(owner, Listener):
@@ -141,15 +150,11 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self, protocol_factory: Any, sock: socket.socket, sslcontext: Any = None, server: Any = None,
         backlog: int = 100, ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
     ) -> None:
-        def make(fd: int, protocol: Any) -> None:
-            conn = socket.socket(sock.family, sock.type, sock.proto, fileno=fd)
-            conn.setblocking(False)
-            self._make_ssl_transport(
-                conn, protocol, sslcontext, None, server_side=True, server=server,
-                ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
-
+        tls = None
+        if sslcontext:
+            tls = Settings(sslcontext, True, None, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(sock)
-        Listener(self, sock, protocol_factory, make if sslcontext else None, server, sock in self._given_listeners)
+        Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         path = sock.getsockname() if sock in self._unix_server_sockets else None
@@ -172,12 +177,31 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         server_side: bool = False, server_hostname: str | None = None, extra: Any = None, server: Any = None,
         ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        protocol_class: Any = sslproto.SSLProtocol
-        ssl_protocol = protocol_class(
-            self, protocol, sslcontext, waiter, server_side, server_hostname,
-            ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
+        tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+        set_nodelay(rawsock)
+        return make_tls_transport(self, rawsock, protocol, tls, waiter, extra, server)
+
+    async def start_tls(
+        self, transport: Any, protocol: Any, sslcontext: ssl.SSLContext, *, server_side: bool = False,
+        server_hostname: str | None = None, ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> Any:
+        """Put TLS on a connection, plain or TLS already.  Source: asyncio.loop.start_tls."""
+        if not isinstance(transport, (StreamTransport, TlsTransport)):
+            return await asyncio.BaseEventLoop.start_tls(
+                self, transport, protocol, sslcontext, server_side=server_side, server_hostname=server_hostname,
+                ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)
+        if not isinstance(sslcontext, ssl.SSLContext):
+            raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+        tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+        waiter = self.create_future()
+        upgraded = upgrade(transport, protocol, tls, waiter, _read_early(protocol) if server_side else b"")
+        try:
+            await waiter
+        except BaseException:
+            transport.close()
+            raise
+        return upgraded
 
     def _attach_to(self, server: Any, transport: Any) -> None:
         server._attach(*(transport,) if _attach_wants_transport else ())
@@ -203,6 +227,18 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
+        if isinstance(self._default_executor, Executor):
+            self._default_executor._forget()
+
+
+def _read_early(protocol: Any) -> bytes:
+    """What a stream reader holds already of a peer's TLS that came right behind what was read before."""
+    reader = protocol._stream_reader if isinstance(protocol, asyncio.StreamReaderProtocol) else None
+    if reader is None or not reader._buffer:
+        return b""
+    early = bytes(reader._buffer)
+    reader._buffer.clear()
+    return early
 
 
 def _keep_heap() -> None:

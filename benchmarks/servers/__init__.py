@@ -41,6 +41,11 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_websocket(host, port)
 
+    async def static(host: str, port: int) -> int:
+        from benchmarks.servers import web
+
+        return await web.start_static(host, port)
+
     async def app(host: str, port: int) -> int:
         from benchmarks.servers import web
 
@@ -55,6 +60,7 @@ def starters() -> dict[str, Starter]:
         "hello": hello,
         "uvicorn": uvicorn,
         "app": app,
+        "static": static,
         "websocket": websocket,
         "echo": echo.start_protocol,
         "streams": echo.start_streams,

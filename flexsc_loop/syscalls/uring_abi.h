@@ -113,6 +113,7 @@ enum { /* io_uring_register */
 };
 
 enum { /* sqe.flags */
+    URING_SQE_LINK = 1u << 2,
     URING_SQE_ASYNC = 1u << 4,
     URING_SQE_BUFFER_SELECT = 1u << 5,
     URING_SQE_CQE_SKIP_SUCCESS = 1u << 6,

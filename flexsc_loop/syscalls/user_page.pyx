@@ -46,6 +46,10 @@ cdef class UserPage(Page):
         if self.user != NULL:
             flexsc_page_close(self.user)
 
+    cdef int share_datagrams(self) except -1:
+        flexsc_page_set_datagram_pool(self.user, self.datagrams.ring, self.datagrams.slots)
+        return 0
+
     def disown(self):
         Page.disown(self)
         if self.user != NULL:
@@ -163,6 +167,9 @@ cdef class UserPage(Page):
         self.unlooked += 1
         return self.unlooked < LOOK_EVERY
 
+    cdef bint hungry(self) noexcept:
+        return flexsc_page_all_taken(self.user)
+
     cdef uint32_t copy_out(self) noexcept:
         cdef uint32_t count = flexsc_page_reap(self.user, self.batch, BATCH)
         cdef uint32_t i
@@ -201,13 +208,15 @@ cdef class UserPage(Page):
         flexsc_page_close(self.user)
         self.user = NULL
         pool_close(&self.pool)
+        pool_close(&self.datagrams)
 
     cpdef dict counters(self):
         if self.user == NULL:
             return self.last_counters
         return {
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
-            "syscalls": counted_loop_syscalls(self.user), "wakeups": self.woken + counted_wakeups(self.user),
+            "syscalls": counted_loop_syscalls(self.user) + self.direct_calls,
+            "wakeups": self.woken + counted_wakeups(self.user),
             "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),

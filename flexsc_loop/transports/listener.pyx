@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: listening sockets.
 
-Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: stream,
+Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: stream, tls,
 page, operation, turn.
 """
 import os
@@ -17,6 +17,7 @@ from flexsc_loop.syscalls.page cimport (
     ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
 from flexsc_loop.transports.stream cimport Stream, open_stream
+from flexsc_loop.transports.tls cimport Settings
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
@@ -62,24 +63,25 @@ cdef class Accept(Operation):
 cdef class Listener(Endpoint):
     """Serves one listening socket: a protocol from `factory` for each connection.
 
-    `make` is None for plain connections, else called with (fd, protocol) to put TLS in between.
+    `tls` is None for plain connections.
     `shared`: other processes may be accepting from the same socket.  Then all are told of a connection (the kernel
     would pick one that accepts, busy or not), and each takes a few per turn, when it has the time to serve them.
     """
     cdef Page page
     cdef int fd
-    cdef object sock, factory, make, server
+    cdef object sock, factory, server
+    cdef Settings tls
     cdef list arrived                 # fds accepted, not handed to a protocol yet
     cdef int error                    # errno of the last accept, if it failed
     cdef Accept accept
 
-    def __init__(self, Turn turn not None, sock, factory, make, server, bint shared=False):
+    def __init__(self, Turn turn not None, sock, factory, Settings tls, server, bint shared=False):
         self.turn = turn
         self.page = turn.page
         self.sock = sock
         self.fd = sock.fileno()
         self.factory = factory
-        self.make = make
+        self.tls = tls
         self.server = server
         self.arrived = []
         self.accept = Accept.__new__(Accept)
@@ -130,10 +132,10 @@ cdef class Listener(Endpoint):
             return 0
         try:
             protocol = self.factory()
-            if self.make is not None:
-                self.make(fd, protocol)
-                return 0
-            stream = open_stream(self.turn, fd, protocol, None, self.server, None, None)
+            if self.tls is not None:
+                stream = self.tls.open(self.turn, fd, protocol, self.server)
+            else:
+                stream = open_stream(self.turn, fd, protocol, None, self.server, None, None)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -185,4 +187,4 @@ cdef class Listener(Endpoint):
             close_fd(arrived)
         self.arrived = []
         self.accept.listener = None
-        self.factory = self.make = self.server = None
+        self.factory = self.tls = self.server = None

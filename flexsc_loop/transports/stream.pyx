@@ -26,8 +26,8 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
-    ECANCELED, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
+    CALL_POLL, CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_MORE, EAGAIN, ECANCELED, EINTR,
+    ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
 )
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
@@ -41,6 +41,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
+        MSG_DONTWAIT
         MSG_WAITALL
         MSG_NOSIGNAL
         SHUT_RDWR
@@ -50,8 +51,17 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
         unsigned short sa_family
     int shutdown(int fd, int how)
+    ssize_t recv(int fd, void* buffer, size_t size, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLRDHUP
+
+cdef extern from "<errno.h>" nogil:
+    int errno
 
 cdef enum:
     KIB = 1024
@@ -63,6 +73,7 @@ cdef enum:
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
     HIGH_WATER = 64 * 1024
+    HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
 
 
 cdef object call_for(object context, object callback):
@@ -91,42 +102,26 @@ cdef object readable(bytes raw):
 
 
 cdef class Receive(Operation):
-    """Receives for one connection: again and again into pool buffers, or once straight into new bytes."""
+    """Receives for one connection: again and again into pool buffers, or a wait until large reads are worth a try.
+
+    Large reads are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
+    on, while it is in the cache.
+    """
 
     cdef int prepare(self) except -1:
         cdef Stream stream = self.stream
-        if not stream.direct:
-            return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0,
-                                      ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
-        if self.target == NULL:
-            self.target = new_bytes(NULL, stream.direct_size)
-            self.room = stream.direct_size
-        return stream.page.submit(self, CALL_RECV, stream.fd, PyBytes_AS_STRING(<bytes> self.target), self.room, 0, 0,
-                                  ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
-
-    cdef bytes take_target(self, int res):
-        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of little."""
-        cdef bytes data
-        if 2 * <size_t> res < self.room:
-            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
-        if <size_t> res < self.room:
-            _PyBytes_Resize(&self.target, res)
-        data = <bytes> self.target
-        self.drop_target()
-        return data
-
-    cdef int drop_target(self) except -1:
-        Py_XDECREF(self.target)
-        self.target = NULL
-        return 0
+        self.polls = stream.direct
+        if self.polls:
+            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP, ENTRY_OWNED)
+        return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         if self.stream is None:
             return 0
+        if self.polls and res > 0:
+            self.stream.readable = True
+            return self.stream.wake_up()
         return self.stream.received(res, flags)
-
-    def __dealloc__(self):
-        Py_XDECREF(self.target)
 
 
 cdef class Send(Operation):
@@ -222,6 +217,30 @@ cdef class Send(Operation):
         PyMem_Free(self.vector)
 
 
+cdef class Layer:
+    """A protocol of ours that changes the bytes on their way, called without Python in between: TLS."""
+
+    cdef int feed(self, bytes data) except -1:
+        """Data has been received.  Called in the stream's context."""
+        return 0
+
+    cdef int gather(self) except -1:
+        """The stream is about to send: `enqueue` what has been written to the layer."""
+        return 0
+
+    cdef int progressed(self) except -1:
+        """Something has been sent.  Bookkeeping only."""
+        return 0
+
+    cdef int settle(self) except -1:
+        """The stream has run: call user code that became due."""
+        return 0
+
+    cdef int carrier_closing(self) except -1:
+        """The stream is being closed: the last chance to `enqueue`."""
+        return 0
+
+
 @cython.no_gc_clear  # whether the fd is ours to close depends on the socket object
 cdef class Stream(Endpoint):
     """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
@@ -245,6 +264,7 @@ cdef class Stream(Endpoint):
     # ---- from the ready queue
 
     cdef int run(self, Turn turn) except -1:
+        cdef Layer layer
         self.queued = False
         if self.state == CLOSED:
             return 0
@@ -252,10 +272,13 @@ cdef class Stream(Endpoint):
             self.introduce()
         if self.state == OPEN:
             self.deliver()
+        if self.layer is not None:
+            layer = self.layer
+            layer.settle()
         if self.protocol_paused and self.unsent <= self.low:
             self.resume_protocol()
-        if self.drained is not None and self.unsent == 0:
-            self.tell_drained()
+        if self.drained is not None and (self.unsent == 0 or self.dropping):
+            self.tell_drained_lost() if self.dropping else self.tell_drained()
         if self.state == CLOSING:
             self.lose()
         return 0
@@ -282,22 +305,18 @@ cdef class Stream(Endpoint):
 
     cdef int arm(self) except -1:
         """Have a receive in flight, if reading is wanted."""
-        if (self.receive.user_data == 0 and self.state == OPEN and not self.paused and not self.finished
-                and not self.came_eof and self.came_error == 0):
-            self.receive.prepare()
-        return 0
+        if (self.receive.user_data != 0 or self.state != OPEN or self.paused or self.finished
+                or self.came_eof or self.came_error):
+            return 0
+        return self.wake_up() if self.readable else self.receive.prepare()
 
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
         if res > 0:
-            if flags & COMPLETION_BUFFER:
-                data = self.page.take_buffer(res, flags)
-            else:
-                data = self.receive.take_target(res)
-            self.expect_more = flags & COMPLETION_NONEMPTY
+            data = self.page.take_buffer(res, flags)
             if self.state != OPEN:
                 return self.wake_up()
-            self.choose_mode(res, flags)
+            self.count_full_reads(res, flags)
             self.keep_data(data)
             if self.paused and self.receive.user_data != 0:
                 self.page.cancel(self.receive)
@@ -319,29 +338,29 @@ cdef class Stream(Endpoint):
             self.inbox = [self.inbox, data]
         return 0
 
-    cdef int choose_mode(self, int res, uint32_t flags) except -1:
-        """Large reads go straight into bytes, small ones through the pool."""
-        if not self.direct:
-            self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
-            if self.full_reads >= FULL_READS_FOR_DIRECT:
-                self.direct = True
-                self.direct_size = DIRECT_LEAST
-                self.full_reads = self.small_reads = 0
-                if flags & COMPLETION_MORE:
-                    self.page.cancel(self.receive)
-            return 0
-        if flags & COMPLETION_BUFFER:
-            return 0
-        if <size_t> res == self.direct_size and self.direct_size < DIRECT_MOST:
+    cdef int count_full_reads(self, int res, uint32_t flags) except -1:
+        """Reads that fill pool buffers: large reads from now on."""
+        self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
+        if self.full_reads >= FULL_READS_FOR_DIRECT:
+            self.direct = True
+            self.direct_size = DIRECT_LEAST
+            self.full_reads = self.small_reads = 0
+            if flags & COMPLETION_MORE:
+                self.page.cancel(self.receive)
+        return 0
+
+    cdef int count_small_reads(self, size_t size) except -1:
+        """Large reads: larger ones if they are filled, back to the pool if they bring little."""
+        if size == self.direct_size and self.direct_size < DIRECT_MOST:
             self.direct_size *= 2
-            self.receive.drop_target()
-        self.small_reads = self.small_reads + 1 if <uint32_t> res < self.page.pool.buffer_size else 0
+        self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
             self.direct = False
-            self.receive.drop_target()
         return 0
 
     cdef int deliver(self) except -1:
+        if self.readable and not self.paused and self.inbox is None:
+            self.pull()
         if not self.paused and self.inbox is not None:
             self.deliver_data()
         if self.paused or self.state != OPEN or self.inbox is not None:
@@ -354,11 +373,32 @@ cdef class Stream(Endpoint):
             self.arm()
         return 0
 
+    cdef int pull(self) except -1:
+        """Read once, as much as is there up to `direct_size`, into the inbox."""
+        cdef PyObject* target = new_bytes(NULL, self.direct_size)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes> target), self.direct_size, MSG_DONTWAIT)
+        cdef int error = errno
+        self.readable = <size_t> count == self.direct_size
+        if count > 0:
+            if not self.readable:
+                _PyBytes_Resize(&target, count)
+            self.inbox = <bytes> target
+        Py_XDECREF(target)
+        if count < 0 and error != EAGAIN and error != EINTR:
+            self.came_error = error
+        elif count == 0:
+            self.came_eof = True
+        elif count > 0:
+            self.count_small_reads(count)
+        return 0
+
     cdef int deliver_data(self) except -1:
         data = self.inbox
         self.inbox = None
         if isinstance(data, list):
             data = b"".join(<list> data)
+        if self.layer is not None:
+            return self.feed_layer(<bytes> data)
         callback = self.data_received
         try:
             if callback is None:
@@ -370,6 +410,15 @@ cdef class Stream(Endpoint):
         except BaseException as error:
             self.fatal(error, "Fatal error: protocol.data_received() call failed." if callback is not None else
                        "Fatal error: protocol.buffer_updated() call failed.")
+        return 0
+
+    cdef int feed_layer(self, bytes data) except -1:
+        cdef Layer layer = self.layer
+        PyContext_Enter(self.context)
+        try:
+            layer.feed(data)
+        finally:
+            PyContext_Exit(self.context)
         return 0
 
     cdef int deliver_buffered(self, bytes data) except -1:
@@ -435,7 +484,7 @@ cdef class Stream(Endpoint):
             raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return 0
-        if self.state != OPEN or self.dropping:
+        if self.state == CLOSED or self.dropping or self.writes_lost:
             return self.lost_write()
         # Whatever may change under our hands is copied now.
         self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
@@ -460,11 +509,20 @@ cdef class Stream(Endpoint):
     cdef int after_write(self) except -1:
         if not self.written and (self.send is None or self.send.user_data == 0):
             self.wants_flush()
+        if self.unsent >= HEAVY:
+            self.turn.heavy = True
         if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
 
     cdef int flush(self) except -1:
+        cdef Layer layer = self.layer
+        if layer is not None:
+            layer.gather()
+        return self.send_more()
+
+    cdef int send_more(self) except -1:
+        """Submit the outbox, unless a send is in flight."""
         if self.outbox is None or (self.send is not None and self.send.user_data != 0):
             return 0
         if self.send is None:
@@ -480,9 +538,11 @@ cdef class Stream(Endpoint):
         if self.dropping:
             return self.wake_up()
         if self.outbox is not None and not self.page.closed:
-            self.flush()
+            self.send_more()
         elif self.eof_written and not self.eof_sent:
             self.send_eof()
+        if self.layer is not None:
+            self.layer.progressed()
         if self.state == CLOSING or self.protocol_paused or self.drained is not None:
             self.wake_up()
         return 0
@@ -507,6 +567,7 @@ cdef class Stream(Endpoint):
 
     cdef int pause_protocol(self) except -1:
         self.protocol_paused = True
+        self.paused_protocol = self.protocol
         try:
             self.protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
@@ -517,12 +578,15 @@ cdef class Stream(Endpoint):
 
     cdef int resume_protocol(self) except -1:
         self.protocol_paused = False
+        protocol, self.paused_protocol = self.paused_protocol, None
         try:
-            call_for(self.context, self.protocol.resume_writing)
+            call_for(self.context, protocol.resume_writing)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.complain("protocol.resume_writing() failed", error)
+        if self.state == CLOSING and not self.protocol_paused:
+            self.writes_lost += 1
         return 0
 
     cdef int tell_drained(self) except -1:
@@ -535,15 +599,28 @@ cdef class Stream(Endpoint):
 
     # ---- ending
 
+    cdef bint ending(self) noexcept:
+        return self.state == CLOSING
+
     cdef int close(self) except -1:
         """Stop reading, let what was written go out, then end."""
+        cdef Layer layer
         if self.state != OPEN:
             return 0
+        layer = self.layer
+        if layer is not None and not self.dropping:
+            layer.carrier_closing()
         self.state = CLOSING
-        if self.unsent == 0:
+        self.turn.endings += 1
+        if not self.protocol_paused:
+            # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
+        elif self.unsent == 0 and not self.dropping:
+            # Nothing to wait for: connection_lost comes before whatever is made due from now on, as in asyncio.
+            self.turn.soon(self.facade._end, (), None)
+            return 0
         return self.wake_up()
 
     cdef int force_close(self, object error) except -1:
@@ -586,6 +663,7 @@ cdef class Stream(Endpoint):
     cdef int let_go(self) except -1:
         """Close the fd and break the reference cycles."""
         cdef int fd = self.fd
+        self.turn.endings -= 1
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))
@@ -601,7 +679,8 @@ cdef class Stream(Endpoint):
         self.receive.stream = None
         if self.send is not None:
             self.send.stream = None
-        self.facade = self.protocol = self.data_received = None
+        self.facade = self.protocol = self.paused_protocol = self.data_received = None
+        self.layer = None
         return 0
 
     cdef int tell_drained_lost(self) except -1:
@@ -640,12 +719,14 @@ cdef class Stream(Endpoint):
             self.paused = False
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
-            if self.inbox is not None or self.came_eof or self.came_error or self.receive.user_data == 0:
+            if (self.inbox is not None or self.came_eof or self.came_error or self.readable
+                    or self.receive.user_data == 0):
                 self.wake_up()
         return 0
 
     cdef int adopt_protocol(self, object protocol) except -1:
         self.protocol = protocol
+        self.layer = <Layer> protocol if isinstance(protocol, Layer) else None
         self.data_received = None if isinstance(protocol, asyncio.BufferedProtocol) else protocol.data_received
         return 0
 
@@ -764,6 +845,11 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     return stream.facade
 
 
+def take_socket(sock):
+    """`hold_socket` for the other modules of this floor."""
+    hold_socket(sock)
+
+
 def count_streams(dict owned):
     """How many of the owners are stream connections."""
     return sum(isinstance(owner, StreamTransport) for owner in owned.values())
@@ -856,18 +942,9 @@ class StreamTransport(asyncio.Transport):
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
 
-    def _hold_writes(self):
-        """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""
+    def _end(self):
         cdef Stream core = self._core
-        if core.held:
-            raise RuntimeError("sendfile is in progress already")
-        core.held = True
-        return core.when_drained()
-
-    def _release_writes(self):
-        cdef Stream core = self._core
-        core.held = False
-        core.wake_up()
+        core.run(core.turn)
 
     def __repr__(self):
         return (<Stream> self._core).describe()

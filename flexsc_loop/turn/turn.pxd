@@ -5,11 +5,14 @@ from flexsc_loop.syscalls.page cimport Page
 
 cdef extern from "queue.h":
     struct flexsc_queue:
+        void** items
         size_t head
         size_t tail
+        size_t mask
 
     size_t queue_count(const flexsc_queue* queue) noexcept
     bint queue_push(flexsc_queue* queue, void* item) noexcept
+    void* queue_peek(const flexsc_queue* queue, size_t ahead) noexcept
     void* queue_pop(flexsc_queue* queue) noexcept
     void queue_free(flexsc_queue* queue) noexcept
 
@@ -30,6 +33,11 @@ cdef extern from "timers.h":
     void timers_free(flexsc_timers* timers) noexcept
 
 
+cdef extern from "ticks.h":
+    uint64_t ticks_now() noexcept
+    uint64_t ticks_in_200_us() noexcept
+
+
 cdef enum:
     SPARE_HANDLES = 512
 
@@ -47,6 +55,7 @@ cdef class Endpoint(Runnable):
     cdef int wake_up(self) except -1
     cdef int wants_flush(self) except -1
     cdef int flush(self) except -1
+    cdef bint ending(self) noexcept
 
 
 cdef class Handle(Runnable):
@@ -60,6 +69,7 @@ cdef class Handle(Runnable):
     cdef object __weakref__
 
     cdef int drop(self) except -1
+    cdef int remember(self) except -1
     cdef bint debugging(self) noexcept
 
 
@@ -78,7 +88,12 @@ cdef class Turn:
     cdef size_t timers_cancelled
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
+    cdef bint heavy                  # much has been written
+    cdef uint64_t published_at       # ticks of the last time that entries were handed over
+    cdef size_t endings              # endpoints that were closed and have not ended yet
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
+    cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
+    cdef bint inside                 # in `_run_turns`
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef public bint _closed
@@ -93,7 +108,9 @@ cdef class Turn:
     cdef int one_turn(self) except -1
     cdef int run_arrived(self) except -1
     cdef int run_handles(self) except -1
-    cdef int publish_if_many(self) except -1
+    cdef int publish_if_due(self) except -1
+    cdef int publish_now(self) except -1
+    cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1
@@ -101,6 +118,7 @@ cdef class Turn:
     cdef int compact_timers(self) except -1
     cdef int64_t patience(self) noexcept
     cdef int flush_dirty(self) except -1
+    cdef int hand_over(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

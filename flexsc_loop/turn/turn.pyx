@@ -9,7 +9,6 @@ due timers -> run callbacks that are due -> deliver what has arrived, each with 
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
-from asyncio.log import logger
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -59,6 +58,7 @@ cdef enum:
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
+    THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
 
 cdef object Future = futures.Future
@@ -132,6 +132,10 @@ cdef class Endpoint(Runnable):
         """Submit what has been written since the last flush."""
         return 0
 
+    cdef bint ending(self) noexcept:
+        """Whether the only thing left to do is to end."""
+        return False
+
 
 @cython.no_gc
 cdef class Handle(Runnable):
@@ -160,6 +164,13 @@ cdef class Handle(Runnable):
         self._cancelled = True
         self._callback = None
         self._args = None
+        return 0
+
+    cdef int remember(self) except -1:
+        """Debug mode, it has run: keep what to show of it, but not what it was called with."""
+        if Py_REFCNT(self) > HELD_HERE and self._repr is None:
+            self._repr = repr(self)
+        self._callback = self._args = None
         return 0
 
     cdef bint debugging(self) noexcept:
@@ -268,7 +279,7 @@ cdef class Turn:
 
     def _use_page(self, Page page):
         self.page = page
-        self.flush_at = 1 if page.eager else OWN_FLUSH_AT
+        self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _forget_everything(self):
         self.forget_everything()
@@ -276,6 +287,7 @@ cdef class Turn:
     cdef int forget_everything(self) except -1:
         """Drop all that waits to be run or flushed."""
         cdef Handle handle
+        self.jobs = None
         self.drop_queue(&self.ready)
         self.drop_queue(&self.arrived)
         while self.timers.count:
@@ -343,7 +355,7 @@ cdef class Turn:
                 endpoint.run(self)
             if backlog == 0 and queue_count(&self.ready):
                 self.run_handles()
-            self.publish_if_many()
+            self.publish_if_due()
         return 0
 
     cdef int run_handles(self) except -1:
@@ -358,26 +370,41 @@ cdef class Turn:
             Py_DECREF(handle)
             if self._debug:
                 self.run_slowly(handle)
+                handle.remember()
             else:
                 handle.run(self)
                 if type(handle) is Handle:
                     self.retire(handle)
                 else:
                     handle._callback = handle._args = None
-            self.publish_if_many()
+            self.publish_if_due()
         return 0
 
-    cdef int publish_if_many(self) except -1:
-        """No reply waits for more than so many others; with a syscall thread, for none."""
-        if self.dirty_count >= self.flush_at:
-            self.flush_dirty()
-            self.page.publish()
+    cdef int publish_if_due(self) except -1:
+        """No reply waits for many others, a slow handler or much data; with an idle syscall thread, for nothing."""
+        if self.dirty_count == 0:
+            return 0
+        if self.heavy:
+            self.publish_now()
+            # What has been sent is freed now, so that the next takes its place in the cache.
+            self.page.reap()
+        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_200_us()
+                or (self.page.eager and self.page.hungry())):
+            self.publish_now()
+        return 0
+
+    cdef int publish_now(self) except -1:
+        self.heavy = False
+        self.flush_dirty()
+        self.page.publish()
+        self.published_at = ticks_now()
         return 0
 
     cdef int retire(self, Handle handle) except -1:
         """A handle that has run: use it again if nobody else holds it."""
         handle._callback = handle._args = None
-        if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
+        if (Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle)
+                and handle._source_traceback is None and handle._repr is None):
             handle._context = handle._loop = None
             handle._cancelled = False
             Py_INCREF(handle)
@@ -388,7 +415,8 @@ cdef class Turn:
     cdef int run_slowly(self, Runnable item) except -1:
         """Debug mode: run, and complain when that took long."""
         cdef double start = monotonic()
-        self._current_handle = item
+        # asyncio's exception handler asks it for the place that it comes from.
+        self._current_handle = item if isinstance(item, Handle) else None
         try:
             item.run(self)
         finally:
@@ -396,7 +424,7 @@ cdef class Turn:
         took = monotonic() - start
         if took >= self.slow_callback_duration:
             named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
-            logger.warning("Executing %s took %.3f seconds", named, took)
+            base_events.logger.warning("Executing %s took %.3f seconds", named, took)
         return 0
 
     cdef int report(self, object source, object callback, object args) except -1:
@@ -448,6 +476,15 @@ cdef class Turn:
             for i in range(self.dirty_count - at):
                 self.dirty[i] = self.dirty[at + i]
             self.dirty_count -= at
+        return 0
+
+    cdef int hand_over(self) except -1:
+        """Jobs for other threads go last: whoever does them gets the GIL for a moment."""
+        cdef Endpoint jobs = self.jobs
+        self.jobs = None
+        if not self.page.closed:
+            self.page.publish()
+        jobs.flush()
         return 0
 
     # ---- timers
@@ -511,6 +548,8 @@ cdef class Turn:
         self.turns += 1
         if self.dirty_count:
             self.flush_dirty()
+        if self.jobs is not None:
+            self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
         if patience != 0 or not self.page.idle():
@@ -521,26 +560,57 @@ cdef class Turn:
                 self.sleeping = False
             self.page.reap()
             PyErr_CheckSignals()
+        self.published_at = ticks_now()
         self.due_timers()
         return self.run_arrived()
 
     def _run_once(self):
+        """One turn, for those who call this instead of `run_forever`."""
+        self.page.bind()
         self.one_turn()
 
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
+        self.inside = True
         try:
             while True:
                 self.one_turn()
                 if self._stopping:
                     break
         finally:
+            self.inside = False
+            if self.jobs is not None:
+                self.hand_over()
             if not self.page.closed:
                 self.flush_dirty()
                 self.page.publish()
-                if self.page.eager:
+                if self.page.eager or self.endings:
                     # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
+        if self.endings and not self.page.closed:
+            self.run_endings()
+
+    cdef int run_endings(self) except -1:
+        """What was closed in this run ends in it, if it need not wait for a peer: no further turn may ever come."""
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        while count and queue_count(&self.arrived):
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            if endpoint.ending():
+                endpoint.run(self)
+            else:
+                self.push_arrived(endpoint)
+        return 0
+
+    def _waiting_handles(self):
+        """The handles in the ready queue, and those of the timers; for debuggers."""
+        cdef size_t at
+        return ([<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)],
+                [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
 
     # ---- what asyncio calls
 

@@ -1,0 +1,13 @@
+from flexsc_loop.transports.stream cimport Stream
+from flexsc_loop.transports.tls_core cimport Tls
+from flexsc_loop.turn.turn cimport Turn
+
+
+cdef class Settings:
+    cdef object context               # ssl.SSLContext
+    cdef bint server_side
+    cdef object hostname
+    cdef object handshake_timeout, shutdown_timeout      # seconds
+
+    cdef Tls new_tls(self, object protocol, object waiter)
+    cdef Stream open(self, Turn turn, int fd, object protocol, object server)

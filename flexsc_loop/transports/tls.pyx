@@ -1,0 +1,228 @@
+# cython: language_level=3, cdivision=True
+"""Floor 4: the transports of TLS connections, and how they come into being.
+
+Owns: nothing; a transport holds one `Tls`.  Imports: tls_core, stream, turn.
+"""
+import asyncio
+import ssl
+import warnings
+from asyncio import constants, sslproto, transports
+
+from flexsc_loop.transports.stream cimport Stream, open_stream
+from flexsc_loop.transports.tls_core cimport HANDSHAKE, WAITING, Tls, flexsc_scan
+from flexsc_loop.transports.stream import StreamTransport, take_socket
+from flexsc_loop.turn.turn cimport Turn
+
+
+cdef enum:
+    KIB = 1024
+
+
+cdef class Settings:
+    """What the connections of one server have in common, or a client's one.
+
+    context: an ssl.SSLContext; None or True for a client's default.  Timeouts in seconds, None for asyncio's defaults.
+    Raises ValueError for a timeout that is not positive, or a server without a context.
+    """
+
+    def __init__(self, context, bint server_side, hostname, handshake_timeout, shutdown_timeout):
+        self.handshake_timeout = positive(
+            "ssl_handshake_timeout", handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT)
+        self.shutdown_timeout = positive("ssl_shutdown_timeout", shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT)
+        if context is None or isinstance(context, bool):
+            context = sslproto._create_transport_context(server_side, hostname)
+        self.context = context
+        self.server_side = server_side
+        self.hostname = hostname if hostname and not server_side else None
+
+    cdef Tls new_tls(self, object protocol, object waiter):
+        """The TLS end of one connection; `attach` it to what carries it."""
+        cdef Tls tls = Tls.__new__(Tls)
+        tls.context = self.context
+        tls.server_side = self.server_side
+        tls.handshake_timeout = self.handshake_timeout
+        tls.shutdown_timeout = self.shutdown_timeout
+        tls.waiter = waiter
+        tls.incoming = ssl.MemoryBIO()
+        tls.outgoing = ssl.MemoryBIO()
+        tls.tls_object = self.context.wrap_bio(
+            tls.incoming, tls.outgoing, server_side=self.server_side, server_hostname=self.hostname)
+        tls.plain_object = type(tls.tls_object) is ssl.SSLObject
+        below = tls.tls_object._sslobj if tls.plain_object else tls.tls_object
+        tls.read_some = below.read
+        tls.write_some = below.write
+        tls.put_incoming = tls.incoming.write
+        tls.take_outgoing = tls.outgoing.read
+        tls.high = constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE * KIB
+        tls.low = tls.high // 4
+        tls.adopt_protocol(protocol)
+        tls.facade = new_transport(tls)
+        return tls
+
+    cdef Stream open(self, Turn turn, int fd, object protocol, object server):
+        """A connection for an accepted fd, which is ours from here on; its `run` begins the handshake."""
+        cdef Tls tls = self.new_tls(protocol, None)
+        cdef Stream stream = open_stream(turn, fd, tls, None, server, None, None)
+        tls.attach(stream, None)
+        return stream
+
+
+cdef object positive(str name, object seconds, object default):
+    if seconds is None:
+        return default
+    if seconds <= 0:
+        raise ValueError(f"{name} should be a positive number, got {seconds}")
+    return seconds
+
+
+def make_tls_transport(Turn turn not None, sock, protocol, Settings settings not None, waiter, extra, server):
+    """A TLS transport for a connected, non-blocking socket object; the handshake begins in the next turn."""
+    cdef Tls tls = settings.new_tls(protocol, waiter)
+    cdef Stream stream = open_stream(turn, sock.fileno(), tls, None, server, dict(extra or ()), sock)
+    take_socket(sock)
+    tls.attach(stream, None)
+    stream.wake_up()
+    return tls.facade
+
+
+def upgrade(transport, protocol, Settings settings not None, waiter, bytes early not None):
+    """Put TLS between a transport of ours and `protocol`; returns the new transport, whose handshake has begun.
+
+    early: bytes of the peer's TLS that the transport has delivered already.
+    Raises TypeError for transports of others, ConnectionAbortedError for one that is closed or about to be.
+    """
+    cdef Tls below = None, tls
+    cdef Stream stream
+    cdef flexsc_scan scan
+    if isinstance(transport, TlsTransport):
+        below = transport._core
+        stream = below.stream
+    elif isinstance(transport, StreamTransport):
+        stream = transport._core
+    else:
+        raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+    if transport.is_closing():
+        raise ConnectionAbortedError("the connection was closed")
+    tls = settings.new_tls(protocol, waiter)
+    tls.made = True
+    tls.made_before = transport.get_protocol() is protocol
+    if tls.made_before:
+        # Whoever has been paused by the carrier is resumed by us.
+        tls.writing_paused = stream.protocol_paused if below is None else below.writing_paused
+    if below is None:
+        stream.protocol_paused = False
+    else:
+        below.writing_paused = False
+    transport.set_protocol(tls)
+    tls.attach(stream, below)
+    tls.begin()
+    if early:
+        tls.put(early, &scan)
+        if tls.phase == HANDSHAKE:
+            tls.shake()
+    transport.resume_reading()
+    stream.wake_up()
+    return tls.facade
+
+
+cdef object new_transport(Tls tls):
+    transport = TlsTransport.__new__(TlsTransport)
+    transport._core = tls
+    return transport
+
+
+class TlsTransport(transports._FlowControlMixin, asyncio.Transport):
+    """A TLS connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
+
+    __slots__ = ("_core", "__weakref__")
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.FALLBACK
+
+    @property
+    def _loop(self):
+        return (<Tls> self._core).stream.turn
+
+    @property
+    def _protocol_paused(self):
+        # asyncio's sendfile fallback asks for it.
+        return (<Tls> self._core).writing_paused
+
+    def get_extra_info(self, name, default=None):
+        """`sslcontext`, `ssl_object`, `peercert`, `cipher`, `compression`, or what the carrier knows."""
+        return (<Tls> self._core).extra_info(name, default)
+
+    def set_protocol(self, protocol):
+        """Have what comes from now on delivered to `protocol`."""
+        (<Tls> self._core).adopt_protocol(protocol)
+
+    def get_protocol(self):
+        """The protocol that data is delivered to."""
+        return (<Tls> self._core).protocol
+
+    def is_closing(self):
+        """Whether the connection is closed, or on its way to."""
+        return (<Tls> self._core).closing()
+
+    def is_reading(self):
+        """Whether data is delivered as it comes."""
+        cdef Tls core = self._core
+        return not core.paused and not core.closing()
+
+    def pause_reading(self):
+        """Deliver nothing until `resume_reading`.  What has come already is kept."""
+        (<Tls> self._core).pause_reading()
+
+    def resume_reading(self):
+        """Deliver again."""
+        (<Tls> self._core).resume_reading()
+
+    def write(self, data):
+        """Send `data` (bytes, bytearray or memoryview; copied unless bytes) after everything written before."""
+        (<Tls> self._core).write(data)
+
+    def writelines(self, list_of_data):
+        """Write each item; small ones share a record."""
+        cdef Tls core = self._core
+        for data in list_of_data:
+            core.write(data)
+
+    def write_eof(self):
+        """Not possible: TLS cannot close one direction alone here."""
+        raise NotImplementedError
+
+    def can_write_eof(self):
+        """False."""
+        return False
+
+    def get_write_buffer_size(self):
+        """Bytes written, encrypted or not, that the kernel has not taken yet."""
+        return (<Tls> self._core).unsent()
+
+    def get_write_buffer_limits(self):
+        """The (low, high) marks in bytes."""
+        cdef Tls core = self._core
+        return core.low, core.high
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        """More than `high` unsent bytes pause the protocol, `low` or less resume it."""
+        (<Tls> self._core).set_limits(high, low)
+
+    def close(self):
+        """Stop delivering, send what was written, exchange close_notify with the peer, then end the connection."""
+        (<Tls> self._core).close()
+
+    def abort(self):
+        """End the connection now; unsent data is lost, and the peer is not told."""
+        (<Tls> self._core).abort(None)
+
+    def _force_close(self, exc):
+        (<Tls> self._core).abort(exc)
+
+    def __repr__(self):
+        return (<Tls> self._core).describe()
+
+    def __del__(self):
+        cdef Tls core = self._core
+        if not core.closing() and core.phase != WAITING:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)

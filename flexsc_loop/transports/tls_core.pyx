@@ -1,0 +1,785 @@
+# cython: language_level=3, cdivision=True
+"""Floor 4: TLS over our streams, and over TLS.
+
+Owns: what was written and not encrypted, what was received and not decrypted, the phases from handshake to shutdown.
+Python's `ssl` module does the cryptography, on two memory BIOs.  Imports: stream, turn, records.h.
+
+The headers of the records that have come say how many are complete, so `read` is called exactly that often and does
+not have to fail in order to say that it has come to the end.  Whenever something else than application data comes, or
+a read says so all the same (tickets and key updates look like data), reads go on until there is nothing left.
+
+What is written in one turn is encrypted at its end, in one go, when the stream is flushed.
+"""
+import asyncio
+import ssl
+import warnings
+from asyncio import constants, sslproto, transports
+from asyncio.log import logger
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport uint8_t
+
+from flexsc_loop.transports.stream cimport Layer, Stream, open_stream
+from flexsc_loop.transports.stream cimport CLOSED as STREAM_CLOSED
+from flexsc_loop.transports.stream cimport OPEN as STREAM_OPEN
+from flexsc_loop.transports.stream import StreamTransport, take_socket
+from flexsc_loop.turn.turn cimport Turn, monotonic
+
+
+cdef extern from "Python.h":
+    enum:
+        PyBUF_READ
+        PyBUF_WRITE
+    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+
+cdef enum:
+    KIB = 1024
+    PIECE = 64 * KIB                 # put into a BIO at a time: BIOs keep the size that they once had
+    CIPHER_MOST = 256 * KIB          # encrypted and not sent: more is encrypted when this has gone
+    JOIN_LEAST = 16 * KIB            # smaller writes are copied together: one record holds so much
+    ENCRYPTED_ITEMS = 256            # so many items of a backlog that have been encrypted are worth removing
+
+cdef object AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
+cdef object ZERO_RETURN = ssl.SSLZeroReturnError
+cdef object SSLError = ssl.SSLError
+cdef str BROKEN = "Fatal error on SSL protocol"
+
+
+cdef class Tls(Layer):
+    """One end of a TLS connection.  What asyncio's contract calls a transport is `TlsTransport`, which holds this."""
+
+    cdef int attach(self, Stream stream, Tls below) except -1:
+        """Be carried by `below`, or by the stream itself."""
+        self.stream = stream
+        self.below = below
+        stream.high = <size_t> -1  # what waits is counted here
+        return 0
+
+    # ---- what the carrier calls as its protocol
+
+    def connection_made(self, transport):
+        """There is a connection."""
+        self.begin()
+
+    def data_received(self, bytes data):
+        """For carriers that see a protocol only."""
+        self.feed(data)
+
+    def eof_received(self):
+        """The carrier's stream has ended; returns True, because this end closes it by itself."""
+        self.carrier_eof = True
+        if self.phase == HANDSHAKE:
+            error = ConnectionResetError()
+            self.tell_waiter(error)
+            self.fail(error, "SSL handshake failed")
+        elif self.phase == OPEN:
+            if self.unclear:
+                self.drain()
+            if self.phase == OPEN:
+                self.peer_ended()
+        elif self.phase == FLUSHING:
+            self.want_flush()
+        elif self.phase == SHUTDOWN:
+            self.tell_eof()
+            self.finish()
+        return True
+
+    def pause_writing(self):
+        """Nothing to do: `unsent` looks at the carrier whenever something is to be encrypted."""
+
+    def resume_writing(self):
+        """The same."""
+
+    def connection_lost(self, exc):
+        """The carrier is gone."""
+        cdef bint told = self.made and (self.phase != HANDSHAKE or self.made_before)
+        protocol = self.protocol
+        self.phase = LOST
+        self.stop_timer()
+        self.backlog = None
+        self.backlog_size = 0
+        self.tell_waiter(exc or ConnectionAbortedError("the connection was closed"))
+        self.protocol = self.callback = self.above = self.facade = None
+        if told:
+            protocol.connection_lost(exc)
+
+    # ---- what the carrier calls as its layer
+
+    cdef int feed(self, bytes data) except -1:
+        cdef flexsc_scan scan
+        try:
+            if self.phase == OPEN:
+                self.receive(data)
+            elif self.phase != WAITING and self.phase < DONE:
+                self.put(data, &scan)
+                if self.phase == HANDSHAKE:
+                    self.shake()
+                else:
+                    self.discard()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fail(error, BROKEN)
+        return 0
+
+    cdef int gather(self) except -1:
+        cdef Tls above = self.above
+        if above is not None:
+            above.gather()
+        if self.backlog_size == 0 and self.phase != FLUSHING:
+            return 0
+        try:
+            self.encrypt(False)
+            if self.phase == FLUSHING and self.backlog_size == 0:
+                self.shut_down()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fail(error, BROKEN)
+        return 0
+
+    cdef int progressed(self) except -1:
+        if self.above is not None:
+            self.above.progressed()
+        if self.backlog_size or self.phase == FLUSHING:
+            self.want_flush()
+        if self.writing_paused:
+            self.stream.wake_up()
+        return 0
+
+    cdef int settle(self) except -1:
+        cdef bint resume = self.writing_paused and self.phase < DONE and self.unsent() <= self.low
+        cdef Tls above = self.above
+        if resume or (self.unclear and self.phase == OPEN and not self.paused):
+            context = self.stream.context
+            PyContext_Enter(context)
+            try:
+                if resume:
+                    self.resume_protocol()
+                if self.unclear and self.phase == OPEN and not self.paused:
+                    self.drain()
+            finally:
+                PyContext_Exit(context)
+        return above.settle() if above is not None else 0
+
+    cdef int carrier_closing(self) except -1:
+        """Somebody closes the carrier: what was written still goes out, and so does our close_notify."""
+        cdef Tls above = self.above
+        if above is not None:
+            above.carrier_closing()
+        if self.phase == OPEN or self.phase == FLUSHING:
+            try:
+                self.encrypt(True)
+                self.tls_object.unwrap()
+            except ssl.SSLError:
+                # Most often because the peer's close_notify has not come; nobody will wait for it.
+                pass
+            self.pump()
+        if self.phase != HANDSHAKE and self.phase != LOST:
+            self.phase = DONE
+        return 0
+
+    # ---- the handshake
+
+    cdef int begin(self) except -1:
+        if self.phase != WAITING:
+            return 0
+        if self.stream.turn._debug:
+            logger.debug("%r starts SSL handshake", self.facade)
+            self.started = monotonic()
+        self.phase = HANDSHAKE
+        self.start_timer(self.handshake_timeout, self.handshake_late)
+        if not self.server_side:
+            self.shake()
+        return 0
+
+    cdef int shake(self) except -1:
+        """Go on with the handshake."""
+        try:
+            self.tls_object.do_handshake()
+        except AGAIN:
+            return self.pump()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            verifying = isinstance(error, ssl.CertificateError)
+            self.tell_waiter(error)
+            return self.fail(error, "SSL handshake failed on verifying the certificate" if verifying else
+                             "SSL handshake failed")
+        return self.established()
+
+    cdef int established(self) except -1:
+        self.stop_timer()
+        self.phase = OPEN
+        self.pump()
+        if self.stream.turn._debug:
+            logger.debug("%r: SSL handshake took %.1f ms", self.facade, (monotonic() - self.started) * 1e3)
+        # What the peer has sent right after its handshake.
+        self.unclear = self.incoming.pending > 0
+        if not self.made:
+            self.tell_made()
+        self.tell_waiter(None)
+        if self.phase != OPEN:
+            return 0
+        if self.backlog_size:
+            self.want_flush()
+        if self.paused:
+            self.pause_carrier()
+        elif self.unclear:
+            self.drain()
+        return 0
+
+    cdef int tell_made(self) except -1:
+        self.made = True
+        try:
+            self.protocol.connection_made(self.facade)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.tell_waiter(error)
+            self.fail(error, BROKEN)
+        return 0
+
+    cdef int tell_waiter(self, object error) except -1:
+        waiter, self.waiter = self.waiter, None
+        if waiter is None or waiter.done():
+            return 0
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+        return 0
+
+    cdef int start_timer(self, object seconds, object callback) except -1:
+        self.stop_timer()
+        self.timer = self.stream.turn.at(monotonic() + <double> seconds, callback, (), self.stream.context)
+        return 0
+
+    cdef int stop_timer(self) except -1:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
+        return 0
+
+    def handshake_late(self):
+        """The handshake's time is over."""
+        if self.phase == HANDSHAKE:
+            self.made = self.made and self.made_before
+            error = ConnectionAbortedError(
+                f"SSL handshake is taking longer than {self.handshake_timeout} seconds: "
+                "aborting the connection")
+            self.report(error, "Fatal error on transport")
+            self.abort(error)
+
+    def shutdown_late(self):
+        """The shutdown's time is over."""
+        self.abort(TimeoutError("SSL shutdown timed out"))
+
+    # ---- receiving
+
+    cdef int put(self, bytes data, flexsc_scan* scan) except -1:
+        """Have `data` decrypted by the reads to come; `scan` says how many there can be."""
+        records_scan(&self.records, <const uint8_t*> PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), scan)
+        self.put_incoming(data)
+        if scan.odd:
+            self.unclear = True
+        return 0
+
+    cdef int receive(self, bytes data) except -1:
+        cdef flexsc_records before = self.records
+        cdef flexsc_scan scan
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        records_scan(&self.records, <const uint8_t*> PyBytes_AS_STRING(data), size, &scan)
+        if scan.odd or self.unclear or self.paused:
+            self.put_incoming(data)
+            self.unclear = self.unclear or scan.odd or scan.complete
+            return 0 if self.paused or not self.unclear else self.drain()
+        if self.callback is None and self.above is None:
+            self.put_incoming(data)
+            return self.fill_buffers(scan.complete) if scan.complete else 0
+        if scan.complete > 1 and self.plain_object:
+            self.records = before
+            return self.receive_much(data, scan.room)
+        self.put_incoming(data)
+        if scan.complete == 1:
+            chunk = self.read_one(scan.room, None)
+            if chunk is not None:
+                if <size_t> PyBytes_GET_SIZE(chunk) >= scan.room:
+                    self.look_for_more()
+                self.pass_on(<bytes> chunk)
+            return self.after_reading()
+        self.unclear = scan.complete > 0
+        return self.drain() if self.unclear else 0
+
+    cdef int receive_much(self, bytes data, size_t room) except -1:
+        """Several records: decrypt all of them into one bytes object, piece by piece while they are in the cache."""
+        cdef PyObject* target = new_bytes(NULL, room)
+        cdef char* source = PyBytes_AS_STRING(data)
+        cdef size_t at = 0, step, done = 0, size = PyBytes_GET_SIZE(data)
+        cdef flexsc_scan scan
+        try:
+            while at < size:
+                step = min(size - at, <size_t> PIECE)
+                records_scan(&self.records, <const uint8_t*> source + at, step, &scan)
+                self.put_incoming(data if step == size else PyMemoryView_FromMemory(source + at, step, PyBUF_READ))
+                at += step
+                if not self.interrupted:
+                    done += self.read_into(PyBytes_AS_STRING(<bytes> target) + done, room - done, scan.complete)
+                elif scan.complete:
+                    self.unclear = True
+            if done:
+                if done < room:
+                    _PyBytes_Resize(&target, done)
+                self.pass_on(<bytes> target)
+        finally:
+            Py_XDECREF(target)
+        return self.after_reading()
+
+    cdef size_t read_into(self, char* target, size_t room, size_t count) except? 0:
+        """Decrypt `count` records to `target`; returns how many bytes that were."""
+        cdef size_t done = 0
+        while count and done < room:
+            count -= 1
+            got = self.read_one(room - done, PyMemoryView_FromMemory(target + done, room - done, PyBUF_WRITE))
+            if got is None:
+                break
+            done += <size_t> got
+        if done == room and room:
+            self.look_for_more()
+        return done
+
+    cdef object read_one(self, size_t room, object view):
+        """Decrypt one record: new bytes, or how many went to `view`; None when reading has to stop, see `interrupted`."""
+        try:
+            got = self.read_some(room) if view is None else self.read_some(room, view)
+        except AGAIN:
+            self.interrupted = True
+            return None
+        except ZERO_RETURN:
+            self.interrupted = self.ended = True
+            return None
+        except SSLError as error:
+            self.interrupted = True
+            self.broken = error
+            return None
+        if not got:
+            self.interrupted = self.ended = True
+            return None
+        return got
+
+    cdef int look_for_more(self) except -1:
+        """As much came as was asked for: is there more in the record?  Only without encryption, or with compression."""
+        if self.tls_object.pending():
+            self.unclear = True
+        return 0
+
+    cdef int after_reading(self) except -1:
+        """Deal with whatever else than data has been read."""
+        if self.interrupted:
+            self.interrupted = False
+            self.pump()
+            if self.blocked:
+                self.blocked = False
+                self.want_flush()
+            if self.broken is not None:
+                error, self.broken = self.broken, None
+                return self.fail(error, BROKEN)
+            if self.ended and self.phase == OPEN:
+                return self.peer_ended()
+        if self.unclear and self.phase == OPEN and not self.paused:
+            self.drain()
+        return 0
+
+    cdef int drain(self) except -1:
+        """Read until there is nothing left."""
+        if self.callback is None and self.above is None:
+            return self.fill_buffers(0)
+        self.unclear = False
+        chunks = []
+        while True:
+            chunk = self.read_one(PIECE, None)
+            if chunk is None:
+                break
+            chunks.append(chunk)
+        if chunks:
+            self.pass_on(<bytes> chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        return self.after_reading()
+
+    cdef int fill_buffers(self, size_t count) except -1:
+        """Decrypt `count` records (0: all there are) straight into a BufferedProtocol's buffers."""
+        cdef bint unknown = count == 0
+        self.unclear = True
+        while self.phase == OPEN and not self.paused and self.callback is None and not self.interrupted:
+            buffer = self.protocol.get_buffer(PIECE)
+            view = memoryview(buffer).cast("B")
+            room = len(view)
+            if room == 0:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            filled = 0
+            while filled < room and (unknown or count):
+                got = self.read_one(room - filled, view[filled:] if filled else view)
+                if got is None:
+                    break
+                filled += got
+                if not unknown and (filled < room or not self.tls_object.pending()):
+                    count -= 1
+            if (count == 0 and not unknown) or self.interrupted:
+                self.unclear = False
+            del view
+            if filled:
+                self.protocol.buffer_updated(filled)
+            if not self.unclear:
+                break
+        return self.after_reading()
+
+    cdef int pass_on(self, bytes data) except -1:
+        """Give decrypted data to whom it concerns."""
+        cdef Tls above = self.above
+        if above is not None:
+            return above.feed(data)
+        callback = self.callback
+        callback(data)
+        return 0
+
+    cdef int discard(self) except -1:
+        """Read and forget, after close(): nobody wants data any more, but the peer's close_notify."""
+        self.unclear = False
+        while self.read_one(PIECE, None) is not None:
+            pass
+        self.interrupted = False
+        self.pump()
+        if self.phase == FLUSHING:
+            self.blocked = False
+            self.want_flush()
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            return self.fail(error, "Fatal error on transport")
+        if self.ended and self.phase == SHUTDOWN:
+            self.tell_eof()
+            self.finish()
+        return 0
+
+    cdef int peer_ended(self) except -1:
+        """The peer sends no more: TLS has no half-closed connections here, so this end closes as well."""
+        self.tell_eof()
+        if self.phase == OPEN:
+            self.start_shutdown()
+        return 0
+
+    cdef int tell_eof(self) except -1:
+        if self.told_eof or not self.made:
+            return 0
+        self.told_eof = True
+        try:
+            if self.protocol.eof_received() and self.above is None:
+                logger.warning("returning true from eof_received() has no effect when using ssl")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fail(error, "Error calling eof_received()")
+        return 0
+
+    # ---- sending
+
+    cdef int write(self, object data) except -1:
+        cdef bytes kept
+        if type(data) is bytes:
+            kept = <bytes> data
+        elif isinstance(data, (bytes, bytearray, memoryview)):
+            kept = bytes(data)
+        else:
+            raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
+        if PyBytes_GET_SIZE(kept) == 0:
+            return 0
+        if self.phase > OPEN or self.stream.state != STREAM_OPEN:
+            return self.lost_write()
+        if self.backlog is None:
+            self.backlog = kept
+        elif isinstance(self.backlog, list):
+            (<list> self.backlog).append(kept)
+        else:
+            self.backlog = [self.backlog, kept]
+        self.backlog_size += PyBytes_GET_SIZE(kept)
+        if self.phase == OPEN:
+            self.want_flush()
+        return self.pause_if_much()
+
+    cdef int lost_write(self) except -1:
+        if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("SSL connection is closed")
+        self.writes_lost += 1
+        return 0
+
+    cdef int encrypt(self, bint everything) except -1:
+        """Encrypt what has been written, as much as may wait to be sent."""
+        while (self.backlog_size and not self.blocked and (self.phase == OPEN or self.phase == FLUSHING)
+                and (everything or self.unsent_below() < CIPHER_MOST)):
+            piece = self.next_piece()
+            try:
+                count = self.write_some(piece)
+            except AGAIN:
+                self.blocked = True
+            else:
+                self.advance(count)
+            data = self.take_outgoing()
+            if not data:
+                continue
+            if self.below is not None:
+                self.below.write(data)
+            elif not self.stream.dropping and self.stream.state != STREAM_CLOSED:
+                self.stream.enqueue(<bytes> data)
+        return 0
+
+    cdef object next_piece(self):
+        """What to encrypt next: one large write or a part of it, or several small ones."""
+        cdef size_t rest, total
+        cdef Py_ssize_t last
+        if isinstance(self.backlog, list):
+            if self.at == 0 and self.offset == 0 and self.backlog_size <= PIECE:
+                self.backlog = b"".join(<list> self.backlog)
+                return self.backlog
+            item = (<list> self.backlog)[self.at]
+        else:
+            item = self.backlog
+            if self.backlog_size <= PIECE and self.offset == 0:
+                return item
+        rest = PyBytes_GET_SIZE(item) - self.offset
+        if rest >= JOIN_LEAST or not isinstance(self.backlog, list):
+            return PyMemoryView_FromMemory(PyBytes_AS_STRING(item) + self.offset, min(rest, <size_t> PIECE),
+                                           PyBUF_READ)
+        last = self.at
+        total = rest
+        while last + 1 < len(<list> self.backlog):
+            total += PyBytes_GET_SIZE((<list> self.backlog)[last + 1])
+            if total > PIECE:
+                break
+            last += 1
+        parts = (<list> self.backlog)[self.at:last + 1]
+        parts[0] = item[self.offset:]
+        return b"".join(parts)
+
+    cdef int advance(self, size_t count) except -1:
+        """`count` bytes of the backlog have been encrypted."""
+        cdef size_t size
+        self.backlog_size -= count
+        if self.backlog_size == 0:
+            self.backlog = None
+            self.at = self.offset = 0
+            return 0
+        self.offset += count
+        if not isinstance(self.backlog, list):
+            return 0
+        while True:
+            size = PyBytes_GET_SIZE((<list> self.backlog)[self.at])
+            if self.offset < size:
+                break
+            self.offset -= size
+            (<list> self.backlog)[self.at] = b""
+            self.at += 1
+        if self.at >= ENCRYPTED_ITEMS:
+            del (<list> self.backlog)[:self.at]
+            self.at = 0
+        return 0
+
+    cdef int pump(self) except -1:
+        """Send what else than data there is to be sent: handshakes, alerts, answers to key updates."""
+        data = self.take_outgoing()
+        if not data:
+            return 0
+        if self.below is not None:
+            return self.below.write(data)
+        if not self.stream.dropping and self.stream.state != STREAM_CLOSED:
+            self.stream.enqueue(<bytes> data)
+            self.stream.after_write()
+        return 0
+
+    cdef int want_flush(self) except -1:
+        if self.stream.state != STREAM_CLOSED:
+            self.stream.wants_flush()
+        return 0
+
+    cdef size_t unsent_below(self) noexcept:
+        return self.stream.unsent if self.below is None else self.below.unsent()
+
+    cdef size_t unsent(self) noexcept:
+        """Bytes that were written, encrypted or not, and that the kernel has not taken yet."""
+        return self.backlog_size + self.unsent_below()
+
+    cdef int pause_if_much(self) except -1:
+        if self.writing_paused or self.above is not None or self.unsent() <= self.high:
+            return 0
+        self.writing_paused = True
+        try:
+            self.protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.pause_writing() failed", error)
+        return 0
+
+    cdef int resume_protocol(self) except -1:
+        self.writing_paused = False
+        try:
+            self.protocol.resume_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.resume_writing() failed", error)
+        return 0
+
+    # ---- ending
+
+    cdef int close(self) except -1:
+        """Encrypt and send what was written, exchange close_notify, then end the connection."""
+        if self.phase == OPEN:
+            return self.start_shutdown()
+        if self.phase < OPEN:
+            return self.abort(None)
+        return 0
+
+    cdef int start_shutdown(self) except -1:
+        if self.stream.state != STREAM_OPEN or self.stream.turn._closed:
+            return self.finish()
+        self.phase = FLUSHING
+        self.start_timer(self.shutdown_timeout, self.shutdown_late)
+        if self.paused:
+            self.paused = False
+            self.resume_carrier()
+        return self.want_flush()
+
+    cdef int shut_down(self) except -1:
+        """All has been encrypted: send our close_notify."""
+        if self.unclear:
+            # Data that nobody has read would make it fail.
+            self.discard()
+            if self.phase != FLUSHING:
+                return 0
+        self.phase = SHUTDOWN
+        try:
+            self.tls_object.unwrap()
+        except AGAIN:
+            self.pump()
+            if not self.carrier_eof:
+                return 0
+        except SSLError as error:
+            if not self.carrier_eof:
+                return self.fail(error, "Fatal error on transport")
+            self.pump()
+        else:
+            self.pump()
+        return self.finish()
+
+    cdef int finish(self) except -1:
+        """Both have said that they are done."""
+        self.phase = DONE
+        self.stop_timer()
+        return self.stream.close() if self.below is None else self.below.close()
+
+    cdef int abort(self, object error) except -1:
+        """End now; what was not sent is lost."""
+        if self.phase == LOST:
+            return 0
+        self.phase = DONE
+        self.backlog = None
+        self.backlog_size = 0
+        return self.stream.force_close(error) if self.below is None else self.below.abort(error)
+
+    cdef int fail(self, object error, str message) except -1:
+        """An error that ends the connection.  The peer is told why, if that needs no waiting."""
+        if self.phase >= DONE:
+            return 0
+        self.report(error, message)
+        if (not isinstance(error, SSLError) or self.below is not None or self.stream.unsent
+                or self.stream.state != STREAM_OPEN or self.stream.turn._closed or not self.outgoing.pending):
+            return self.abort(error)
+        self.pump()
+        self.phase = DONE
+        self.stream.error = error
+        self.start_timer(self.shutdown_timeout, self.shutdown_late)
+        return self.stream.close()
+
+    cdef int report(self, object error, str message) except -1:
+        if isinstance(error, OSError):
+            if self.stream.turn._debug:
+                logger.debug("%r: %s", self.facade, message, exc_info=error)
+        elif not isinstance(error, asyncio.CancelledError):
+            self.complain(message, error)
+        return 0
+
+    cdef int complain(self, str message, object error) except -1:
+        self.stream.turn.call_exception_handler({
+            "message": message, "exception": error, "transport": self.facade, "protocol": self.protocol})
+        return 0
+
+    # ---- what the transport passes on
+
+    cdef int pause_reading(self) except -1:
+        if self.phase <= OPEN and not self.paused:
+            self.paused = True
+            if self.phase == OPEN:
+                self.pause_carrier()
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        if self.phase <= OPEN and self.paused:
+            self.paused = False
+            self.resume_carrier()
+            if self.unclear:
+                self.stream.wake_up()
+        return 0
+
+    cdef int pause_carrier(self) except -1:
+        return self.stream.pause_reading() if self.below is None else self.below.pause_reading()
+
+    cdef int resume_carrier(self) except -1:
+        return self.stream.resume_reading() if self.below is None else self.below.resume_reading()
+
+    cdef int adopt_protocol(self, object protocol) except -1:
+        self.protocol = protocol
+        self.above = <Tls> protocol if isinstance(protocol, Tls) else None
+        buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        self.callback = None if buffered else getattr(protocol, "data_received", None)
+        return 0
+
+    cdef int set_limits(self, object high, object low) except -1:
+        self.high, self.low = sslproto.add_flowcontrol_defaults(
+            high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
+        return self.pause_if_much()
+
+    cdef bint closing(self) noexcept:
+        return self.phase > OPEN or self.stream.state != STREAM_OPEN
+
+    cdef object extra_info(self, object name, object default):
+        if name == "sslcontext":
+            return self.context
+        if name in ("ssl_object", "peercert", "cipher", "compression"):
+            if self.extra is None and self.phase > HANDSHAKE:
+                self.extra = after_handshake(self.tls_object)
+            return default if self.extra is None else self.extra[name]
+        if self.below is not None:
+            return self.below.extra_info(name, default)
+        return self.stream.extra_info(name, default)
+
+    cdef str describe(self):
+        cdef str name = ("waiting", "handshake", "open", "flushing", "shutdown", "closing", "closed")[<int> self.phase]
+        reading = "polling" if self.phase <= OPEN and not self.paused else "idle"
+        writing = "polling" if self.unsent() else "idle"
+        return (f"<TlsTransport {name} fd={self.stream.fd} {self.tls_object.version()} read={reading} "
+                f"write=<{writing}, bufsize={self.unsent()}>>")
+
+
+cdef dict after_handshake(object tls_object):
+    """What asyncio's transports tell about a connection; empty as long as there is none."""
+    try:
+        peercert = tls_object.getpeercert()
+    except ValueError:
+        return None
+    return {"ssl_object": tls_object, "peercert": peercert, "cipher": tls_object.cipher(),
+            "compression": tls_object.compression()}

@@ -32,7 +32,8 @@ def test_program(start, way):
             ws.send(payload(size))
             assert digest(ws.recv(20)) == digest(payload(size))
     assert program.stop(signal.SIGTERM) == 0
-    assert program.text().count("the application ends") == 2
+    # Once at least: when the first worker has ended, hypercorn ends the others by a signal.
+    assert "the application ends" in program.text()
     assert "Traceback" not in program.text(), program.text()
 
 

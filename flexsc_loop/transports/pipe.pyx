@@ -4,9 +4,10 @@
 Owns: the pipe object from here until `connection_lost`, and what was written and not taken by the kernel.
 Imports: page, operation, turn.
 
-Writes leave at once, as in asyncio, or together where several come in one turn.  Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
-which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  After a call that
-got somewhere the next turn simply tries again: a busy pipe never waits, an idle one costs one look in vain.
+Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
+which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  The first write of a
+turn leaves at once, the others together.  After a call that got somewhere the next turn simply tries again: a busy pipe
+never waits, an idle one costs one look in vain.
 """
 import asyncio
 import errno
@@ -374,7 +375,7 @@ cdef class WriteEnd(PipeEnd):
         return 0
 
     cdef int drop(self) except -1:
-        """What was written is lost.  A protocol that was paused is told so by connection_lost, not by resume_writing."""
+        """What was written is lost.  A paused protocol learns that from connection_lost, not from resume_writing."""
         self.protocol_paused = False
         self.outbox.clear()
         self.unsent = self.offset = 0

@@ -380,6 +380,17 @@ async def test_write(loop, ends, size):
     assert protocol.calls[0] == "made" and protocol.calls[-1] == "lost"
 
 
+def test_a_write_leaves_at_once(loop, pipe):
+    """Even while the loop does not run."""
+    reading, writing = pipe
+    transport, protocol = loop.run_until_complete(loop.connect_write_pipe(Writer, writing))
+    for i in range(3):
+        transport.write(b"%d" % i)
+        assert os.read(reading.fileno(), 10) == b"%d" % i
+    transport.close()
+    loop.run_until_complete(protocol.lost)
+
+
 async def test_what_is_written_is_copied(loop, pipe):
     reading, writing = pipe
     transport, protocol = await loop.connect_write_pipe(Writer, writing)
@@ -482,6 +493,7 @@ async def test_the_reader_leaves_with_data_on_the_way(loop, pipe):
     reading.close()
     await protocol.lost
     assert isinstance(protocol.exc, BrokenPipeError)
+    assert protocol.calls == ["made", "pause", "lost"]
     assert transport.get_write_buffer_size() == 0
 
 

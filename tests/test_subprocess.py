@@ -141,6 +141,16 @@ async def test_a_child_that_does_not_read(loop):
             await asyncio.sleep(0)
 
 
+async def test_drain_fails_when_the_child_ends(loop):
+    """Whoever waits for room is told that there will be none."""
+    process = await asyncio.create_subprocess_shell("read x; exit 0", stdin=PIPE)
+    process.stdin.write(payload(1_000_000) + b"\n")
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        await process.stdin.drain()
+        await process.stdin.drain()
+    assert await process.wait() == 0
+
+
 async def test_a_child_that_closes_its_output_and_goes_on(loop):
     process = await asyncio.create_subprocess_shell("exec >&-; read x; exit 5", stdin=PIPE, stdout=PIPE)
     assert await process.stdout.read() == b""

@@ -5,8 +5,9 @@ Owns: the pipe object from here until `connection_lost`, and what was written an
 Imports: page, operation, turn.
 
 Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
-which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  After a call that
-got somewhere the next turn simply tries again: a busy pipe never waits, an idle one costs one look in vain.
+which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  The first write of a
+turn leaves at once, the others together.  After a call that got somewhere the next turn simply tries again: a busy pipe
+never waits, an idle one costs one look in vain.
 """
 import asyncio
 import errno
@@ -269,7 +270,7 @@ cdef class WriteEnd(PipeEnd):
         if self.peer is not None and self.peer.came:
             self.peer.came = False
             self.peer_left()
-        if self.unsent and not self.written:
+        if self.unsent:
             self.push()
         if self.protocol_paused and self.unsent <= self.low:
             self.protocol_paused = False
@@ -303,21 +304,18 @@ cdef class WriteEnd(PipeEnd):
         self.unsent += PyBytes_GET_SIZE(data)
         if self.ready.user_data == 0:
             self.push_soon()
-        if self.unsent > self.high and not self.protocol_paused:
+        if self.state == OPEN and self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
 
     cdef int push_soon(self) except -1:
-        """What one turn has written leaves in as few calls as possible: at its end, or with the next one.
+        """The first write of a turn leaves at once, as in asyncio; what else the turn writes goes together in the next.
 
-        A call that has been made in this turn has filled the pipe, most likely; the reader may be in this loop, too.
+        The first call has filled the pipe, most likely, if it was large, and its reader may be in this loop, too.
         """
-        return self.wake_up() if self.pushed_in == self.turn.turns else self.wants_flush()
-
-    cdef int flush(self) except -1:
-        if self.state == CLOSED or self.unsent == 0:
-            return 0
-        return self.wake_up() if self.pushed_in == self.turn.turns else self.push()
+        if self.pushed_in == self.turn.turns and self.turn.is_running():
+            return self.wake_up()
+        return self.push()
 
     cdef int push(self) except -1:
         """Give the kernel what it takes now.  Bookkeeping only: `run` calls the protocol."""
@@ -377,6 +375,8 @@ cdef class WriteEnd(PipeEnd):
         return 0
 
     cdef int drop(self) except -1:
+        """What was written is lost.  A paused protocol learns that from connection_lost, not from resume_writing."""
+        self.protocol_paused = False
         self.outbox.clear()
         self.unsent = self.offset = 0
         return 0
@@ -430,7 +430,7 @@ cdef str name_of(PipeEnd end):
 class ReadPipeTransport(asyncio.ReadTransport):
     """The end of a pipe that this loop reads.  Source: asyncio's documentation, "Transports"."""
 
-    __slots__ = ("_core", "__weakref__")
+    __slots__ = ("__dict__", "__weakref__", "_core")
 
     def get_extra_info(self, name, default=None):
         """`pipe`: the file object."""
@@ -491,7 +491,7 @@ class ReadPipeTransport(asyncio.ReadTransport):
 class WritePipeTransport(asyncio.WriteTransport):
     """The end of a pipe that this loop writes.  Source: asyncio's documentation, "Transports"."""
 
-    __slots__ = ("_core", "__weakref__")
+    __slots__ = ("__dict__", "__weakref__", "_core")
 
     def get_extra_info(self, name, default=None):
         """`pipe`: the file object."""

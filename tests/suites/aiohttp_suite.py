@@ -54,7 +54,8 @@ def part(name: str, python: Path, folder: Path, paths: list[Path]) -> Part:
     options = [
         "-q", "-p", "tests.suites.aiohttp_plugin", "-p", "no:cacheprovider",
         # Without coverage, and without pytest's own limits: the plugin's ends the process.
-        "-o", "addopts=", "-o", "timeout=0", "-o", "faulthandler_timeout=0", "-m", "not dev_mode and not autobahn and not internal",
+        "-o", "addopts=", "-o", "timeout=0", "-o", "faulthandler_timeout=0",
+        "-m", "not dev_mode and not autobahn and not internal",
     ]  # fmt: skip
 
     def command(loop: str) -> list[str]:

@@ -25,7 +25,8 @@ enum flexsc_call {
 
 /* Entry flags: how a call is to be served. */
 enum {
-    ENTRY_MULTISHOT = 1 << 0,  /* RECV, RECVMSG, ACCEPT: complete again and again until an error or the end */
+    ENTRY_MULTISHOT = 1 << 0,  /* RECV, RECVMSG, ACCEPT: complete again and again until an error or the end;
+                                * POLL of an owned fd: at each new event, as edge-triggered epoll tells them */
     ENTRY_POOL = 1 << 1,       /* RECV, multishot RECVMSG: take buffers from the page's pool when data is there */
     ENTRY_OWNED = 1 << 2,      /* nobody but a CALL_CLOSE entry of this page closes the fd */
     ENTRY_POLL_FIRST = 1 << 3, /* the caller expects EAGAIN: wait for readiness before the first try */

@@ -48,6 +48,7 @@ cdef extern from "uring.h":
         URING_RECVSEND_POLL_FIRST
         URING_RECV_MULTISHOT
         URING_ACCEPT_MULTISHOT
+        URING_POLL_MULTISHOT
         URING_FEAT_NO_IOWAIT
 
     int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil

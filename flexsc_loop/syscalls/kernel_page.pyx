@@ -13,7 +13,7 @@ from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_READ, CALL_RECVMSG, COMPLETION_MORE, EAGAIN, EBUSY,
+    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE, EAGAIN, EBUSY,
     ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page,
     flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
 )
@@ -21,6 +21,7 @@ from flexsc_loop.syscalls.page cimport (
 
 cdef enum:
     NO_POLLER = -2
+    DIRECT_MOST = 2              # more sends than that are cheaper in one io_uring_enter
     IDLE_MS = 2                  # the poller sleeps after so much idleness
     CANCEL_ALL = 1 << 0
     CANCEL_ANY = 1 << 2
@@ -59,6 +60,7 @@ cdef class KernelPage(Page):
         self.cancelling = {}
         self.poller_cpu = NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
+        self.direct_most = 0 if self.eager else DIRECT_MOST
         self.spin_most = 50_000 if self.eager else 0
         self.spin_ns = self.spin_most
         self.entries = entries
@@ -154,7 +156,9 @@ cdef class KernelPage(Page):
         sqe.off = off
         sqe.op_flags = call_flags
         sqe.user_data = op.user_data
-        if flags & ENTRY_MULTISHOT:
+        if flags & ENTRY_MULTISHOT and call == CALL_POLL:
+            sqe.len = URING_POLL_MULTISHOT
+        elif flags & ENTRY_MULTISHOT:
             sqe.ioprio = URING_ACCEPT_MULTISHOT if call == CALL_ACCEPT else URING_RECV_MULTISHOT
         if flags & ENTRY_POLL_FIRST:
             sqe.ioprio |= URING_RECVSEND_POLL_FIRST

@@ -96,8 +96,9 @@ cdef class Page:
     cdef readonly unsigned int in_flight
     cdef readonly unsigned int housekeeping    # of them, the page's own
     cdef readonly uint64_t submitted, completions, pool_empty, stale
-    cdef uint64_t direct_calls             # made by endpoints themselves, each for many datagrams
     cdef readonly bint eager               # entries are best published at once: another thread serves them
+    cdef uint32_t direct_most              # up to so many calls at a time are cheaper made than queued
+    cdef uint64_t direct_calls             # system calls that the loop's thread has made past the page
     cdef readonly int pid
     cdef readonly bint closed
     cdef bint away                         # the loop's thread serves the page just now, without the GIL

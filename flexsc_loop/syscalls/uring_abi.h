@@ -123,6 +123,7 @@ enum { /* sqe.ioprio of receive, send and accept */
     URING_RECVSEND_POLL_FIRST = 1u << 0,
     URING_RECV_MULTISHOT = 1u << 1,
     URING_ACCEPT_MULTISHOT = 1u << 0,
+    URING_POLL_MULTISHOT = 1u << 0, /* in `len` */
 };
 
 #define URING_OFF_SQ_RING 0ull

@@ -33,6 +33,8 @@ cdef class UserPage(Page):
         self.cpu = cpu
         self.last_counters = {}
         self.eager = cpu is not None
+        # Served by the loop's own thread, each entry is a call all the same.
+        self.direct_most = 0 if self.eager else <uint32_t> -1
         self.spin_most = self.spin_ns = 50_000
         self.open_pool(buffers, buffer_size)
         self.user = flexsc_page_open(completions)

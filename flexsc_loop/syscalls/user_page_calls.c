@@ -83,6 +83,10 @@ void page_finish(struct flexsc_page *page, struct flexsc_entry *entry, int32_t r
     }
 }
 
+void page_post_more(struct flexsc_page *page, const struct flexsc_entry *entry, int32_t res) {
+    post(page, entry->user_data, res, COMPLETION_MORE);
+}
+
 static int32_t sent_so_far(const struct flexsc_entry *entry) {
     return entry->done < INT32_MAX ? (int32_t)entry->done : INT32_MAX;
 }

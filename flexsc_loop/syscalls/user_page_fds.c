@@ -380,7 +380,12 @@ static bool run_pollers(struct flexsc_page *page, struct fd_state *state) {
             continue;
         if (!page_has_room(page))
             return true;
-        page_finish(page, poller, (int32_t)poller->done, 0);
+        if ((poller->flags & ENTRY_MULTISHOT) && state->kind == FD_OWNED) {
+            page_post_more(page, poller, (int32_t)poller->done);
+            poller->done = 0;
+        } else {
+            page_finish(page, poller, (int32_t)poller->done, 0);
+        }
     }
     return false;
 }

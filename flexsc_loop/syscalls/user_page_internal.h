@@ -234,6 +234,8 @@ HIDDEN int page_epoll(struct flexsc_page *page, int64_t timeout_ns);
 HIDDEN bool page_has_room(struct flexsc_page *page);
 /* Take the entry off its list and post its last completion; the entry is not the server's any more. */
 HIDDEN void page_finish(struct flexsc_page *page, struct flexsc_entry *entry, int32_t res, uint32_t flags);
+/* Post a completion after which the entry goes on.  There must be room. */
+HIDDEN void page_post_more(struct flexsc_page *page, const struct flexsc_entry *entry, int32_t res);
 HIDDEN void page_end(struct flexsc_page *page, struct flexsc_entry *entry);
 HIDDEN enum outcome page_try(struct flexsc_page *page, struct fd_state *state, struct flexsc_entry *entry);
 HIDDEN void page_take_inbox(struct flexsc_page *page);

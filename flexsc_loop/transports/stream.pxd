@@ -116,6 +116,7 @@ cdef class Stream(Endpoint):
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
     cdef int send_more(self) except -1
+    cdef int send_now(self) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1
     cdef int send_eof(self) except -1

@@ -53,6 +53,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void* buffer, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
 
@@ -103,7 +104,8 @@ cdef object readable(bytes raw):
 
 
 cdef class Receive(Operation):
-    """Receives for one connection: again and again into pool buffers, or a wait until large reads are worth a try.
+    """Receives for one connection: again and again into pool buffers, or a word each time that large reads are worth a
+    try.
 
     Large reads are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
     on, while it is in the cache.
@@ -113,7 +115,8 @@ cdef class Receive(Operation):
         cdef Stream stream = self.stream
         self.polls = stream.direct
         if self.polls:
-            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP, ENTRY_OWNED)
+            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP,
+                                      ENTRY_MULTISHOT | ENTRY_OWNED)
         return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
@@ -306,10 +309,11 @@ cdef class Stream(Endpoint):
 
     cdef int arm(self) except -1:
         """Have a receive in flight, if reading is wanted."""
-        if (self.receive.user_data != 0 or self.state != OPEN or self.paused or self.finished
-                or self.came_eof or self.came_error):
+        if self.state != OPEN or self.paused or self.finished or self.came_eof or self.came_error:
             return 0
-        return self.wake_up() if self.readable else self.receive.prepare()
+        if self.readable:
+            self.wake_up()
+        return self.receive.prepare() if self.receive.user_data == 0 else 0
 
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
@@ -356,7 +360,9 @@ cdef class Stream(Endpoint):
             self.direct_size *= 2
         self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
-            self.direct = False
+            self.direct = self.readable = False
+            if self.receive.user_data != 0:
+                self.page.cancel(self.receive)
         return 0
 
     cdef int deliver(self) except -1:
@@ -379,18 +385,20 @@ cdef class Stream(Endpoint):
         cdef PyObject* target = new_bytes(NULL, self.direct_size)
         cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes> target), self.direct_size, MSG_DONTWAIT)
         cdef int error = errno
-        self.readable = <size_t> count == self.direct_size
         if count > 0:
-            if not self.readable:
+            if <size_t> count < self.direct_size:
                 _PyBytes_Resize(&target, count)
             self.inbox = <bytes> target
         Py_XDECREF(target)
-        if count < 0 and error != EAGAIN and error != EINTR:
-            self.came_error = error
+        if count > 0:
+            self.count_small_reads(count)
         elif count == 0:
             self.came_eof = True
-        elif count > 0:
-            self.count_small_reads(count)
+        elif error == EAGAIN:
+            # Only now is it sure that the poll in flight will tell of what comes next.
+            self.readable = False
+        elif error != EINTR:
+            self.came_error = error
         return 0
 
     cdef int deliver_data(self) except -1:
@@ -532,7 +540,31 @@ cdef class Stream(Endpoint):
         written = self.outbox
         self.outbox = None
         self.send.load(written)
-        return self.send.prepare(ENTRY_OWNED)
+        return self.send_now() if self.turn.sparse else self.send.prepare(ENTRY_OWNED)
+
+    cdef int send_now(self) except -1:
+        """Where an entry has nothing to share with others, a call here and now is cheaper than entry and completion."""
+        cdef Send rest = self.send
+        cdef ssize_t count
+        cdef int error
+        if rest.vector != NULL:
+            rest.fill_vector()
+            count = sendmsg(self.fd, &rest.header, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            count = send(self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST),
+                         MSG_DONTWAIT | MSG_NOSIGNAL)
+        error = errno
+        self.page.direct_calls += 1
+        if count < 0 and error != EAGAIN and error != EINTR:
+            rest.unload()
+            return self.send_failed(error)
+        if count > 0:
+            self.unsent -= count
+            rest.advance(count)
+        if rest.total:
+            return rest.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
+        rest.unload()
+        return self.sent()
 
     cdef int sent(self) except -1:
         """The send in flight has ended.  Bookkeeping only."""

@@ -389,12 +389,19 @@ cdef class Turn:
         if self.dirty_count == 0:
             return 0
         if self.heavy:
-            self.publish_now()
-            # What has been sent is freed now, so that the next takes its place in the cache.
-            self.page.reap()
+            self.send_much()
         elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_200_us()
                 or (self.page.eager and self.page.hungry())):
             self.publish_now()
+        return 0
+
+    cdef int send_much(self) except -1:
+        """Send now, and free what has been sent, so that the next takes its place in the cache."""
+        if self.dirty_count <= self.page.direct_most:
+            self.heavy = False
+            return self.flush_dirty()
+        self.publish_now()
+        self.page.reap()
         return 0
 
     cdef int publish_now(self) except -1:
@@ -466,6 +473,7 @@ cdef class Turn:
     cdef int flush_dirty(self) except -1:
         cdef size_t at = 0
         cdef Endpoint endpoint
+        self.sparse = self.dirty_count <= self.page.direct_most
         try:
             while at < self.dirty_count:
                 endpoint = <Endpoint> self.dirty[at]
@@ -476,6 +484,7 @@ cdef class Turn:
                 finally:
                     Py_DECREF(endpoint)
         finally:
+            self.sparse = False
             # Only after an error is anything left to move down.
             for i in range(self.dirty_count - at):
                 self.dirty[i] = self.dirty[at + i]

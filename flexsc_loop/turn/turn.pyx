@@ -339,9 +339,6 @@ cdef class Turn:
         cdef size_t count, backlog
         cdef Endpoint endpoint
         cdef void* taken
-        if self.endings:
-            # connection_lost comes before what has been made due after close(), as in asyncio.
-            self.run_endings()
         count = queue_count(&self.arrived)
         if queue_count(&self.ready):
             self.run_handles()

@@ -98,6 +98,8 @@ class Loop(SocketTurn, Queues, UnixSockets, Signals, Files, Datagrams, Pipes, Ch
             if isinstance(owner, Listener):
                 owner.close()
         self.page.shut()
+        # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
+        self.owned.clear()
         self._forget_everything()
 
     def stats(self) -> dict[str, int]:

@@ -559,12 +559,10 @@ cdef class Stream(Endpoint):
         return self.end_soon() if self.unsent == 0 else self.wake_up()
 
     cdef int end_soon(self) except -1:
-        """Put connection_lost in line with the callbacks, as asyncio does: after those that are due already, before
-        those to come.  What is in flight should be over when it is called; else the last completion calls it."""
+        """Put connection_lost in line with the callbacks, as asyncio does: after those due already, before others."""
         if self.page.closed:
             return 0
         self.turn.soon(self.facade._go_on, (), None)
-        self.turn.hurried = self.page.eager
         return 0
 
     cdef int force_close(self, object error) except -1:
@@ -897,6 +895,8 @@ class StreamTransport(asyncio.Transport):
     def _go_on(self):
         """What the connection has in line with callbacks: connection_made, connection_lost."""
         cdef Stream core = self._core
+        if core.state == CLOSING and core.closed_in != core.turn.turns and core.page.eager:
+            core.page.await_end(core.receive)
         core.run(core.turn)
 
     def _hold_writes(self):

@@ -83,7 +83,6 @@ cdef class Turn:
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
     cdef size_t endings              # endpoints that were closed and have not ended yet
-    cdef bint hurried                # an idle connection was closed: see that its end comes in the next turn
     cdef dict attributes             # the loop's __dict__
     cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once

@@ -108,6 +108,8 @@ class Loop(
             if isinstance(owner, Listener):
                 owner.close()
         self.page.shut()
+        # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
+        self.owned.clear()
         self._forget_everything()
         self.owned.clear()
 

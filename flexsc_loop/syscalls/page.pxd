@@ -78,6 +78,8 @@ cdef enum:
     TAGS = 0xF           # bits of user_data that are 0 in an operation's address
     BATCH = 256          # completions copied out at once
     BARRIER_STEP_NS = 1_000_000
+    ENDING_STEP_NS = 100_000
+    ENDING_LOOKS = 16    # completions of others end a look, too
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
     FIRST_DATAGRAMS = 16
     DATAGRAM_MOST = 256 * 1024
@@ -135,6 +137,7 @@ cdef class Page:
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1
     cdef int barrier(self) except -1
+    cdef int await_end(self, Operation op) except -1
     cdef int reap(self) except -1
     cdef int dispatch(self, flexsc_completion* completion) except -1
     cdef bytes take_buffer(self, int res, uint32_t flags)

@@ -146,6 +146,16 @@ cdef class Page:
                 self.reap()
         return 0
 
+    cdef int await_end(self, Operation op) except -1:
+        """Give a syscall thread a moment to end an operation that was cancelled a turn ago."""
+        if self.mine():
+            for _ in range(ENDING_LOOKS):
+                if op.user_data == 0:
+                    break
+                self.wait(ENDING_STEP_NS)
+                self.reap()
+        return 0
+
     cdef int end_with(self, Operation op, int res) except -1:
         """Give `op` its last completion ourselves: whoever served it is gone."""
         cdef flexsc_completion completion

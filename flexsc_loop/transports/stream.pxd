@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
@@ -94,6 +94,7 @@ cdef class Stream(Endpoint):
     cdef bint eof_sent
     cdef bint held                    # sendfile is in progress: no writes
     cdef bint dropping                # abort: what is unsent stays so
+    cdef uint64_t closed_in           # the turn in which it was closed or aborted
     cdef unsigned int writes_lost     # writes after the end
     cdef object error                 # what connection_lost will be told
     cdef list drained                 # futures that wait until nothing is unsent
@@ -127,6 +128,7 @@ cdef class Stream(Endpoint):
     cdef int tell_drained_lost(self) except -1
     cdef int close(self) except -1
     cdef int force_close(self, object error) except -1
+    cdef int end_soon(self) except -1
     cdef int last_try(self) except -1
     cdef int lose(self) except -1
     cdef int let_go(self) except -1

@@ -645,17 +645,20 @@ cdef class Stream(Endpoint):
             layer.carrier_closing()
         self.state = CLOSING
         self.turn.endings += 1
+        self.closed_in = self.turn.turns
         if not self.protocol_paused:
             # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
-            self.turn.hurried = self.page.eager and self.unsent == 0
-        elif self.unsent == 0 and not self.dropping:
-            # Nothing to wait for: connection_lost comes before whatever is made due from now on, as in asyncio.
-            self.turn.soon(self.facade._end, (), None)
+        return self.end_soon() if self.unsent == 0 else self.wake_up()
+
+    cdef int end_soon(self) except -1:
+        """Put connection_lost in line with the callbacks, as asyncio does: after those due already, before others."""
+        if self.page.closed:
             return 0
-        return self.wake_up()
+        self.turn.soon(self.facade._go_on, (), None)
+        return 0
 
     cdef int force_close(self, object error) except -1:
         """End now; what was not sent is dropped."""
@@ -663,18 +666,19 @@ cdef class Stream(Endpoint):
             return 0
         if self.outbox is not None and self.came_error == 0:
             self.last_try()
+        if self.state == OPEN:
+            self.close()
         self.dropping = True
+        self.closed_in = self.turn.turns
         if self.error is None:
             self.error = error
-        self.close()
-        self.state = CLOSING
         self.outbox = None
         if self.held:
             # sendfile() holds the fd until this makes it fail.
             shutdown(self.fd, SHUT_RDWR)
         if self.send is not None and self.send.user_data != 0:
             self.page.cancel(self.send)
-        return self.wake_up()
+        return self.end_soon()
 
     cdef int last_try(self) except -1:
         """abort() drops what the socket has no room for; what was written in this turn may not have been tried yet."""
@@ -690,6 +694,9 @@ cdef class Stream(Endpoint):
             return 0
         if self.outbox is not None and not self.dropping:
             return self.wants_flush()
+        if self.closed_in == self.turn.turns:
+            # Callbacks that this turn has made due come first.
+            return self.end_soon()
         self.state = CLOSED
         self.unsent = 0
         self.inbox = self.outbox = None
@@ -885,7 +892,8 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
     cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra or ()), sock)
     hold_socket(sock)
-    stream.wake_up()
+    # In line with the callbacks: whoever is cancelled while it waits for the connection finds it made.
+    turn.soon(stream.facade._go_on, (), None)
     return stream.facade
 
 
@@ -987,8 +995,11 @@ class StreamTransport(asyncio.Transport):
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
 
-    def _end(self):
+    def _go_on(self):
+        """What the connection has in line with callbacks: connection_made, connection_lost."""
         cdef Stream core = self._core
+        if core.state == CLOSING and core.closed_in != core.turn.turns and core.page.eager:
+            core.page.await_end(core.receive)
         core.run(core.turn)
 
     def __repr__(self):

@@ -57,7 +57,6 @@ cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
-    ENDING_NS = 50_000           # with a syscall thread, so long a turn waits for the end of what has been closed
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
@@ -251,14 +250,10 @@ cdef class TimerHandle(Handle):
         if not isinstance(other, TimerHandle):
             return NotImplemented
         cdef TimerHandle one = self, two = other
-        if how == 0:
-            return one.deadline < two.deadline
-        if how == 1:
-            return one.deadline <= two.deadline
-        if how == 4:
-            return one.deadline > two.deadline
-        if how == 5:
-            return one.deadline >= two.deadline
+        if how in (0, 1):
+            return one.deadline < two.deadline or (how == 1 and one.deadline == two.deadline)
+        if how in (4, 5):
+            return one.deadline > two.deadline or (how == 5 and one.deadline == two.deadline)
         same = (one.deadline == two.deadline and one._callback == two._callback and one._args == two._args
                 and one._cancelled == two._cancelled)
         return same if how == 2 else not same
@@ -341,9 +336,6 @@ cdef class Turn:
         cdef size_t count, backlog
         cdef Endpoint endpoint
         cdef void* taken
-        if self.endings:
-            # connection_lost comes before what has been made due after close(), as in asyncio.
-            self.run_endings()
         count = queue_count(&self.arrived)
         if queue_count(&self.ready):
             self.run_handles()
@@ -571,9 +563,6 @@ cdef class Turn:
             self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
-        if self.hurried:
-            self.hurried = False
-            patience = patience or ENDING_NS
         if patience != 0 or not self.page.idle():
             self.sleeping = patience != 0
             try:

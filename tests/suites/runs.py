@@ -24,11 +24,12 @@ TRIES = 2
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Tests that are not run.  versions: of Python, all if empty."""
+    """Tests that are not run.  versions: of Python, all if empty.  ways: to run the loop, all if empty."""
 
     pattern: str
     reason: str
     versions: tuple[str, ...] = ()
+    ways: tuple[str, ...] = ()
 
     def holds(self, version: str) -> bool:
         return not self.versions or version in self.versions
@@ -142,13 +143,13 @@ def run_suite(
     parts: list[Part], ways: list[str], exclusions: list[Exclusion], jobs: int, tell: Callable[[str], None]
 ) -> dict[str, dict[str, dict[str, Comparison]]]:
     """Everything: way -> part -> test -> comparison."""
-    exclude = [exclusion.pattern for exclusion in exclusions]
+    exclude = {way: [one.pattern for one in exclusions if not one.ways or way in one.ways] for way in [STDLIB, *ways]}
     found: dict[str, dict[str, dict[str, Comparison]]] = {way: {} for way in ways}
 
     def one(part: Part) -> None:
-        theirs = run_part(part, STDLIB, exclude)
+        theirs = run_part(part, STDLIB, exclude[STDLIB])
         for way in ways:
-            found[way][part.name] = compare(part, way, theirs, exclude)
+            found[way][part.name] = compare(part, way, theirs, exclude[way])
             worse = sum(one.worse for one in found[way][part.name].values())
             tell(f"{part.name} {way}: {len(found[way][part.name])} tests" + (f", {worse} WORSE" if worse else ""))
 

@@ -27,10 +27,10 @@ stress:
 	@tests/c/run.sh all
 
 bars:
-	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.bars $(ARGS)
+	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
 
 build:
-	@.ci/venv make $(PYTHON) test bench lint
+	@.ci/venv make $(PYTHON) test ecosystem bench lint
 
 clean:
 	rm -rf .venv build dist *.egg-info benchmarks/build tests/c/build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -121,6 +121,15 @@ _LOADS = (
         references=("uvloop", "rloop"),
     ),
     Bar(
+        "udp",
+        "UDP echo 128 B, 32 peers",
+        Kind.LOAD,
+        (Want(1.40), Want(1.00, "rloop")),
+        workload="udp",
+        connections=32,
+        references=("uvloop", "rloop"),
+    ),
+    Bar(
         "websocket",
         "aiohttp WebSocket echo 128 B, 64 connections",
         Kind.LOAD,
@@ -152,11 +161,43 @@ _LOADS = (
         workload="hello-close",
         references=("uvloop", "rloop"),
     ),
+    Bar(
+        "static-large",
+        "aiohttp static file of 1 MiB, 8 connections",
+        Kind.LOAD,
+        (Want(1.40), Want(1.10, "asyncio")),
+        workload="static-large",
+        references=("uvloop", "asyncio"),
+    ),
+    Bar(
+        "static-large-64",
+        "the same, 64 connections",
+        Kind.LOAD,
+        (Want(2.00), Want(1.10, "asyncio")),
+        workload="static-large",
+        connections=64,
+        references=("uvloop", "asyncio"),
+    ),
+    Bar("static", "aiohttp static file 4 KiB, 64 connections", Kind.LOAD, (Want(2.00),), workload="static"),
+    Bar(
+        "uvicorn",
+        "uvicorn + httptools hello, 64 connections",
+        Kind.LOAD,
+        (Want(1.20), Want(1.00, "rloop")),
+        (Want(1.50),),
+        workload="uvicorn",
+        references=("uvloop", "rloop"),
+    ),
+    Bar("asyncpg", "asyncpg `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="asyncpg"),
+    Bar(
+        "aiomysql", "aiomysql `select 1`, 16 connections", Kind.LOAD, (Want(1.15),), (Want(1.30),), workload="aiomysql"
+    ),
 )
 
 
-def _micro(bench: str, want: Want) -> Bar:
-    return Bar(bench.replace(" ", "-"), bench, Kind.MICRO, (want,), None, bench=bench, references=("uvloop", "rloop"))
+def _micro(bench: str, *wants: Want) -> Bar:
+    name = bench.replace(",", "").replace(" ", "-")
+    return Bar(name, bench, Kind.MICRO, wants, None, bench=bench, references=("uvloop", "rloop"))
 
 
 _MICROS = (
@@ -168,6 +209,11 @@ _MICROS = (
     _micro("create_task and await", Want(1.20)),
     _micro("sleep(0)", Want(1.40)),
     _micro("gather of 200", Want(1.00)),
+    _micro("spawn, 20 at a time", Want(1.20)),
+    _micro("pipe, 64 KiB writes", Want(1.20)),
+    _micro("pipe through cat"),
+    _micro("run_in_executor serial", Want(1.20)),
+    _micro("run_in_executor 64 at a time", Want(2.00)),
 )
 
 

@@ -9,11 +9,16 @@ threads, among which are io_uring's poller and the loop's own syscall threads, e
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Callable, Sequence
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from benchmarks import databases
 from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import LoadSpec, run_load
 from benchmarks.loops import BASELINE, LoopChoice
@@ -38,6 +43,8 @@ class Settings:
     seconds: float = 3.0
     warmup: float = 0.5
     count_calls: bool = True
+    database: databases.Database | None = None
+    """The one that runs for a workload that needs it."""
 
 
 @dataclass(frozen=True)
@@ -180,13 +187,49 @@ def load_spec(load: Workload, server: Server, settings: Settings, *, seconds: fl
     )
 
 
+def ask_client(
+    load: Workload, server: Server, settings: Settings, *, seconds: float, warmup: float, counters: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The program under test asks the database and measures itself; same figures as the load generator's.
+
+    `load_busy` is the share of the time that all of the database's processes together were on their CPU.
+    `counters` are read at both ends of the whole run.
+    """
+    base = settings.database
+    assert base is not None
+
+    def read() -> list[int]:
+        return [struct.unpack("=Q", os.read(fd, 8))[0] for fd in counters]
+
+    before, cpu, started = read(), base.cpu_ns(), time.monotonic_ns()
+    limit = seconds + warmup + 20
+    result = server.ask(
+        limit, port=base.port, connections=load.connections, seconds=seconds, warmup=warmup
+    )
+    result["load_busy"] = (base.cpu_ns() - cpu) / (time.monotonic_ns() - started)
+    if counters:
+        result["counters"] = [now - then for now, then in zip(read(), before, strict=True)]
+        result["requests"] = result["total_requests"]
+    return result
+
+
+def run_workload(
+    load: Workload, server: Server, settings: Settings, *, seconds: float, warmup: float, counters: Sequence[int] = ()
+) -> dict[str, Any]:
+    """One window of load: from the load generator, or of the program's own making."""
+    if load.database:
+        return ask_client(load, server, settings, seconds=seconds, warmup=warmup, counters=counters)
+    spec = load_spec(load, server, settings, seconds=seconds, warmup=warmup)
+    return run_load(replace(spec, counters=tuple(counters)))
+
+
 def prime(load: Workload, server: Server, settings: Settings) -> None:
     """A moment of load whose connections then close.
 
     Until its first connection has ended, stdlib asyncio maps and unmaps memory for each receive (of 256 KiB, glibc's
     threshold adapts when the first such block is freed whole, at the end of a stream) and is a third slower.
     """
-    run_load(load_spec(load.varied(rate=0.0), server, settings, seconds=PRIMING_S, warmup=0.0))
+    run_workload(load.varied(rate=0.0), server, settings, seconds=PRIMING_S, warmup=0.0)
 
 
 def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sample:
@@ -194,7 +237,7 @@ def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sampl
     placement = settings.placement
     with running_server(load.server, choice, python=settings.python, cpu=placement.server_cpu) as server:
         prime(load, server, settings)
-        result = run_load(load_spec(load, server, settings, seconds=settings.seconds, warmup=settings.warmup))
+        result = run_workload(load, server, settings, seconds=settings.seconds, warmup=settings.warmup)
         server.check_alive()
         threads = {f"{time.name}/{tid}": time.cpu_ns / 1e9 for tid, time in thread_times(server.pid).items()}
         threads = {name: cpu for name, cpu in threads.items() if not name.endswith(f"/{server.pid}")}
@@ -221,10 +264,9 @@ def count_calls(load: Workload, choice: LoopChoice, settings: Settings) -> Count
     """System calls under load in a short run of its own, on a fresh server."""
     with running_server(load.server, choice, python=settings.python, cpu=settings.placement.server_cpu) as server:
         prime(load, server, settings)
-        spec = load_spec(load, server, settings, seconds=COUNTING_S, warmup=0.3)
 
         def run(counters: tuple[int, ...]) -> dict[str, Any]:
-            return run_load(replace(spec, counters=counters))
+            return run_workload(load, server, settings, seconds=COUNTING_S, warmup=0.3, counters=counters)
 
         return count_syscalls(server, run)
 
@@ -289,6 +331,17 @@ def _run_once(
     return comparison
 
 
+@contextmanager
+def with_database(load: Workload, settings: Settings) -> Iterator[Settings]:
+    """The settings, with the database that the workload asks, in the load generator's place, until the block ends."""
+    if not load.database:
+        yield settings
+        return
+    start = {"postgresql": databases.postgresql, "mariadb": databases.mariadb}[load.database]
+    with start(place=databases.Place(settings.placement.load_cpu, settings.placement.fifo)) as base:
+        yield replace(settings, database=base)
+
+
 def compare(
     load: Workload,
     choices: Sequence[LoopChoice],
@@ -302,6 +355,13 @@ def compare(
 
     When the baseline swings by more than 15 % the whole comparison is run once more and the steadier one is kept.
     """
+    with with_database(load, settings) as ready:
+        return _compare(load, choices, ready, baseline, progress, retry)
+
+
+def _compare(
+    load: Workload, choices: Sequence[LoopChoice], settings: Settings, baseline: str, progress: Progress, retry: bool
+) -> Comparison:
     comparison = _run_once(load, choices, settings, baseline, progress)
     if retry and comparison.baseline_swing > MAX_SWING:
         progress(f"{baseline} swung by {comparison.baseline_swing:.0%}; measuring again")

@@ -31,6 +31,7 @@ from benchmarks.placement import ROOT, Placement, find_python
 
 REPEATS = 5
 CHILD_LIMIT_S = 120
+PIPE_CHUNK = bytes(64 * 1024)
 
 
 def _nothing() -> None:
@@ -123,6 +124,96 @@ async def gather_200(n: int) -> None:
         await asyncio.gather(*[_noop() for _ in range(200)])
 
 
+async def _spawn() -> None:
+    process = await asyncio.create_subprocess_exec("/bin/true")
+    await process.wait()
+
+
+async def spawn_20(n: int) -> None:
+    """``/bin/true``, started and waited for, 20 at a time; `n` is their number in all."""
+    for _ in range(n // 20):
+        await asyncio.gather(*[_spawn() for _ in range(20)])
+
+
+class _Counter(asyncio.Protocol):
+    """Reads `total` bytes."""
+
+    def __init__(self, total: int) -> None:
+        self.left = total
+        self.done = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.left -= len(data)
+        if self.left == 0:
+            self.done.set_result(None)
+
+
+class _Source(asyncio.BaseProtocol):
+    """Writes `count` chunks as fast as its transport wants them."""
+
+    transport: asyncio.WriteTransport
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.push()
+
+    def push(self) -> None:
+        while self.left and not self.paused:
+            self.left -= 1
+            self.transport.write(PIPE_CHUNK)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.push()
+
+
+async def pipe_throughput(n: int) -> None:
+    """`n` writes of 64 KiB into a pipe that the same loop reads."""
+    loop = asyncio.get_running_loop()
+    reading, writing = os.pipe()
+    source, drain = os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0)
+    reader, counter = await loop.connect_read_pipe(lambda: _Counter(n * len(PIPE_CHUNK)), source)
+    writer, _ = await loop.connect_write_pipe(lambda: _Source(n), drain)
+    await counter.done
+    writer.close()
+    reader.close()
+    await asyncio.sleep(0)
+
+
+async def pipe_through_cat(n: int) -> None:
+    """`n` writes of 64 KiB through a child, ``cat``, and back."""
+    loop = asyncio.get_running_loop()
+    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    reader, counter = await loop.connect_read_pipe(lambda: _Counter(n * len(PIPE_CHUNK)), child.stdout)
+    writer, _ = await loop.connect_write_pipe(lambda: _Source(n), child.stdin)
+    await counter.done
+    writer.close()
+    reader.close()
+    await asyncio.sleep(0)
+    await loop.run_in_executor(None, child.wait)
+
+
+async def run_in_executor(n: int) -> None:
+    """`n` calls that take no time in the default executor, one after the other."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n):
+        await loop.run_in_executor(None, int)
+
+
+async def run_in_executor_64(n: int) -> None:
+    """The same, 64 at a time; `n` is their number in all."""
+    loop = asyncio.get_running_loop()
+    for _ in range(n // 64):
+        await asyncio.gather(*[loop.run_in_executor(None, int) for _ in range(64)])
+
+
 Bench = Callable[[int], Awaitable[None]]
 
 BENCHES: dict[str, tuple[Bench, int]] = {
@@ -134,6 +225,11 @@ BENCHES: dict[str, tuple[Bench, int]] = {
     "create_task and await": (create_task, 20_000),
     "sleep(0)": (sleep_zero, 50_000),
     "gather of 200": (gather_200, 20_000),
+    "spawn, 20 at a time": (spawn_20, 200),
+    "pipe, 64 KiB writes": (pipe_throughput, 2_000),
+    "pipe through cat": (pipe_through_cat, 2_000),
+    "run_in_executor serial": (run_in_executor, 2_000),
+    "run_in_executor 64 at a time": (run_in_executor_64, 6_400),
 }
 
 

@@ -89,6 +89,16 @@ class Server:
         self._process.stdin.flush()
         return self._read_line(5.0)
 
+    def ask(self, limit_s: float, **parameters: float) -> dict[str, Any]:
+        """Has a client measure itself; what it found, or BenchmarkError."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(parameters) + "\n")
+        self._process.stdin.flush()
+        answer = self._read_line(limit_s)
+        if "error" in answer:
+            raise BenchmarkError(str(answer["error"]))
+        return answer
+
     def check_alive(self) -> None:
         """BenchmarkError with the server's last words if it has ended."""
         status = self._process.poll()

@@ -20,6 +20,8 @@ class Workload:
     size: int = 128
     rate: float = 0.0
     tls: bool = False
+    database: str = ""
+    """Which database the measured program asks, instead of being asked: ``postgresql`` or ``mariadb``."""
 
     def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
         """The same with other parameters; None leaves one as it is."""
@@ -49,9 +51,11 @@ def _size(size: int) -> str:
 _ALL = (
     Workload("hello", "hello", "http", "aiohttp hello"),
     Workload("hello-close", "hello", "http-close", "aiohttp hello, Connection: close"),
+    Workload("static", "static", "http", "aiohttp static file of 4 KiB", path="/4096"),
     Workload("app-json", "app", "http", "example application, JSON", path="/json"),
     Workload("app-static", "app", "http", "example application, static file", path="/static/index.html"),
     Workload("app-download", "app", "http", "example application, download of 1 MiB", path="/download?bytes=1048576"),
+    Workload("static-large", "static", "http", "aiohttp static file of 1 MiB", path="/1048576", connections=8),
     Workload("websocket", "websocket", "ws", "aiohttp WebSocket echo"),
     Workload("echo", "echo", "echo", "protocol echo"),
     Workload("echo-large", "echo", "echo", "protocol echo", connections=8, size=100 * 1024),
@@ -60,6 +64,9 @@ _ALL = (
     Workload("echo-tls-large", "echo-tls", "echo", "protocol echo over TLS", connections=8, size=1 << 20, tls=True),
     Workload("streams", "streams", "echo", "streams echo"),
     Workload("sock", "sock", "echo", "sock_recv/sock_sendall echo"),
+    Workload("uvicorn", "uvicorn", "http", "uvicorn + httptools hello"),
+    Workload("asyncpg", "asyncpg", "query", "asyncpg `select 1`", connections=16, database="postgresql"),
+    Workload("aiomysql", "aiomysql", "query", "aiomysql `select 1`", connections=16, database="mariadb"),
     Workload("udp", "udp", "udp", "UDP echo"),
 )
 

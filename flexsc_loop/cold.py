@@ -7,16 +7,24 @@ Python version has.  Source: asyncio.unix_events.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import inspect
 import os
 import signal
 import socket
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import selector_events, unix_events
 from asyncio.log import logger
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVarTuple, cast
+
+from flexsc_loop.transports.datagram import make_datagram_transport, suitable
+from flexsc_loop.transports.pipe import make_read_pipe, make_write_pipe
+from flexsc_loop.turn.turn import Turn
 
 _Unix: Any = unix_events._UnixSelectorEventLoop
 _Ts = TypeVarTuple("_Ts")
@@ -33,14 +41,36 @@ if TYPE_CHECKING:
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...
         def _set_coroutine_origin_tracking(self, enabled: bool) -> None: ...
+        def _check_sendfile_params(self, sock: Any, file: Any, offset: int, count: int | None) -> None: ...
         @property
         def owned(self) -> dict[int, Any]: ...
+        def _waiting_handles(self) -> tuple[list[Any], list[Any]]: ...
         def _count_housekeeping(self, change: int) -> None: ...
         def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
         def _remove_reader(self, fd: int) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
 else:
     _Host = object
+
+
+class Queues(_Host):
+    """What tools that look into asyncio's loop find: copies.  asyncio's own queues are not used, nor missed."""
+
+    @property
+    def _ready(self) -> list[Any]:
+        """Handles of the callbacks that wait for their turn."""
+        return self._waiting_handles()[0]
+
+    @_ready.setter
+    def _ready(self, queue: Any) -> None: ...
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        """Handles of the timers, cancelled ones included."""
+        return self._waiting_handles()[1]
+
+    @_scheduled.setter
+    def _scheduled(self, heap: Any) -> None: ...
 
 
 class UnixSockets(_Host):
@@ -71,10 +101,23 @@ def _read_signals_of(reference: weakref.ref[Any]) -> None:
         loop._read_signals()
 
 
+class _Handler:
+    """What Python calls for a signal, in the main thread: the callback becomes due in the loop."""
+
+    def __init__(self, loop: Signals) -> None:
+        self._loop = weakref.ref(loop)  # Python keeps handlers for ever
+
+    def __call__(self, number: int, _frame: Any) -> None:
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            loop._handle_signal(number)
+
+
 class Signals(_Host):
     """Signals wake the loop through a socket pair, Python's own handlers (Ctrl-C above all) as well as the loop's.
 
-    Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.
+    Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.  Which
+    signals came is learnt from Python's handlers, which miss none; asyncio reads it from the socket, which may be full.
     """
 
     _signal_handlers: dict[int, Any]
@@ -86,11 +129,25 @@ class Signals(_Host):
 
     def add_signal_handler(self, sig: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> None:
         """Call `callback(*args)` in the loop when signal `sig` comes.  Source: asyncio.loop.add_signal_handler."""
+        if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        self._check_signal(sig)
+        self._check_closed()
         if threading.current_thread() is not threading.main_thread():
-            self._check_signal(sig)
             raise RuntimeError("signal handlers can only be added in the main thread")
         self._open_signal_sockets()
-        _Unix.add_signal_handler(self, sig, callback, *args)
+        assert self._csock is not None
+        self._signal_handlers[sig] = asyncio.Handle(callback, args, self)
+        try:
+            signal.signal(sig, _Handler(self))
+        except OSError as error:
+            del self._signal_handlers[sig]
+            if error.errno == errno.EINVAL:
+                raise RuntimeError(f"sig {sig} cannot be caught") from None
+            raise
+        # System calls go on after the signal instead of failing.
+        signal.siginterrupt(sig, False)
+        signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Restore the default; returns whether there was a handler.  Source: asyncio.loop.remove_signal_handler."""
@@ -99,20 +156,24 @@ class Signals(_Host):
             self._listen_for_signals()
         return removed
 
-    def _listen_for_signals(self) -> int | None:
-        """Have signals wake this loop, if it runs in the main thread and nobody else asked for them.
-
-        Returns the wake-up fd to restore afterwards; None if there is nothing to restore.
-        """
+    def _listen_for_signals(self) -> None:
+        """Have signals wake this loop, if it runs in the main thread and nobody else asked for them."""
         if threading.current_thread() is not threading.main_thread():
-            return None
+            return
         self._open_signal_sockets()
         assert self._csock is not None
         before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
         if before not in (-1, self._csock.fileno()):
-            signal.set_wakeup_fd(before)
-            return None
-        return before
+            # Unless whoever asked for it has closed it since.
+            with contextlib.suppress(OSError, ValueError):
+                signal.set_wakeup_fd(before)
+
+    def _stop_listening_for_signals(self) -> None:
+        """A run has ended, or the loop is closing: nobody must write to the socket any more."""
+        if self._csock is not None and threading.current_thread() is threading.main_thread():
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, self._csock.fileno()):
+                signal.set_wakeup_fd(before)
 
     def _open_signal_sockets(self) -> None:
         if self._csock is None:
@@ -125,6 +186,7 @@ class Signals(_Host):
 
     def _close_signal_sockets(self) -> None:
         if self._csock is not None and self._ssock is not None:
+            self._stop_listening_for_signals()
             self._remove_reader(self._ssock.fileno())
             self._count_housekeeping(-1)
             self._ssock.close()
@@ -132,73 +194,70 @@ class Signals(_Host):
             self._ssock = self._csock = None
 
     def _read_signals(self) -> None:
+        """The loop is awake, and that was the purpose."""
         try:
-            while self._ssock is not None and (numbers := self._ssock.recv(4096)):
-                for number in numbers:
-                    if number:
-                        self._handle_signal(number)
+            while self._ssock is not None and self._ssock.recv(4096):
+                continue
         except (BlockingIOError, InterruptedError):
             pass
 
+    def _add_callback(self, handle: Any) -> None:
+        if not handle._cancelled:
+            self.call_soon(handle._run)
+
     def _add_callback_signalsafe(self, handle: Any) -> None:
-        self.call_soon(handle._run)
+        if not handle._cancelled:
+            self.call_soon_threadsafe(handle._run)
 
     def _drop_signals(self) -> None:
         """The loop is closing."""
         if not sys.is_finalizing():
             for sig in list(self._signal_handlers):
                 self.remove_signal_handler(sig)
+        elif self._signal_handlers:
+            # Too late to remove them; asyncio's words.
+            warnings.warn(
+                f"Closing the loop {self!r} on interpreter shutdown stage, skipping signal handlers removal",
+                ResourceWarning,
+                source=self,
+                stacklevel=3,
+            )
+            self._signal_handlers.clear()
         self._close_signal_sockets()
 
 
-class Files(_Host):
-    """sendfile(2)."""
-
-    _sock_sendfile_native_impl = _Unix._sock_sendfile_native_impl
-    _sock_sendfile_update_filepos = _Unix._sock_sendfile_update_filepos
-    _sock_add_cancellation_callback = _Unix._sock_add_cancellation_callback
-    _sock_sendfile_native = _Unix._sock_sendfile_native
-
-    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        """Send a file over a transport: what was written before goes first, reading is paused meanwhile."""
-        resume = transp.is_reading()
-        transp.pause_reading()
-        sock = transp.get_extra_info("socket")._sock
-        fd = sock.fileno()
-        try:
-            await transp._hold_writes()
-            owner = self.owned.pop(fd)
-            try:
-                return await self.sock_sendfile(sock, file, offset, count, fallback=False)
-            finally:
-                self._remove_writer(fd)
-                self.owned[fd] = owner
-        finally:
-            transp._release_writes()
-            if resume:
-                transp.resume_reading()
-
-
 class Datagrams(_Host):
-    """asyncio's datagram transport on our readiness."""
+    """Datagram endpoints: our own transport; for rare families, netlink for example, asyncio's on our readiness."""
 
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
+        if suitable(sock):
+            return make_datagram_transport(cast(Turn, self), sock, protocol, address, waiter, extra)
         return selector_events._SelectorDatagramTransport(  # type: ignore[attr-defined]
             self, sock, protocol, address, waiter, extra
         )
 
 
 class Pipes(_Host):
-    """asyncio's pipe transports on our readiness."""
+    """Transports for pipes and what can be used like them."""
 
-    _make_read_pipe_transport = _Unix._make_read_pipe_transport
-    _make_write_pipe_transport = _Unix._make_write_pipe_transport
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        turn: Any = self
+        return make_read_pipe(turn, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        turn: Any = self
+        return make_write_pipe(turn, pipe, protocol, waiter, extra)
 
 
 class Children(_Host):
-    """Subprocesses.  A pidfd says when a child has ended: no SIGCHLD handler, no thread, any thread's loop."""
+    """Subprocesses.  A pidfd says when a child has ended: no SIGCHLD handler, no thread, any thread's loop.
+
+    Where the kernel gives no pidfd (an old one, a sandbox, no descriptors left), a thread waits for the child.
+    """
+
+    _pidfds: set[int]
 
     async def _make_subprocess_transport(
         self, protocol: Any, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int,
@@ -208,9 +267,7 @@ class Children(_Host):
         transport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
-        pid = transport.get_pid()
-        pidfd = os.pidfd_open(pid)
-        self._add_reader(pidfd, self._child_ended, pid, pidfd, transport)
+        self._watch_child(transport)
         try:
             await waiter
         except (SystemExit, KeyboardInterrupt):
@@ -221,17 +278,52 @@ class Children(_Host):
             raise
         return transport
 
-    def _child_ended(self, pid: int, pidfd: int, transport: Any) -> None:
+    def _watch_child(self, transport: Any) -> None:
+        pid = transport.get_pid()
+        process = transport.get_extra_info("subprocess")
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            arguments = (pid, process, transport)
+            threading.Thread(target=self._wait_in_thread, args=arguments, name=f"waitpid-{pid}", daemon=True).start()
+            return
+        self._pidfds.add(pidfd)
+        self._add_reader(pidfd, self._child_ended, pid, process, pidfd, transport)
+
+    def _child_ended(self, pid: int, process: Any, pidfd: int, transport: Any) -> None:
+        self._drop_pidfd(pidfd)
+        transport._process_exited(exit_code(pid, process))
+
+    def _wait_in_thread(self, pid: int, process: Any, transport: Any) -> None:
+        code = exit_code(pid, process)
+        try:
+            self.call_soon_threadsafe(transport._process_exited, code)
+        except RuntimeError:
+            logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+    def _drop_pidfd(self, pidfd: int) -> None:
+        self._pidfds.discard(pidfd)
         self._remove_reader(pidfd)
         os.close(pidfd)
-        try:
-            _, status = os.waitpid(pid, 0)
-        except ChildProcessError:
+
+    def _drop_children(self) -> None:
+        """The loop is closing: nobody waits for its children any more."""
+        for pidfd in list(self._pidfds):
+            self._drop_pidfd(pidfd)
+
+
+def exit_code(pid: int, process: Any) -> int:
+    """Wait for a child that is ours to wait for; 255 if somebody else has done so and kept the result."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        # The transport's own close() looks after the child, too, and then the process object knows.
+        code: int | None = process.returncode
+        if code is None:
             logger.warning("child process pid %d exit status already read: will report returncode 255", pid)
             code = 255
-        else:
-            code = os.waitstatus_to_exitcode(status)
-        transport._process_exited(code)
+        return code
+    return os.waitstatus_to_exitcode(status)
 
 
 def set_nodelay(sock: socket.socket) -> None:

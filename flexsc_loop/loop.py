@@ -10,7 +10,6 @@ import asyncio
 import inspect
 import logging
 import os
-import signal
 import socket
 import ssl
 import sys
@@ -20,12 +19,14 @@ from asyncio import base_events, events
 from typing import Any
 
 from flexsc_loop import settings
-from flexsc_loop.cold import Children, Datagrams, Files, Pipes, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
 from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
 from flexsc_loop.transports.tls import Settings, TlsTransport, make_tls_transport, upgrade
+from flexsc_loop.turn.executor import Executors
 
 logger = logging.getLogger("flexsc_loop")
 
@@ -36,7 +37,9 @@ _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
-class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop):
+class Loop(
+    SocketTurn, Executors, Queues, UnixSockets, Signals, Files, Datagrams, Pipes, Children, asyncio.BaseEventLoop
+):
     """An asyncio event loop whose system calls go through a syscall page.
 
     pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given
@@ -53,8 +56,10 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self._closed = True
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._unix_server_sockets = {}
+        self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
         self._csock = self._ssock = None
+        self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page)
         self._closed = False
@@ -71,7 +76,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         self.page.bind()
         self._set_coroutine_origin_tracking(self._debug)
         hooks = sys.get_asyncgen_hooks()
-        wakeup_fd = self._listen_for_signals()
+        self._listen_for_signals()
         try:
             self._thread_id = threading.get_ident()
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
@@ -83,8 +88,8 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
             events._set_running_loop(None)
             self._set_coroutine_origin_tracking(False)
             sys.set_asyncgen_hooks(*hooks)
-            if wakeup_fd is not None and not self._signal_handlers:
-                signal.set_wakeup_fd(wakeup_fd)
+            if not self._signal_handlers:
+                self._stop_listening_for_signals()
             self.page.leave()
 
     def close(self) -> None:
@@ -95,13 +100,18 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
             return
         if not self.page.closed:
             self._drop_signals()
+            self._drop_children()
         asyncio.BaseEventLoop.close(self)
+        self._jobs = None
         self._forget_sockets()
         for owner in list(self.owned.values()):
             if isinstance(owner, Listener):
                 owner.close()
         self.page.shut()
+        # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
+        self.owned.clear()
         self._forget_everything()
+        self.owned.clear()
 
     def stats(self) -> dict[str, int]:
         """What the loop has counted since it was made.
@@ -117,6 +127,25 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
              "thread_cpu_ns"), 0)
         return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters()}
 
+    # ---- servers
+
+    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        """Serve on a host and port or on a socket that is given.  Source: asyncio.loop.create_server.
+
+        A given socket may be served by other processes as well (gunicorn's workers, say): they share its connections.
+        """
+        self._note_given(options.get("sock"))
+        return await asyncio.BaseEventLoop.create_server(self, protocol_factory, host, port, **options)
+
+    async def create_unix_server(self, protocol_factory: Any, path: Any = None, **options: Any) -> Any:
+        """Serve on a Unix socket: on a path, or one that is given.  Source: asyncio.loop.create_unix_server."""
+        self._note_given(options.get("sock"))
+        return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
+
+    def _note_given(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            self._given_listeners.add(sock)
+
     # ---- what the inherited code calls
 
     def _start_serving(
@@ -127,7 +156,7 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
         if sslcontext:
             tls = Settings(sslcontext, True, None, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(sock)
-        Listener(self, sock, protocol_factory, tls, server)
+        Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         path = sock.getsockname() if sock in self._unix_server_sockets else None
@@ -200,6 +229,8 @@ class Loop(SocketTurn, UnixSockets, Signals, Files, Datagrams, Pipes, Children, 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
+        if self._jobs is not None:
+            self._jobs.executor._forget()
 
 
 def _read_early(protocol: Any) -> bytes:

@@ -9,11 +9,13 @@ import gc
 import inspect
 import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from datagrams import LOCAL, Talker, udp_socket
 from support import WAYS, Peer, Recorder, Way, open_fds, tcp_pair, thread_names, turns, unix_pair
 
 SYS_IO_URING_SETUP = 425
@@ -23,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flexsc_loop")
     group.addoption("--stdlib", action="store_true", help="run the tests on asyncio's own loop")
     group.addoption("--way", action="append", choices=sorted(WAYS), help="run in this way only (may be repeated)")
+    group.addoption("--brief", action="store_true", help="run the tests in ecosystem/ in one way only")
     group.addoption("--soak", action="store_true", help="run the long tests in full length")
     group.addoption("--seed", type=int, help="the seed that a failed run of the fuzzer printed")
 
@@ -31,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "ours: tests something that asyncio's own loop does not have",
         "slow: long; in full length only with --soak",
+        "one_way: runs in one way only: the default one, or the first that --way names",
     ):
         config.addinivalue_line("markers", line)
     if not config.getoption("stdlib"):  # asyncio's own transports sometimes fail in __del__
@@ -38,15 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-def chosen_ways(config: pytest.Config) -> list[str]:
+def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
     if config.getoption("stdlib"):
         return ["stdlib"]
-    return config.getoption("way") or [name for name, way in WAYS.items() if way.ours]
+    given = config.getoption("way")
+    if one:
+        return (given or ["auto"])[:1]
+    return given or [name for name, way in WAYS.items() if way.ours and name != "auto"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
-        metafunc.parametrize("way", chosen_ways(metafunc.config), indirect=True)
+        one = metafunc.definition.get_closest_marker("one_way") is not None
+        one = one or (metafunc.config.getoption("brief") and "ecosystem" in metafunc.definition.path.parts)
+        metafunc.parametrize("way", chosen_ways(metafunc.config, one=one), indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -211,6 +220,33 @@ def connect(
             if getattr(transport, "_loop", loop) is not None:  # asyncio's abort() fails after the end
                 transport.abort()
         loop.run_until_complete(turns(5))
+
+
+@pytest.fixture
+def endpoint(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Awaitable[tuple[Any, Any]]]]:
+    """Opens datagram endpoints; all are gone after the test."""
+    transports: list[Any] = []
+
+    async def make(factory: Callable[[], Any] = Talker, **options: Any) -> tuple[Any, Any]:
+        if not options:
+            options = {"local_addr": LOCAL}
+        transport, protocol = await loop.create_datagram_endpoint(factory, **options)
+        transports.append(transport)
+        return transport, protocol
+
+    yield make
+    if not loop.is_closed():
+        for transport in transports:
+            if not transport.is_closing() or getattr(transport, "_loop", loop) is not None:
+                transport.abort()
+        loop.run_until_complete(turns(8))
+
+
+@pytest.fixture
+def plain() -> Iterator[socket.socket]:
+    """A plain datagram socket to talk to."""
+    with udp_socket(room=4 << 20) as sock:
+        yield sock
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ class Way:
 
 
 WAYS = {
+    "auto": Way("auto", "auto", "auto"),
     "kernel-own": Way("kernel-own", "kernel", "off"),
     "kernel-sqpoll": Way("kernel-sqpoll", "kernel", str(spare_cpu())),
     "user-own": Way("user-own", "user", "off"),
@@ -289,9 +290,9 @@ class Peer:
 
     async def recv(self, count: int) -> bytes:
         """Exactly `count` bytes; fewer only at the end of the stream."""
-        return await asyncio.to_thread(self._recv, count)
+        return await asyncio.to_thread(self.recv_blocking, count)
 
-    def _recv(self, count: int) -> bytes:
+    def recv_blocking(self, count: int) -> bytes:
         parts = []
         while count:
             part = self.sock.recv(min(count, 1 << 20))

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import tcp_pair, turns
+from support import settle, tcp_pair, turns
 
 
 @pytest.fixture
@@ -374,9 +374,9 @@ async def test_exception_in_a_callback_is_reported(loop, pair, errors):
         raise ZeroDivisionError
 
     loop.add_reader(ours, fail)
-    for _ in range(3):
+    for number in range(3):
         theirs.send(b"x")
-        await asyncio.sleep(0.005)
+        await settle(lambda number=number: len(errors) > number)
     assert [type(e["exception"]) for e in errors] == [ZeroDivisionError] * 3
     errors.clear()
     loop.remove_reader(ours)

@@ -1,7 +1,10 @@
 """create_server, create_connection, connect_accepted_socket over TCP."""
 
 import asyncio
+import contextlib
 import errno
+import os
+import signal
 import socket
 import sys
 
@@ -497,3 +500,59 @@ async def test_thousand_connections_at_once(loop):
         writer.close()
     await asyncio.gather(*(writer.wait_closed() for _, writer in streams))
     await shut(server)
+
+
+def answer_pids(loop, listener, blocked, release):
+    """A forked worker: answers `pid` to everything; to `block` only when `release` is written to."""
+
+    class Worker(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            if data == b"block":
+                os.write(blocked, b"!")
+                os.read(release, 1)
+            self.transport.write(str(os.getpid()).encode())
+            self.transport.close()
+
+    async def main():
+        await loop.create_server(Worker, sock=listener)
+        os.write(blocked, b"?")
+        await asyncio.sleep(30)
+
+    loop.run_until_complete(main())
+
+
+def test_processes_that_share_a_listener_do_not_take_what_they_cannot_serve(way):
+    def ask(what):
+        with socket.create_connection(address, timeout=10) as sock:
+            sock.sendall(what)
+            return int(sock.recv(100))
+
+    blocked, told = os.pipe()
+    release, releases = os.pipe()
+    with contextlib.ExitStack() as stack:
+        for fd in (blocked, told, release, releases):
+            stack.callback(os.close, fd)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+        address = listener.getsockname()
+        workers = []
+        for _ in range(2):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    answer_pids(way.new_loop(), listener, told, release)
+                finally:
+                    os._exit(1)
+            workers.append(pid)
+            stack.callback(os.waitpid, pid, 0)
+            stack.callback(os.kill, pid, signal.SIGKILL)
+        assert [os.read(blocked, 1) for _ in workers] == [b"?", b"?"]
+        with socket.create_connection(address, timeout=10) as slow:
+            slow.sendall(b"block")
+            assert os.read(blocked, 1) == b"!"
+            answers = {ask(b"hello") for _ in range(50)}
+            assert len(answers) == 1
+            os.write(releases, b"!")
+            assert {int(slow.recv(100))} | answers == set(workers)

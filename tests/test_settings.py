@@ -231,7 +231,10 @@ def test_info_with_a_wrong_setting():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("wrong", [{"entries": 3}, {"entries": 0}, {"buffers": -2}, {"completions": "8"}], ids=str)
+WRONG = [{"entries": 3}, {"entries": 0}, {"buffers": -2}, {"completions": "8"}, {"completions": 512}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_wrong_sizes(flexsc_loop, wrong):
     with pytest.raises((ValueError, TypeError)):
         flexsc_loop.Loop(pages="user", threads="off", **wrong)

@@ -144,6 +144,70 @@ async def test_burst_larger_than_a_pipe(loop):
     loop.remove_signal_handler(signal.SIGUSR1)
 
 
+@pytest.mark.ours  # asyncio loses what finds no room in its socket
+async def test_no_kind_is_lost_when_the_wake_up_socket_is_full(loop):
+    seen = set()
+    rare = (signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+    for number in (signal.SIGUSR1, *rare):
+        loop.add_signal_handler(number, seen.add, number)
+    for _ in range(10):
+        seen.clear()
+        for _ in range(3000):
+            kill(signal.SIGUSR1)
+        for number in rare:
+            kill(number)
+        while seen != {signal.SIGUSR1, *rare}:
+            await asyncio.sleep(0)
+    for number in (signal.SIGUSR1, *rare):
+        loop.remove_signal_handler(number)
+
+
+@pytest.mark.ours  # asyncio learns of signals from its own wake-up descriptor only
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_somebody_elses_wakeup_fd(loop, when):
+    seen = asyncio.Queue()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    if when == "before":
+        signal.set_wakeup_fd(writing)
+    loop.add_signal_handler(signal.SIGUSR1, seen.put_nowait, 1)
+    if when == "after":
+        signal.set_wakeup_fd(writing)
+    for _ in range(20):
+        kill(signal.SIGUSR1)
+        assert await asyncio.wait_for(seen.get(), 10) == 1
+    loop.remove_signal_handler(signal.SIGUSR1)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_wakeup_fd_that_was_set_before_stays(new_loop):
+    """A loop without handlers leaves it alone, and Python's handlers run all the same."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    loop = new_loop()
+    timer = threading.Timer(0.05, kill, (signal.SIGINT,))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_forever()
+    timer.join()
+    assert os.read(reading, 10) == bytes([signal.SIGINT])
+    assert signal.set_wakeup_fd(-1) == writing
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_a_cancelled_handle_takes_its_handler_away(loop):
+    """What asyncio's own code does when a handle was cancelled under its hands."""
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    loop._signal_handlers[signal.SIGUSR1].cancel()
+    kill(signal.SIGUSR1)
+    while signal.SIGUSR1 in loop._signal_handlers:
+        await asyncio.sleep(0)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
 async def test_exception_in_a_handler_is_reported(loop, errors):
     done = asyncio.Event()
 

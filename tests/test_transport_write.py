@@ -4,6 +4,7 @@ import array
 import asyncio
 import logging
 import socket
+import time
 
 import pytest
 from support import SIZES, Recorder, digest, payload, shrink, turns
@@ -43,6 +44,23 @@ async def test_writes_of_many_turns_arrive_in_order(loop, connect):
         if i % 3 == 0:
             await asyncio.sleep(0)
     assert digest(await reading) == digest(b"".join(payload(100, i) for i in range(2000)))
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(10, 0.005), (40_000, 0)], ids=["slow handler", "much data"])
+async def test_what_was_written_leaves_before_the_next_callback(loop, connect, size, seconds):
+    transport, _, peer = await connect()
+    received = loop.create_future()
+
+    def write():
+        transport.write(payload(size))
+        time.sleep(seconds)
+
+    def block_until_it_came():
+        received.set_result(peer.recv_blocking(size))
+
+    loop.call_soon(write)
+    loop.call_soon(block_until_it_came)
+    assert digest(await received) == digest(payload(size))
 
 
 async def test_empty_write_sends_nothing(loop, connect):

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 Starter = Callable[[str, int], Awaitable[int]]
 """Starts listening on (host, port) in the running loop and returns the port; port 0 lets the kernel choose."""
+
+Client = Callable[[int, int, float, float], Awaitable[dict[str, Any]]]
+"""Asks the database on (port) over (connections) for (seconds), after a warm-up of (seconds); returns the figures."""
+
+
+def clients() -> dict[str, Client]:
+    """Programs that ask a database instead of serving, by name."""
+
+    def client(name: str) -> Client:
+        async def measure(port: int, connections: int, seconds: float, warmup: float) -> dict[str, Any]:
+            from benchmarks.servers import queries
+
+            connect = getattr(queries, f"connect_{name}")
+            return await queries.measure(connect, port, connections, seconds, warmup)
+
+        return measure
+
+    return {"asyncpg": client("asyncpg"), "aiomysql": client("aiomysql")}
 
 
 def starters() -> dict[str, Starter]:
@@ -22,10 +41,20 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_websocket(host, port)
 
+    async def static(host: str, port: int) -> int:
+        from benchmarks.servers import web
+
+        return await web.start_static(host, port)
+
     async def app(host: str, port: int) -> int:
         from benchmarks.servers import web
 
         return await web.start_example(host, port)
+
+    async def uvicorn(host: str, port: int) -> int:
+        from benchmarks.servers import asgi
+
+        return await asgi.start_hello(host, port)
 
     async def hello_tls(host: str, port: int) -> int:
         from benchmarks.servers import tls, web
@@ -41,7 +70,9 @@ def starters() -> dict[str, Starter]:
         "hello": hello,
         "hello-tls": hello_tls,
         "echo-tls": echo_tls,
+        "uvicorn": uvicorn,
         "app": app,
+        "static": static,
         "websocket": websocket,
         "echo": echo.start_protocol,
         "streams": echo.start_streams,

@@ -2,7 +2,8 @@
 
 Prints one line of JSON: ``{"port": ..., "pid": ..., "loop": ...}``, or ``{"error": ...}`` when the server cannot run.
 Then obeys its standard input: the line ``stats`` is answered with ``loop.stats()`` as JSON (null where the loop has
-none), and the end of the input ends the process, so that no server outlives the benchmark that started it.
+none), a line of JSON with a client's parameters with what it measured.  The end of the input ends the process, so
+that no server outlives the benchmark that started it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import NAMES, PAGES, LoopChoice
-from benchmarks.servers import Starter, starters
+from benchmarks.servers import Client, Starter, clients, starters
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
-    parser.add_argument("workload", choices=sorted(starters()))
+    parser.add_argument("workload", choices=sorted({**starters(), **clients()}))
     parser.add_argument("--loop", choices=NAMES, default="asyncio")
     parser.add_argument("--pages", choices=PAGES, help="flexsc only")
     parser.add_argument("--threads", help="flexsc only: auto, off, on, or a CPU list such as 1")
@@ -44,18 +45,27 @@ def say(message: dict[str, Any] | None) -> None:
     print(json.dumps(message), flush=True)
 
 
-def obey_stdin(loop: asyncio.AbstractEventLoop) -> None:
+async def ask(client: Client, order: dict[str, Any]) -> None:
+    try:
+        say(await client(order["port"], order["connections"], order["seconds"], order["warmup"]))
+    except Exception as error:  # noqa: BLE001 - whatever went wrong is the row's reason for "n/a"
+        say({"error": f"{type(error).__name__}: {error}"})
+
+
+def obey_stdin(loop: asyncio.AbstractEventLoop, client: Client | None) -> None:
     for line in sys.stdin:
         if line.strip() == "stats":
             stats = getattr(loop, "stats", None)
             say(stats() if stats else None)
+        elif client:
+            asyncio.run_coroutine_threadsafe(ask(client, json.loads(line)), loop)
     os._exit(0)
 
 
-async def serve(start: Starter, host: str, port: int) -> None:
+async def serve(start: Starter | None, client: Client | None, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
-    bound = await start(host, port)
-    threading.Thread(target=obey_stdin, args=(loop,), daemon=True).start()
+    bound = await start(host, port) if start else 0
+    threading.Thread(target=obey_stdin, args=(loop, client), daemon=True).start()
     kind = type(loop)
     say({"port": bound, "pid": os.getpid(), "loop": f"{kind.__module__}.{kind.__qualname__}"})
     await asyncio.Event().wait()
@@ -71,7 +81,8 @@ def main() -> int:
     try:
         factory = LoopChoice(args.loop, args.pages, args.threads).factory()
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(serve(starters()[args.workload], args.host, args.port))
+            start, client = starters().get(args.workload), clients().get(args.workload)
+            runner.run(serve(start, client, args.host, args.port))
     except KeyboardInterrupt:
         return 130
     except BenchmarkError as error:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
+from pathlib import Path
 
 from aiohttp import WSMsgType, web
+
+_FOLDER = web.AppKey("folder", tempfile.TemporaryDirectory)
 
 
 async def _serve(app: web.Application, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
@@ -38,6 +42,20 @@ async def _websocket(request: web.Request) -> web.WebSocketResponse:
 async def start_websocket(host: str, port: int) -> int:
     app = web.Application()
     app.router.add_get("/", _websocket)
+    return await _serve(app, host, port)
+
+
+STATIC_BYTES = (4096, 1 << 20)
+
+
+async def start_static(host: str, port: int) -> int:
+    """Static files named by their size in bytes."""
+    folder = tempfile.TemporaryDirectory()
+    for size in STATIC_BYTES:
+        Path(folder.name, str(size)).write_bytes(bytes(range(256)) * (size // 256))
+    app = web.Application()
+    app.router.add_static("/", folder.name)
+    app[_FOLDER] = folder
     return await _serve(app, host, port)
 
 

@@ -11,7 +11,7 @@ enum flexsc_call {
     CALL_NOP = 0,
     CALL_POLL = 6,     /* call_flags: poll mask */
     CALL_SENDMSG = 9,  /* addr: struct msghdr *, call_flags: MSG_* */
-    CALL_RECVMSG = 10, /* likewise */
+    CALL_RECVMSG = 10, /* likewise; from a pool: addr's msg_namelen is the room for the name */
     CALL_ACCEPT = 13,  /* call_flags: SOCK_NONBLOCK | SOCK_CLOEXEC */
     CALL_CANCEL = 14,  /* addr: user_data of the operation to end */
     CALL_CONNECT = 16, /* addr: struct sockaddr *, off: its length */
@@ -25,10 +25,12 @@ enum flexsc_call {
 
 /* Entry flags: how a call is to be served. */
 enum {
-    ENTRY_MULTISHOT = 1 << 0,  /* RECV, ACCEPT: complete again and again until an error or the end */
-    ENTRY_POOL = 1 << 1,       /* RECV: take the buffer from the page's pool when data is there */
+    ENTRY_MULTISHOT = 1 << 0,  /* RECV, RECVMSG, ACCEPT: complete again and again until an error or the end;
+                                * POLL of an owned fd: at each new event, as edge-triggered epoll tells them */
+    ENTRY_POOL = 1 << 1,       /* RECV, multishot RECVMSG: take buffers from the page's pool when data is there */
     ENTRY_OWNED = 1 << 2,      /* nobody but a CALL_CLOSE entry of this page closes the fd */
     ENTRY_POLL_FIRST = 1 << 3, /* the caller expects EAGAIN: wait for readiness before the first try */
+    ENTRY_LINK = 1 << 4,       /* the next entry begins when this one is done; if this one fails, it is cancelled */
 };
 
 /* One result.  The same 16 bytes as io_uring's CQE. */
@@ -46,6 +48,17 @@ enum {
 };
 
 _Static_assert(sizeof(struct flexsc_completion) == 16, "the layout of io_uring's CQE");
+
+/* What a RECVMSG puts in front of a datagram in a pool buffer: this, then msg_namelen bytes for the sender's address,
+ * then the payload.  The same as io_uring's io_uring_recvmsg_out. */
+struct flexsc_datagram {
+    uint32_t name_size;
+    uint32_t control_size;
+    uint32_t size;  /* of the payload */
+    uint32_t flags; /* MSG_TRUNC: there was more than fits */
+};
+
+_Static_assert(sizeof(struct flexsc_datagram) == 16, "the layout of io_uring's io_uring_recvmsg_out");
 
 /* The pool of receive buffers: a ring that the loop fills at its tail and the server empties at its head.
  * The same layout as io_uring's provided-buffer ring, so that one pool serves either kind of page.

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport Page, flexsc_completion
+from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool
 
 
 cdef extern from "uring.h":
@@ -43,10 +43,12 @@ cdef extern from "uring.h":
     enum:
         URING_REGISTER_PBUF_RING
         URING_SQE_BUFFER_SELECT
+        URING_SQE_LINK
         URING_SQE_CQE_SKIP_SUCCESS
         URING_RECVSEND_POLL_FIRST
         URING_RECV_MULTISHOT
         URING_ACCEPT_MULTISHOT
+        URING_POLL_MULTISHOT
         URING_FEAT_NO_IOWAIT
 
     int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil
@@ -55,6 +57,8 @@ cdef extern from "uring.h":
     int uring_enable(uring* ring) nogil
     uring_sqe* uring_next_sqe(uring* ring) noexcept
     uint32_t uring_unpublished(const uring* ring) noexcept
+    bint uring_all_taken(const uring* ring) noexcept
+    uint32_t uring_room(const uring* ring) noexcept
     bint uring_has_completions(const uring* ring) noexcept nogil
     bint uring_wants_enter(const uring* ring) noexcept nogil
     uint32_t uring_reap(uring* ring, flexsc_completion* out, uint32_t most) noexcept
@@ -88,7 +92,8 @@ cdef class KernelPage(Page):
 
     cdef uring_sqe* next_sqe(self) except NULL
     cdef int open_ring(self) except -1
-    cdef int register_pool(self) except -1
+    cdef int register_pool(self, flexsc_pool* pool, int group) except -1
+    cdef int register_pools(self) except -1
     cdef int queue_cancel(self, uint64_t user_data) except -1
     cdef bint unpublished(self, Operation op) noexcept
     cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil

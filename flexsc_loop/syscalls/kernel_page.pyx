@@ -13,14 +13,15 @@ from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_READ, CALL_RECV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED, EINTR,
-    ENOMEM, ENTRY_MULTISHOT,
-    ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page, flexsc_completion, pool_close, pool_grow, pool_reset,
+    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE, EAGAIN, EBUSY,
+    ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page,
+    flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
 )
 
 
 cdef enum:
     NO_POLLER = -2
+    DIRECT_MOST = 2              # more sends than that are cheaper in one io_uring_enter
     IDLE_MS = 2                  # the poller sleeps after so much idleness
     CANCEL_ALL = 1 << 0
     CANCEL_ANY = 1 << 2
@@ -28,6 +29,8 @@ cdef enum:
     CANCEL_STEP_NS = 1_000_000
     CANCEL = 2                   # in user_data: a cancel of the operation that the rest names
     SILENT = 1                   # user_data of entries that nobody waits for
+    STREAMS = 0                  # numbers of the two pools of receive buffers
+    DATAGRAMS = 1
 
 
 cdef class WakeRead(Operation):
@@ -57,6 +60,7 @@ cdef class KernelPage(Page):
         self.cancelling = {}
         self.poller_cpu = NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
+        self.direct_most = 0 if self.eager else DIRECT_MOST
         self.spin_most = 50_000 if self.eager else 0
         self.spin_ns = self.spin_most
         self.entries = entries
@@ -65,7 +69,7 @@ cdef class KernelPage(Page):
         self.open_ring()
         self.housekeeping = 1
         pool_grow(&self.pool, FIRST_BUFFERS)
-        self.register_pool()
+        self.register_pools()
 
     def __dealloc__(self):
         if self.pid == getpid():
@@ -90,17 +94,30 @@ cdef class KernelPage(Page):
         waker.prepare()
         return 0
 
-    cdef int register_pool(self) except -1:
-        cdef uring_buf_reg reg
-        memset(&reg, 0, sizeof(reg))
-        reg.ring_addr = <uint64_t> <void*> self.pool.ring
-        reg.ring_entries = self.pool.slots
-        cdef int res = uring_sys_register(&self.ring, URING_REGISTER_PBUF_RING, &reg, 1)
-        if res < 0:
+    cdef int register_pools(self) except -1:
+        try:
+            self.register_pool(&self.pool, STREAMS)
+            if self.datagrams.ring != NULL:
+                self.register_pool(&self.datagrams, DATAGRAMS)
+        except OSError:
             uring_close(&self.ring)
             self.closed = True
+            raise
+        return 0
+
+    cdef int register_pool(self, flexsc_pool* pool, int group) except -1:
+        cdef uring_buf_reg reg
+        memset(&reg, 0, sizeof(reg))
+        reg.ring_addr = <uint64_t> <void*> pool.ring
+        reg.ring_entries = pool.slots
+        reg.bgid = group
+        cdef int res = uring_sys_register(&self.ring, URING_REGISTER_PBUF_RING, &reg, 1)
+        if res < 0:
             raise OSError(-res, "io_uring_register of the receive buffers")
         return 0
+
+    cdef int share_datagrams(self) except -1:
+        return self.register_pool(&self.datagrams, DATAGRAMS)
 
     cdef uring_sqe* next_sqe(self) except NULL:
         cdef uring_sqe* sqe
@@ -117,6 +134,17 @@ cdef class KernelPage(Page):
             sqe = uring_next_sqe(&self.ring)
         return sqe
 
+    cdef int make_room(self, uint32_t count) except -1:
+        cdef int res = 0
+        while uring_room(&self.ring) < min(count, self.ring.sq_entries):
+            if not self.ring.enabled:
+                self.bind()
+            with nogil:
+                res = uring_make_room(&self.ring)
+            if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
+                raise OSError(-res, "io_uring_enter")
+        return 0
+
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                    uint32_t call_flags, uint32_t flags) except -1:
         cdef uring_sqe* sqe = self.next_sqe()
@@ -128,12 +156,17 @@ cdef class KernelPage(Page):
         sqe.off = off
         sqe.op_flags = call_flags
         sqe.user_data = op.user_data
-        if flags & ENTRY_MULTISHOT:
-            sqe.ioprio = URING_RECV_MULTISHOT if call == CALL_RECV else URING_ACCEPT_MULTISHOT
+        if flags & ENTRY_MULTISHOT and call == CALL_POLL:
+            sqe.len = URING_POLL_MULTISHOT
+        elif flags & ENTRY_MULTISHOT:
+            sqe.ioprio = URING_ACCEPT_MULTISHOT if call == CALL_ACCEPT else URING_RECV_MULTISHOT
         if flags & ENTRY_POLL_FIRST:
             sqe.ioprio |= URING_RECVSEND_POLL_FIRST
         if flags & ENTRY_POOL:
             sqe.flags = URING_SQE_BUFFER_SELECT
+            sqe.buf_group = DATAGRAMS if call == CALL_RECVMSG else STREAMS
+        if flags & ENTRY_LINK:
+            sqe.flags |= URING_SQE_LINK
         return 0
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
@@ -251,6 +284,9 @@ cdef class KernelPage(Page):
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
                 and not uring_wants_enter(&self.ring))
 
+    cdef bint hungry(self) noexcept:
+        return uring_all_taken(&self.ring)
+
     cdef uint32_t copy_out(self) noexcept:
         return uring_reap(&self.ring, self.batch, BATCH)
 
@@ -289,7 +325,9 @@ cdef class KernelPage(Page):
         finally:
             uring_close(&old)
         pool_reset(&self.pool)
-        self.register_pool()
+        if self.datagrams.ring != NULL:
+            pool_reset(&self.datagrams)
+        self.register_pools()
         return 0
 
     cdef int close_unpublished(self) except -1:
@@ -374,13 +412,14 @@ cdef class KernelPage(Page):
             for op in self.operations():
                 Py_INCREF(op)
             uring_close(&self.ring)
-            self.pool.ring = NULL
+            self.pool.ring = self.datagrams.ring = NULL
             return
         for op in self.operations():
             self.end_with(op, -ECANCELED)
         self.waker = None
         uring_close(&self.ring)
         pool_close(&self.pool)
+        pool_close(&self.datagrams)
 
     def disown(self):
         Page.disown(self)
@@ -397,8 +436,8 @@ cdef class KernelPage(Page):
     cpdef dict counters(self):
         return {
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
-            "syscalls": self.ring.syscalls, "wakeups": self.wakeups + self.ring.wakeups, "pool_empty": self.pool_empty,
-            "overflows": self.ring.overflows,
+            "syscalls": self.ring.syscalls + self.direct_calls, "wakeups": self.wakeups + self.ring.wakeups,
+            "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": self.thread_cpu_ns(),
         }

@@ -36,6 +36,7 @@ cdef extern from "calls.h":
         ENTRY_POOL
         ENTRY_OWNED
         ENTRY_POLL_FIRST
+        ENTRY_LINK
         COMPLETION_BUFFER
         COMPLETION_MORE
         COMPLETION_NONEMPTY
@@ -49,6 +50,12 @@ cdef extern from "calls.h":
     struct flexsc_pool_slot:
         pass
 
+    struct flexsc_datagram:
+        uint32_t name_size
+        uint32_t control_size
+        uint32_t size
+        uint32_t flags
+
 
 cdef extern from "pool.h":
     struct flexsc_pool:
@@ -59,6 +66,7 @@ cdef extern from "pool.h":
 
     int pool_open(flexsc_pool* pool, uint32_t slots, uint32_t buffer_size)
     void pool_close(flexsc_pool* pool)
+    void pool_keep_small(flexsc_pool* pool) noexcept
     char* pool_buffer(const flexsc_pool* pool, uint32_t id) noexcept
     void pool_give(flexsc_pool* pool, uint16_t id) noexcept
     void pool_publish(flexsc_pool* pool) noexcept
@@ -70,11 +78,20 @@ cdef enum:
     TAGS = 0xF           # bits of user_data that are 0 in an operation's address
     BATCH = 256          # completions copied out at once
     BARRIER_STEP_NS = 1_000_000
+    ENDING_STEP_NS = 100_000
+    ENDING_LOOKS = 16    # completions of others end a look, too
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
+    FIRST_DATAGRAMS = 16
+    DATAGRAM_MOST = 256 * 1024
+    # With header and address.  An odd number of cache lines, so that the beginnings of the buffers do not contend for
+    # the same places in the cache.
+    DATAGRAM_ROOM = DATAGRAM_MOST + 576
+    DATAGRAM_SLOTS = 64
 
 
 cdef class Page:
     cdef flexsc_pool pool
+    cdef flexsc_pool datagrams             # large buffers, opened with the first datagram endpoint
     cdef flexsc_completion* batch
     cdef uint32_t batch_at, batch_end
     cdef void* newest                      # head of the list of operations in flight
@@ -82,6 +99,8 @@ cdef class Page:
     cdef readonly unsigned int housekeeping    # of them, the page's own
     cdef readonly uint64_t submitted, completions, pool_empty, stale
     cdef readonly bint eager               # entries are best published at once: another thread serves them
+    cdef uint32_t direct_most              # up to so many calls at a time are cheaper made than queued
+    cdef uint64_t direct_calls             # system calls that the loop's thread has made past the page
     cdef readonly int pid
     cdef readonly bint closed
     cdef bint away                         # the loop's thread serves the page just now, without the GIL
@@ -97,9 +116,12 @@ cdef class Page:
     cdef int cancel(self, Operation op) except -1
     cdef int cancel_now(self, Operation op) except -1
     cdef bint mine(self) noexcept
+    cdef int make_room(self, uint32_t count) except -1
     cdef int publish(self) except -1
     cdef int wait(self, int64_t timeout_ns) except? -1
+    cdef int share_datagrams(self) except -1
     cdef bint idle(self) noexcept
+    cdef bint hungry(self) noexcept
     cdef uint32_t copy_out(self) noexcept
     cdef void wake(self) noexcept
     cdef int tagged(self, uint64_t user_data) except -1
@@ -111,9 +133,11 @@ cdef class Page:
 
     # What all have in common.
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
+    cdef int need_datagrams(self) except -1
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1
     cdef int barrier(self) except -1
+    cdef int await_end(self, Operation op) except -1
     cdef int reap(self) except -1
     cdef int dispatch(self, flexsc_completion* completion) except -1
     cdef bytes take_buffer(self, int res, uint32_t flags)

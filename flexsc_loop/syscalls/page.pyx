@@ -23,11 +23,29 @@ cdef class Page:
         PyMem_Free(self.batch)
         if self.pid == getpid():
             pool_close(&self.pool)
+            pool_close(&self.datagrams)
 
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1:
         cdef int res = pool_open(&self.pool, buffers, buffer_size)
         if res < 0:
             raise OSError(-res, f"no memory for {buffers} receive buffers of {buffer_size} bytes")
+        return 0
+
+    cdef int need_datagrams(self) except -1:
+        """Have the pool of large buffers that multishot CALL_RECVMSG takes."""
+        cdef int res
+        if self.datagrams.ring != NULL:
+            return 0
+        res = pool_open(&self.datagrams, DATAGRAM_SLOTS, DATAGRAM_ROOM)
+        if res < 0:
+            raise OSError(-res, f"no memory for {DATAGRAM_SLOTS} datagram buffers of {DATAGRAM_ROOM} bytes")
+        pool_keep_small(&self.datagrams)
+        pool_grow(&self.datagrams, FIRST_DATAGRAMS)
+        try:
+            self.share_datagrams()
+        except BaseException:
+            pool_close(&self.datagrams)
+            raise
         return 0
 
     cdef int check(self) except -1:
@@ -128,6 +146,16 @@ cdef class Page:
                 self.reap()
         return 0
 
+    cdef int await_end(self, Operation op) except -1:
+        """Give a syscall thread a moment to end an operation that was cancelled a turn ago."""
+        if self.mine():
+            for _ in range(ENDING_LOOKS):
+                if op.user_data == 0:
+                    break
+                self.wait(ENDING_STEP_NS)
+                self.reap()
+        return 0
+
     cdef int end_with(self, Operation op, int res) except -1:
         """Give `op` its last completion ourselves: whoever served it is gone."""
         cdef flexsc_completion completion
@@ -156,6 +184,8 @@ cdef class Page:
                 break
         if count and self.pool.ring != NULL:
             pool_publish(&self.pool)
+            if self.datagrams.ring != NULL:
+                pool_publish(&self.datagrams)
         return count
 
     cdef bytes take_buffer(self, int res, uint32_t flags):
@@ -191,9 +221,17 @@ cdef class Page:
         """
         return 0
 
+    cdef int share_datagrams(self) except -1:
+        """Tell the server of the pool of large buffers."""
+        return 0
+
     cdef bint mine(self) noexcept:
         """Whether this thread may wait for completions now."""
         return self.bound
+
+    cdef int make_room(self, uint32_t count) except -1:
+        """Make sure that the next `count` entries, linked ones, are handed over together."""
+        return 0
 
     cdef int publish(self) except -1:
         """Hand over what is queued, without waiting for results."""
@@ -208,6 +246,10 @@ cdef class Page:
 
     cdef bint idle(self) noexcept:
         """Whether neither entries wait for the server nor completions for the loop, as far as a look at memory says."""
+        return True
+
+    cdef bint hungry(self) noexcept:
+        """Whether the syscall thread has taken everything that it was given so far."""
         return True
 
     cdef uint32_t copy_out(self) noexcept:

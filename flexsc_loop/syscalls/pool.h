@@ -1,5 +1,7 @@
 /* Floor 0: the pool of receive buffers that one page shares with whoever serves it.
  *
+ * A page has one for streams and, once there is a datagram endpoint, another one with larger buffers.
+ *
  * Owns: one mapping with the ring of slots in front and the buffers behind it.  Receives take buffers only when data
  * has come, so idle connections hold none.  At first few buffers circulate, so that they stay in the cache;
  * the pool hands out more each time that it ran empty. */
@@ -37,6 +39,12 @@ static inline int pool_open(struct flexsc_pool *pool, uint32_t slots, uint32_t b
     pool->slots = slots;
     pool->buffer_size = buffer_size;
     return 0;
+}
+
+/* Memory for what is touched only: most buffers hold much less than they could. */
+static inline void pool_keep_small(struct flexsc_pool *pool)
+{
+    madvise(pool->ring, pool->size, MADV_NOHUGEPAGE);
 }
 
 static inline void pool_close(struct flexsc_pool *pool)

@@ -44,8 +44,9 @@ class Sizes:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1 or value > most or value & (value - 1):
                 raise ValueError(f"{name}={value!r} must be a power of two from 1 to {most}")
-        if self.completions < 2 * self.entries and self.completions < 4:
-            raise ValueError(f"completions={self.completions!r} must be at least 4")
+        least = max(2, self.entries)
+        if self.completions < least:
+            raise ValueError(f"completions={self.completions!r} must be at least {least}: one for each of the entries")
 
 
 @dataclass

@@ -201,9 +201,21 @@ static inline struct uring_sqe *uring_next_sqe(struct uring *ring)
     return sqe;
 }
 
+/* How many SQEs can be filled now. */
+static inline uint32_t uring_room(const struct uring *ring)
+{
+    return ring->sq_entries - (ring->sqe_tail - atomic_load_explicit(ring->sq_head, memory_order_acquire));
+}
+
 static inline uint32_t uring_unpublished(const struct uring *ring)
 {
     return ring->sqe_tail - ring->sqe_published;
+}
+
+/* Whether the kernel has taken every SQE that was published. */
+static inline bool uring_all_taken(const struct uring *ring)
+{
+    return atomic_load_explicit(ring->sq_head, memory_order_relaxed) == ring->sqe_published;
 }
 
 /* Make the filled SQEs visible to the kernel.  Returns how many the kernel has yet to take. */

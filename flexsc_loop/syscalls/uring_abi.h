@@ -113,6 +113,7 @@ enum { /* io_uring_register */
 };
 
 enum { /* sqe.flags */
+    URING_SQE_LINK = 1u << 2,
     URING_SQE_ASYNC = 1u << 4,
     URING_SQE_BUFFER_SELECT = 1u << 5,
     URING_SQE_CQE_SKIP_SUCCESS = 1u << 6,
@@ -122,6 +123,7 @@ enum { /* sqe.ioprio of receive, send and accept */
     URING_RECVSEND_POLL_FIRST = 1u << 0,
     URING_RECV_MULTISHOT = 1u << 1,
     URING_ACCEPT_MULTISHOT = 1u << 0,
+    URING_POLL_MULTISHOT = 1u << 0, /* in `len` */
 };
 
 #define URING_OFF_SQ_RING 0ull

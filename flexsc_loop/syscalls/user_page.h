@@ -68,6 +68,9 @@ void flexsc_page_close(struct flexsc_page *page);
 /* The pool for ENTRY_POOL: `slots` (a power of two) places at `ring`.  Call before the first receive. */
 void flexsc_page_set_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots);
 
+/* Likewise the pool that a multishot CALL_RECVMSG takes its buffers from; call before the first of them. */
+void flexsc_page_set_datagram_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots);
+
 /* ---- the loop's side ---- */
 
 /* A FREE entry, zeroed but for its status; NULL when there is no memory.  More memory is taken as needed. */
@@ -81,6 +84,9 @@ void flexsc_page_submit(struct flexsc_page *page, struct flexsc_entry *entry);
 
 /* Hand all submitted entries to the server, in order.  Wakes the pinned thread only if it sleeps. */
 void flexsc_page_publish(struct flexsc_page *page);
+
+/* Whether the server has taken all published entries. */
+bool flexsc_page_all_taken(const struct flexsc_page *page);
 
 /* Own thread: publish, make the calls, look at epoll, post completions.  Sleeps in epoll only while no completion
  * is there to reap: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Returns 0, or -EINTR when a signal ended

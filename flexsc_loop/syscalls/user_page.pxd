@@ -21,6 +21,7 @@ cdef extern from "user_page.h":
     flexsc_page* flexsc_page_open(unsigned completions) nogil
     void flexsc_page_close(flexsc_page* page) nogil
     void flexsc_page_set_pool(flexsc_page* page, flexsc_pool_slot* ring, unsigned slots)
+    void flexsc_page_set_datagram_pool(flexsc_page* page, flexsc_pool_slot* ring, unsigned slots)
     flexsc_entry* flexsc_entry_take(flexsc_page* page) noexcept
     void flexsc_entry_give(flexsc_page* page, flexsc_entry* entry) noexcept
     void flexsc_page_submit(flexsc_page* page, flexsc_entry* entry) noexcept
@@ -29,6 +30,7 @@ cdef extern from "user_page.h":
     int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns) noexcept nogil
     void flexsc_page_wake(flexsc_page* page) noexcept nogil
     unsigned flexsc_page_reap(flexsc_page* page, flexsc_completion* out, unsigned most) noexcept
+    bint flexsc_page_all_taken(const flexsc_page* page) noexcept
     bint flexsc_page_has_completions(const flexsc_page* page) noexcept
     void flexsc_page_cancel_now(flexsc_page* page, flexsc_entry* entry) noexcept nogil
     int flexsc_thread_start(flexsc_page* page, int cpu, int64_t spin_ns) nogil

@@ -33,6 +33,8 @@ cdef class UserPage(Page):
         self.cpu = cpu
         self.last_counters = {}
         self.eager = cpu is not None
+        # Served by the loop's own thread, each entry is a call all the same.
+        self.direct_most = 0 if self.eager else <uint32_t> -1
         self.spin_most = self.spin_ns = 50_000
         self.open_pool(buffers, buffer_size)
         self.user = flexsc_page_open(completions)
@@ -45,6 +47,10 @@ cdef class UserPage(Page):
     def __dealloc__(self):
         if self.user != NULL:
             flexsc_page_close(self.user)
+
+    cdef int share_datagrams(self) except -1:
+        flexsc_page_set_datagram_pool(self.user, self.datagrams.ring, self.datagrams.slots)
+        return 0
 
     def disown(self):
         Page.disown(self)
@@ -163,6 +169,9 @@ cdef class UserPage(Page):
         self.unlooked += 1
         return self.unlooked < LOOK_EVERY
 
+    cdef bint hungry(self) noexcept:
+        return flexsc_page_all_taken(self.user)
+
     cdef uint32_t copy_out(self) noexcept:
         cdef uint32_t count = flexsc_page_reap(self.user, self.batch, BATCH)
         cdef uint32_t i
@@ -201,13 +210,15 @@ cdef class UserPage(Page):
         flexsc_page_close(self.user)
         self.user = NULL
         pool_close(&self.pool)
+        pool_close(&self.datagrams)
 
     cpdef dict counters(self):
         if self.user == NULL:
             return self.last_counters
         return {
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
-            "syscalls": counted_loop_syscalls(self.user), "wakeups": self.woken + counted_wakeups(self.user),
+            "syscalls": counted_loop_syscalls(self.user) + self.direct_calls,
+            "wakeups": self.woken + counted_wakeups(self.user),
             "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),

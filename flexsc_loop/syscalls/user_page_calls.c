@@ -83,6 +83,10 @@ void page_finish(struct flexsc_page *page, struct flexsc_entry *entry, int32_t r
     }
 }
 
+void page_post_more(struct flexsc_page *page, const struct flexsc_entry *entry, int32_t res) {
+    post(page, entry->user_data, res, COMPLETION_MORE);
+}
+
 static int32_t sent_so_far(const struct flexsc_entry *entry) {
     return entry->done < INT32_MAX ? (int32_t)entry->done : INT32_MAX;
 }
@@ -119,20 +123,24 @@ static enum outcome try_recv(struct flexsc_page *page, struct fd_state *state, s
     return FINISHED;
 }
 
-static struct flexsc_pool_slot *pool_peek(struct flexsc_page *page) {
+/* How many buffers the pool has. */
+static unsigned pool_count(const struct pool_end *pool) {
     /* Acquire: the slots below the tail are filled. */
-    if (page->pool == NULL || __atomic_load_n(&page->pool[0].tail, __ATOMIC_ACQUIRE) == page->pool_head)
-        return NULL;
-    return &page->pool[page->pool_head & page->pool_mask];
+    return pool->ring == NULL ? 0 : (uint16_t)(__atomic_load_n(&pool->ring[0].tail, __ATOMIC_ACQUIRE) - pool->head);
+}
+
+/* The slot `ahead` places behind the first one that is not taken. */
+static struct flexsc_pool_slot *pool_slot(const struct pool_end *pool, unsigned ahead) {
+    return &pool->ring[(uint16_t)(pool->head + ahead) & pool->mask];
 }
 
 static enum outcome try_recv_pool(struct flexsc_page *page, struct fd_state *state, struct flexsc_entry *entry) {
     for (int i = 0; i < BUFFERS_PER_VISIT && page_has_room(page); i++) {
-        struct flexsc_pool_slot *slot = pool_peek(page);
-        if (slot == NULL) {
+        if (pool_count(&page->pool) == 0) {
             count(&page->counters.pool_empty);
             return finished(page, entry, -ENOBUFS);
         }
+        struct flexsc_pool_slot *slot = pool_slot(&page->pool, 0);
         uint32_t len = slot->len;
         count_syscall(page);
         ssize_t n = recv(entry->fd, (void *)(uintptr_t)slot->addr, len, MSG_FLAGS(entry));
@@ -143,7 +151,7 @@ static enum outcome try_recv_pool(struct flexsc_page *page, struct fd_state *sta
         if (n == 0)
             return finished(page, entry, 0);
         uint32_t flags = COMPLETION_BUFFER | (uint32_t)slot->id << COMPLETION_BUFFER_SHIFT;
-        page->pool_head++;
+        page->pool.head++;
         bool drained = n < len && fd_drained_by_short_read(page, state);
         if (n == len)
             flags |= COMPLETION_NONEMPTY;
@@ -167,6 +175,60 @@ static enum outcome try_recvmsg(struct flexsc_page *page, struct flexsc_entry *e
         n = recvmsg(entry->fd, (struct msghdr *)(uintptr_t)entry->addr, MSG_FLAGS(entry));
     } while (n < 0 && errno == EINTR);
     return n < 0 ? failed(page, entry, errno) : finished(page, entry, (int32_t)n);
+}
+
+/* ---- datagrams into pool buffers ---- */
+
+/* Receive into the next `wanted` buffers, each laid out as struct flexsc_datagram says.  What recvmmsg returns. */
+static int recv_datagrams(struct flexsc_page *page, const struct flexsc_entry *entry, unsigned wanted,
+                          struct mmsghdr *messages) {
+    socklen_t name_room = ((const struct msghdr *)(uintptr_t)entry->addr)->msg_namelen;
+    struct iovec payloads[DATAGRAMS_PER_VISIT];
+    for (unsigned i = 0; i < wanted; i++) {
+        const struct flexsc_pool_slot *slot = pool_slot(&page->datagrams, i);
+        char *name = (char *)(uintptr_t)slot->addr + sizeof(struct flexsc_datagram);
+        payloads[i] = (struct iovec){.iov_base = name + name_room,
+                                     .iov_len = slot->len - sizeof(struct flexsc_datagram) - name_room};
+        messages[i].msg_hdr = (struct msghdr){
+            .msg_name = name, .msg_namelen = name_room, .msg_iov = &payloads[i], .msg_iovlen = 1};
+    }
+    int n;
+    do {
+        count_syscall(page);
+        n = recvmmsg(entry->fd, messages, wanted, MSG_FLAGS(entry), NULL);
+    } while (n < 0 && errno == EINTR);
+    return n;
+}
+
+static void post_datagram(struct flexsc_page *page, const struct flexsc_entry *entry, const struct mmsghdr *message) {
+    struct flexsc_pool_slot *slot = pool_slot(&page->datagrams, 0);
+    *(struct flexsc_datagram *)(uintptr_t)slot->addr =
+        (struct flexsc_datagram){.name_size = message->msg_hdr.msg_namelen,
+                                 .size = message->msg_len,
+                                 .flags = (uint32_t)message->msg_hdr.msg_flags};
+    page->datagrams.head++;
+    post(page, entry->user_data, (int32_t)(sizeof(struct flexsc_datagram) + message->msg_len),
+         COMPLETION_BUFFER | COMPLETION_MORE | (uint32_t)slot->id << COMPLETION_BUFFER_SHIFT);
+}
+
+static enum outcome try_recv_datagrams(struct flexsc_page *page, struct fd_state *state, struct flexsc_entry *entry) {
+    struct mmsghdr messages[DATAGRAMS_PER_VISIT];
+    unsigned wanted = pool_count(&page->datagrams);
+    if (wanted == 0) {
+        count(&page->counters.pool_empty);
+        return finished(page, entry, -ENOBUFS);
+    }
+    if (wanted > DATAGRAMS_PER_VISIT)
+        wanted = DATAGRAMS_PER_VISIT;
+    unsigned room = page->ring_size - (page->posted - page->head_seen);
+    if (wanted > room)
+        wanted = room;
+    int n = recv_datagrams(page, entry, wanted, messages);
+    if (n < 0)
+        return failed(page, entry, errno);
+    for (int i = 0; i < n; i++)
+        post_datagram(page, entry, &messages[i]);
+    return (unsigned)n < wanted && fd_will_tell_of_more(state) ? BLOCKED : AGAIN;
 }
 
 /* ---- sending ---- */
@@ -394,7 +456,7 @@ enum outcome page_try(struct flexsc_page *page, struct fd_state *state, struct f
     case CALL_SENDMSG:
         return try_send(page, entry);
     case CALL_RECVMSG:
-        return try_recvmsg(page, entry);
+        return (entry->flags & ENTRY_POOL) ? try_recv_datagrams(page, state, entry) : try_recvmsg(page, entry);
     case CALL_ACCEPT:
         return try_accept(page, entry);
     case CALL_CONNECT:

@@ -224,13 +224,20 @@ void fd_unpark(struct flexsc_page *page, struct flexsc_entry *entry) {
     page->parked--;
 }
 
-/* Whether a read that did not fill its buffer has emptied the socket for sure, so that the next byte is an event. */
-bool fd_drained_by_short_read(struct flexsc_page *page, struct fd_state *state) {
+/* Whether whatever else there may be to read on an fd that looked empty is going to be an event.  Not if an end or an
+ * error may be queued behind the data: its event has been fetched already. */
+bool fd_will_tell_of_more(const struct fd_state *state) {
     /* Not registered yet, or only for one shot: telling epoll about the fd looks at the level. */
     if (state == NULL || state->kind != FD_OWNED || !(state->armed & EPOLLIN))
         return true;
-    /* Then the end may be queued behind the data, and its event has been fetched already. */
-    if (state->flags & FD_ENDING)
+    return !(state->flags & FD_ENDING);
+}
+
+/* Whether a read that did not fill its buffer has emptied the socket for sure, so that the next byte is an event. */
+bool fd_drained_by_short_read(struct flexsc_page *page, struct fd_state *state) {
+    if (state == NULL || state->kind != FD_OWNED || !(state->armed & EPOLLIN))
+        return true;
+    if (!fd_will_tell_of_more(state))
         return false;
     /* Datagrams, Unix sockets with credentials, ... return short with more behind. */
     if (!(state->flags & FD_TCP_ASKED)) {
@@ -373,7 +380,12 @@ static bool run_pollers(struct flexsc_page *page, struct fd_state *state) {
             continue;
         if (!page_has_room(page))
             return true;
-        page_finish(page, poller, (int32_t)poller->done, 0);
+        if ((poller->flags & ENTRY_MULTISHOT) && state->kind == FD_OWNED) {
+            page_post_more(page, poller, (int32_t)poller->done);
+            poller->done = 0;
+        } else {
+            page_finish(page, poller, (int32_t)poller->done, 0);
+        }
     }
     return false;
 }
@@ -390,7 +402,8 @@ static void visit(struct flexsc_page *page, struct fd_state *state) {
 
 /* Visit what is ready now, once.  Returns whether there was anything that could be done. */
 bool page_run_ready(struct flexsc_page *page) {
-    unsigned visits = page->ready.count < page->budget ? page->ready.count : page->budget;
+    unsigned most = page->budget < VISITS_PER_PASS ? page->budget : VISITS_PER_PASS;
+    unsigned visits = page->ready.count < most ? page->ready.count : most;
     bool worked = false;
     while (visits-- > 0 && page_has_room(page)) {
         if (atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY)

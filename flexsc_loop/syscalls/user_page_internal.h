@@ -23,9 +23,11 @@ enum {
     FDS_PER_BLOCK = 256,
     EVENTS_PER_LOOK = 512,
     BUFFERS_PER_VISIT = 4,    /* of one receive, before others get their turn */
+    DATAGRAMS_PER_VISIT = 32, /* likewise */
     SENDS_PER_VISIT = 4,      /* of one send, likewise */
     ACCEPTS_PER_VISIT = 64,
     ENTRIES_PER_VISIT = 16,   /* finished on one fd before others get their turn */
+    VISITS_PER_PASS = 64,     /* ready fds served before the loop gets to work on what they brought */
     CALLS_PER_HOLD = 64,      /* pinned thread: before it lets go of the guard */
 };
 
@@ -97,6 +99,13 @@ enum thread_state { THREAD_AWAKE, THREAD_ASLEEP /* wants work */, THREAD_STALLED
 /* Who wants the guard. */
 enum guard_want { WANT_NOBODY, WANT_LOOP, WANT_LOOP_THREAD_SLEEPS };
 
+/* The server's end of a pool of receive buffers. */
+struct pool_end {
+    struct flexsc_pool_slot *ring;
+    uint16_t head;
+    uint16_t mask;
+};
+
 struct flexsc_page {
     /* The loop's. */
     _Alignas(CACHE_LINE) struct flexsc_entry *free_entries;
@@ -137,9 +146,7 @@ struct flexsc_page {
     unsigned budget; /* calls per pass */
     bool held_back;
     bool no_pwait2;
-    uint16_t pool_head;
-    uint16_t pool_mask;
-    struct flexsc_pool_slot *pool;
+    struct pool_end pool, datagrams;
     struct fd_block **blocks;
     unsigned block_count;
 
@@ -227,6 +234,8 @@ HIDDEN int page_epoll(struct flexsc_page *page, int64_t timeout_ns);
 HIDDEN bool page_has_room(struct flexsc_page *page);
 /* Take the entry off its list and post its last completion; the entry is not the server's any more. */
 HIDDEN void page_finish(struct flexsc_page *page, struct flexsc_entry *entry, int32_t res, uint32_t flags);
+/* Post a completion after which the entry goes on.  There must be room. */
+HIDDEN void page_post_more(struct flexsc_page *page, const struct flexsc_entry *entry, int32_t res);
 HIDDEN void page_end(struct flexsc_page *page, struct flexsc_entry *entry);
 HIDDEN enum outcome page_try(struct flexsc_page *page, struct fd_state *state, struct flexsc_entry *entry);
 HIDDEN void page_take_inbox(struct flexsc_page *page);
@@ -241,6 +250,7 @@ HIDDEN void fd_park(struct flexsc_page *page, struct flexsc_entry *entry, enum o
 HIDDEN void fd_unpark(struct flexsc_page *page, struct flexsc_entry *entry);
 HIDDEN void fd_forget(struct fd_state *state);
 HIDDEN void fd_forget_idle(struct flexsc_page *page, int fd);
+HIDDEN bool fd_will_tell_of_more(const struct fd_state *state);
 HIDDEN bool fd_drained_by_short_read(struct flexsc_page *page, struct fd_state *state);
 HIDDEN void page_settle(struct flexsc_page *page);
 HIDDEN void page_mark(struct flexsc_page *page, int events);

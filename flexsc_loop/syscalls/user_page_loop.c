@@ -102,9 +102,11 @@ void flexsc_page_close(struct flexsc_page *page) {
 }
 
 void flexsc_page_set_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots) {
-    page->pool = ring;
-    page->pool_mask = (uint16_t)(slots - 1);
-    page->pool_head = 0;
+    page->pool = (struct pool_end){.ring = ring, .mask = (uint16_t)(slots - 1)};
+}
+
+void flexsc_page_set_datagram_pool(struct flexsc_page *page, struct flexsc_pool_slot *ring, unsigned slots) {
+    page->datagrams = (struct pool_end){.ring = ring, .mask = (uint16_t)(slots - 1)};
 }
 
 const struct flexsc_counters *flexsc_page_counters(const struct flexsc_page *page) { return &page->counters; }
@@ -286,6 +288,10 @@ int page_epoll(struct flexsc_page *page, int64_t timeout_ns) {
     count_syscall(page);
     int n = epoll_wait(page->epoll_fd, page->events, EVENTS_PER_LOOK, timeout_ms);
     return n < 0 ? -errno : n;
+}
+
+bool flexsc_page_all_taken(const struct flexsc_page *page) {
+    return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL;
 }
 
 /* Own thread: ask epoll, and sleep there if there is nothing else to do. */

@@ -7,12 +7,14 @@ page, operation, turn.
 import os
 from asyncio import constants, trsock
 
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_ACCEPT, CALL_CLOSE, EAGAIN, ECANCELED, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENTRY_MULTISHOT, ENTRY_OWNED, Page,
+    CALL_ACCEPT, CALL_CLOSE, CALL_POLL, EAGAIN, ECANCELED, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
+    ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls cimport Settings
@@ -23,18 +25,34 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         SOCK_CLOEXEC
         SOCK_NONBLOCK
+    struct sockaddr:
+        pass
+    ctypedef unsigned int socklen_t
+    int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+
+cdef enum:
+    SHARE = 4                         # connections that a shared listener takes at once
 
 
 cdef class Accept(Operation):
-    """Accepts connections again and again."""
+    """Accepts connections again and again; on a shared listener, waits for some once."""
     cdef Listener listener
+    cdef bint shared
 
     cdef int prepare(self) except -1:
         cdef Listener listener = self.listener
+        if self.shared:
+            return listener.page.submit(self, CALL_POLL, listener.fd, NULL, 0, 0, POLLIN, ENTRY_OWNED)
         return listener.page.submit(self, CALL_ACCEPT, listener.fd, NULL, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC,
                                     ENTRY_MULTISHOT | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
+        if self.shared and res >= 0:
+            return 0 if self.listener is None else self.listener.wake_up()
         if self.listener is None:
             if res >= 0:
                 close_fd(res)
@@ -46,6 +64,8 @@ cdef class Listener(Endpoint):
     """Serves one listening socket: a protocol from `factory` for each connection.
 
     `tls` is None for plain connections.
+    `shared`: other processes may be accepting from the same socket.  Then all are told of a connection (the kernel
+    would pick one that accepts, busy or not), and each takes a few per turn, when it has the time to serve them.
     """
     cdef Page page
     cdef int fd
@@ -55,7 +75,7 @@ cdef class Listener(Endpoint):
     cdef int error                    # errno of the last accept, if it failed
     cdef Accept accept
 
-    def __init__(self, Turn turn not None, sock, factory, Settings tls, server):
+    def __init__(self, Turn turn not None, sock, factory, Settings tls, server, bint shared=False):
         self.turn = turn
         self.page = turn.page
         self.sock = sock
@@ -66,6 +86,7 @@ cdef class Listener(Endpoint):
         self.arrived = []
         self.accept = Accept.__new__(Accept)
         self.accept.listener = self
+        self.accept.shared = shared
         self.accept.retractable = True
         turn.owned[self.fd] = self
         self.accept.prepare()
@@ -80,6 +101,8 @@ cdef class Listener(Endpoint):
 
     cdef int run(self, Turn turn) except -1:
         self.queued = False
+        if self.accept.shared and self.fd >= 0 and not self.error:
+            self.take_some()
         arrived, self.arrived = self.arrived, []
         for fd in arrived:
             self.welcome(fd)
@@ -87,6 +110,18 @@ cdef class Listener(Endpoint):
             self.recover()
         elif self.accept.user_data == 0 and self.fd >= 0:
             self.accept.prepare()
+        return 0
+
+    cdef int take_some(self) except -1:
+        """Accept from a shared listener.  That somebody else was faster is no error."""
+        cdef int fd
+        for _ in range(SHARE):
+            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                self.arrived.append(fd)
+            elif errno not in (EINTR, ECONNABORTED):
+                self.error = errno if errno != EAGAIN else 0
+                break
         return 0
 
     cdef int welcome(self, int fd) except -1:
@@ -121,7 +156,7 @@ cdef class Listener(Endpoint):
                 "socket": trsock.TransportSocket(self.sock)})
             self.turn.call_later(constants.ACCEPT_RETRY_DELAY, self.go_on)
             return 0
-        if error not in (EAGAIN, ECANCELED):
+        if error not in (EAGAIN, ECANCELED, ECONNABORTED):
             self.turn.call_exception_handler({
                 "message": "Accept failed on a socket", "exception": OSError(error, os.strerror(error)),
                 "socket": trsock.TransportSocket(self.sock)})

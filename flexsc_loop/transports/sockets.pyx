@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
-"""Floor 4: sockets that stay their caller's: `add_reader`, `add_writer` and the `sock_*` methods.
+"""Floor 4: sockets that stay their caller's: the `sock_*` methods.
 
-Owns: operations on fds that anybody may close.  Imports: page, operation, turn.
+Owns: operations on fds that anybody may close.  Imports: addresses, readiness, page, operation, turn.
 
 So that a fd can be closed and its number reused right after a cancel, every cancel here is `cancel_now`: when it
 returns, the operation is over.  What a cancelled receive or accept has brought is not lost: it waits, on the same
@@ -9,30 +9,30 @@ socket, for the next one.
 """
 import os
 import socket as socket_module
-import stat
 import weakref
-from asyncio import base_events
+from asyncio import base_events, tasks
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint32_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_ACCEPT, CALL_POLL, CALL_RECV, CALL_SEND, EAGAIN, EBADF, ECANCELED,
+    CALL_ACCEPT, CALL_POLL, CALL_RECV, CALL_RECVMSG, CALL_SEND, EAGAIN, EBADF, ECANCELED,
 )
-from flexsc_loop.turn.turn cimport Endpoint, Handle, Turn
+from flexsc_loop.transports.addresses cimport ADDRESS_MOST, decode
+from flexsc_loop.transports.readiness cimport ReadinessTurn
+from flexsc_loop.transports.stream cimport iovec, msghdr
+from flexsc_loop.turn.turn cimport Endpoint
 
 
 cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
-    object PyContext_CopyCurrent()
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -45,82 +45,13 @@ cdef extern from "<poll.h>" nogil:
     enum:
         POLLIN
         POLLOUT
-        POLLPRI
-        POLLRDHUP
 
 cdef enum:
     SEND_MOST = 1 << 30
 
-
-# ---- add_reader, add_writer
-
-cdef class Poll(Operation):
-    """Waits once until a fd is ready; armed again after each call of the callback, which makes it level-triggered."""
-    cdef void* watch                 # borrowed: a loop that nobody closes can be collected with its watches
-
-    cdef int prepare(self) except -1:
-        cdef Watch watch = <Watch> self.watch
-        return watch.turn.page.submit(self, CALL_POLL, watch.fd, NULL, 0, 0, watch.mask, 0)
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.watch == NULL:
-            return 0
-        return (<Watch> self.watch).ready(res)
-
-
-@cython.no_gc_clear
-cdef class Watch(Endpoint):
-    """One callback for one direction of one fd."""
-    cdef int fd
-    cdef uint32_t mask
-    cdef Handle handle
-    cdef Poll poll
-    cdef bint lost                   # the fd can't be polled any more
-
-    cdef int ready(self, int res) except -1:
-        """The poll's completion.  Bookkeeping only."""
-        if res == -ECANCELED:
-            # Whoever cancels detaches the poll first, so this is a page that is being replaced.
-            return 0 if self.turn.page.closed else self.poll.prepare()
-        self.lost = res < 0
-        return self.wake_up()
-
-    cdef int run(self, Turn turn) except -1:
-        cdef Handle handle = self.handle
-        self.queued = False
-        if handle is None:
-            return 0
-        handle.run(turn)
-        if self.handle is not None and not self.lost and self.poll.user_data == 0:
-            self.poll.prepare()
-        return 0
-
-    cdef int arm(self) except -1:
-        self.poll = Poll.__new__(Poll)
-        self.poll.watch = <void*> self
-        self.poll.retractable = True
-        return self.poll.prepare()
-
-    def __dealloc__(self):
-        if self.poll is not None:
-            self.poll.watch = NULL
-
-    cdef int disarm(self) except -1:
-        poll, self.poll = self.poll, None
-        self.handle.drop()
-        self.handle = None
-        (<Poll> poll).watch = NULL
-        return self.turn.page.cancel_now(poll)
-
-
-cdef Watch watch_fd(Turn turn, int fd, uint32_t mask, Handle handle):
-    cdef Watch watch = Watch.__new__(Watch)
-    watch.turn = turn
-    watch.fd = fd
-    watch.mask = mask
-    watch.handle = handle
-    watch.arm()
-    return watch
+cdef double RETRY_LEAST = 0.001
+cdef double RETRY_MOST = 0.05
+cdef tuple FAMILIES = (socket_module.AF_INET, socket_module.AF_INET6, socket_module.AF_UNIX)
 
 
 # ---- sock_*
@@ -202,16 +133,18 @@ cdef class ReceiveCall(SocketCall):
     cdef Py_ssize_t size
     cdef Py_buffer view
     cdef bint into
+    cdef tuple served                # the datagram that an earlier call had left
+
+    cdef char* destination(self) except NULL:
+        """Where the data goes."""
+        if self.into:
+            return <char*> self.view.buf
+        if self.target == NULL:
+            self.target = new_bytes(NULL, self.size)
+        return PyBytes_AS_STRING(<bytes> self.target)
 
     cdef int prepare(self) except -1:
-        cdef char* at
-        if self.into:
-            at = <char*> self.view.buf
-        else:
-            if self.target == NULL:
-                self.target = new_bytes(NULL, self.size)
-            at = PyBytes_AS_STRING(<bytes> self.target)
-        return self.turn.page.submit(self, CALL_RECV, self.fd, at, self.size, 0, 0, 0)
+        return self.turn.page.submit(self, CALL_RECV, self.fd, self.destination(), self.size, 0, 0, 0)
 
     cdef object result(self, int res):
         return res if self.into else self.received(res)
@@ -226,26 +159,52 @@ cdef class ReceiveCall(SocketCall):
         return data
 
     cdef object unseen(self, object result):
-        if self.into:
-            return PyBytes_FromStringAndSize(<char*> self.view.buf, result) if result else None
-        return result or None
+        """Bytes of a stream, or a tuple of whole datagrams, each with its address."""
+        cdef bytes data
+        if self.served is not None:
+            # Whole, even if the caller wanted less of it.
+            return (self.served,)
+        received, address = self.parts(result)
+        data = PyBytes_FromStringAndSize(<char*> self.view.buf, received) if self.into else received
+        if self.sock.type == socket_module.SOCK_STREAM:
+            return data or None
+        return ((data, address),)
+
+    cdef tuple parts(self, object result):
+        """What was received, and the sender's address if that was asked for."""
+        return result, None
+
+    cdef object put_together(self, object received, object address):
+        """The result that `parts` takes apart."""
+        return received
 
     cdef bint serve(self, object leftover) except -1:
-        cdef bytes data = leftover
-        cdef Py_ssize_t count = min(len(data), self.size)
+        if isinstance(leftover, tuple):
+            self.served = (<tuple> leftover)[0]
+            data, address = self.served
+            self.hand_over(data, address)
+            self.keep_rest((<tuple> leftover)[1:])
+            return True
         if self.size == 0:
             return False
+        self.keep_rest((<bytes> leftover)[self.hand_over(leftover, None):])
+        return True
+
+    cdef Py_ssize_t hand_over(self, bytes data, object address) except -1:
+        """Give the caller what he wants of `data`; returns how much that was."""
+        cdef Py_ssize_t count = min(len(data), self.size)
         if self.into:
             memcpy(self.view.buf, PyBytes_AS_STRING(data), count)
-            self.future.set_result(count)
-        else:
-            self.future.set_result(data[:count])
-        if count < len(data):
+        self.future.set_result(self.put_together(count if self.into else data[:count], address))
+        return count
+
+    cdef int keep_rest(self, object rest) except -1:
+        if rest:
             owner, _ = self.turn.leftovers[self.fd]
-            self.turn.leftovers[self.fd] = (owner, data[count:])
+            self.turn.leftovers[self.fd] = (owner, rest)
         else:
             del self.turn.leftovers[self.fd]
-        return True
+        return 0
 
     cdef bint consumes(self) noexcept:
         return True
@@ -254,6 +213,33 @@ cdef class ReceiveCall(SocketCall):
         Py_XDECREF(self.target)
         if <void*> self.view.obj != NULL:
             PyBuffer_Release(&self.view)
+
+
+cdef class ReceiveFromCall(ReceiveCall):
+    """sock_recvfrom and sock_recvfrom_into: with the sender's address."""
+    cdef msghdr header
+    cdef iovec payload
+    cdef char[ADDRESS_MOST] name
+
+    cdef int prepare(self) except -1:
+        memset(&self.header, 0, sizeof(self.header))
+        self.payload.iov_base = self.destination()
+        self.payload.iov_len = self.size
+        self.header.msg_iov = &self.payload
+        self.header.msg_iovlen = 1
+        self.header.msg_name = self.name
+        self.header.msg_namelen = sizeof(self.name)
+        return self.turn.page.submit(self, CALL_RECVMSG, self.fd, &self.header, 1, 0, 0, 0)
+
+    cdef object result(self, int res):
+        address = decode(self.name, min(self.header.msg_namelen, <unsigned int> sizeof(self.name)))
+        return res if self.into else self.received(res), address
+
+    cdef tuple parts(self, object result):
+        return result
+
+    cdef object put_together(self, object received, object address):
+        return received, address
 
 
 cdef class SendCall(SocketCall):
@@ -331,32 +317,22 @@ cdef class Submissions(Endpoint):
         return 0
 
 
-cdef class SocketTurn(Turn):
+cdef class SocketTurn(ReadinessTurn):
     """The turn, with calls on sockets that the caller owns."""
-    cdef dict readers, writers       # fd -> Watch
     cdef dict consuming              # fd -> the latest receive or accept under way
     cdef Submissions submissions
     cdef dict leftovers              # fd -> weak reference to the socket, what came for a caller that had gone
 
     def __cinit__(self, *args, **kwargs):
-        self.readers = {}
-        self.writers = {}
         self.consuming = {}
         self.submissions = Submissions.__new__(Submissions)
         self.submissions.turn = self
         self.submissions.calls = []
         self.leftovers = {}
 
-    def _count_housekeeping(self, int change):
-        """Operations that the loop itself needs are not counted among those in flight."""
-        self.page.housekeeping += change
-
     def _forget_sockets(self):
         """The loop is closing: let go of all callbacks."""
-        for watch in [*self.readers.values(), *self.writers.values()]:
-            (<Watch> watch).disarm()
-        self.readers.clear()
-        self.writers.clear()
+        self.forget_watches()
         for fd in list(self.leftovers):
             self.drop_leftover(fd)
 
@@ -367,84 +343,6 @@ cdef class SocketTurn(Turn):
             for accepted in leftover:
                 close_fd(accepted)
         return 0
-
-    # ---- callbacks
-
-    cdef int free_fd(self, object fileobj) except -1:
-        """The fd of a file object that no transport owns."""
-        cdef int fd
-        if isinstance(fileobj, int):
-            fd = fileobj
-        else:
-            try:
-                fd = fileobj.fileno()
-            except (AttributeError, TypeError, ValueError):
-                raise ValueError(f"Invalid file object: {fileobj!r}") from None
-        if fd < 0:
-            raise ValueError(f"Invalid file descriptor: {fd}")
-        transport = self.owned.get(fd)
-        if transport is not None:
-            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-        return fd
-
-    cdef Handle watch(self, dict watches, object fileobj, uint32_t mask, object callback, tuple args, bint check):
-        cdef Handle handle
-        cdef Watch watch
-        cdef int fd
-        if self._closed:
-            self._check_closed()
-        fd = self.free_fd(fileobj) if check else fileobj
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            raise PermissionError(1, "a regular file cannot be polled")
-        # Without the loop in it: the collector does not see through handles, and this one stays.
-        handle = Handle.__new__(Handle)
-        handle._callback = callback
-        handle._args = args
-        handle._context = PyContext_CopyCurrent()
-        if fd in watches:
-            (<Watch> watches[fd]).disarm()
-        watches[fd] = watch_fd(self, fd, mask, handle)
-        return handle
-
-    cdef bint unwatch(self, dict watches, object fileobj, bint check) except -1:
-        cdef Watch watch
-        if self._closed:
-            return False
-        watch = watches.pop(self.free_fd(fileobj) if check else fileobj, None)
-        if watch is None:
-            return False
-        watch.disarm()
-        return True
-
-    def add_reader(self, fd, callback, *args):
-        """Call `callback(*args)` whenever `fd` can be read, as long as it can.  Source: asyncio.loop.add_reader."""
-        self.watch(self.readers, fd, POLLIN | POLLPRI | POLLRDHUP, callback, args, True)
-
-    def remove_reader(self, fd):
-        """Stop that; returns whether there was anything to stop."""
-        return self.unwatch(self.readers, fd, True)
-
-    def add_writer(self, fd, callback, *args):
-        """Call `callback(*args)` whenever `fd` can be written, as long as it can.  Source: asyncio.loop.add_writer."""
-        self.watch(self.writers, fd, POLLOUT, callback, args, True)
-
-    def remove_writer(self, fd):
-        """Stop that; returns whether there was anything to stop."""
-        return self.unwatch(self.writers, fd, True)
-
-    def _add_reader(self, fd, callback, *args):
-        return self.watch(self.readers, fd, POLLIN | POLLPRI | POLLRDHUP, callback, args, False)
-
-    def _remove_reader(self, fd):
-        return self.unwatch(self.readers, fd, False)
-
-    def _add_writer(self, fd, callback, *args):
-        return self.watch(self.writers, fd, POLLOUT, callback, args, False)
-
-    def _remove_writer(self, fd):
-        return self.unwatch(self.writers, fd, False)
-
-    # ---- calls
 
     cdef object forget_socket(self, int fd):
         """What to do when a socket with leftovers is gone."""
@@ -468,6 +366,8 @@ cdef class SocketTurn(Turn):
         call.fd = sock.fileno()
         if call.fd < 0:
             raise OSError(EBADF, os.strerror(EBADF))
+        if call.fd in self.owned:
+            self._ensure_fd_no_transport(call.fd)
         call.future = self.create_future()
         return 0
 
@@ -539,6 +439,74 @@ cdef class SocketTurn(Turn):
         except BaseException:
             call.abandon()
             raise
+
+    async def sock_recvfrom(self, sock, bufsize):
+        """A datagram of up to `bufsize` bytes, and who sent it.  Source: asyncio.loop.sock_recvfrom."""
+        cdef ReceiveFromCall call
+        self.check_socket(sock)
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        if self.page.eager or sock.family not in FAMILIES:
+            while True:
+                try:
+                    return sock.recvfrom(bufsize)
+                except (BlockingIOError, InterruptedError):
+                    await self._sock_ready(sock, POLLIN)
+        call = ReceiveFromCall.__new__(ReceiveFromCall)
+        self.ready_call(call, sock)
+        call.size = bufsize
+        call.retractable = True
+        self.begin(call)
+        try:
+            return await call.future
+        except BaseException:
+            call.abandon()
+            raise
+
+    async def sock_recvfrom_into(self, sock, buf, nbytes=0):
+        """Receive a datagram into `buf`; returns its size and who sent it.  Source: asyncio.loop.sock_recvfrom_into."""
+        cdef ReceiveFromCall call
+        self.check_socket(sock)
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recvfrom_into")
+        if self.page.eager or sock.family not in FAMILIES:
+            while True:
+                try:
+                    return sock.recvfrom_into(buf, nbytes)
+                except (BlockingIOError, InterruptedError):
+                    await self._sock_ready(sock, POLLIN)
+        call = ReceiveFromCall.__new__(ReceiveFromCall)
+        self.ready_call(call, sock)
+        PyObject_GetBuffer(buf, &call.view, PyBUF_WRITABLE)
+        if nbytes > call.view.len:
+            raise ValueError("nbytes is greater than the length of the buffer")
+        call.into = True
+        call.size = nbytes or call.view.len
+        call.retractable = True
+        self.begin(call)
+        try:
+            return await call.future
+        except BaseException:
+            call.abandon()
+            raise
+
+    async def sock_sendto(self, sock, data, address):
+        """Send a datagram to `address`; returns its size.  Source: asyncio.loop.sock_sendto.
+
+        Called at once: it hardly ever has to wait, and to suspend the task would cost more than the call.
+        """
+        cdef double delay = 0
+        self.check_socket(sock)
+        while True:
+            try:
+                return sock.sendto(data, address)
+            except (BlockingIOError, InterruptedError):
+                pass
+            if delay:
+                # A Unix socket is writable even while the receiver's queue is full; nothing tells when it is not.
+                await tasks.sleep(delay)
+            delay = min(2 * delay, RETRY_MOST) if delay else RETRY_LEAST
+            await self._sock_ready(sock, POLLOUT)
 
     async def sock_sendall(self, sock, data):
         """Send all of `data`.  After a cancel nobody knows how much was sent.  Source: asyncio.loop.sock_sendall."""

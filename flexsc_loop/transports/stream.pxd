@@ -1,5 +1,4 @@
-from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
@@ -14,6 +13,8 @@ cdef extern from "<sys/uio.h>":
 
 cdef extern from "<sys/socket.h>" nogil:
     struct msghdr:
+        void* msg_name
+        unsigned int msg_namelen
         iovec* msg_iov
         size_t msg_iovlen
 
@@ -26,12 +27,9 @@ cdef enum State:
 
 cdef class Receive(Operation):
     cdef Stream stream
-    cdef PyObject* target             # the bytes that a direct receive fills, or NULL
-    cdef size_t room                  # its size
+    cdef bint polls                   # what is in flight only waits until the socket is readable
 
     cdef int prepare(self) except -1
-    cdef bytes take_target(self, int res)
-    cdef int drop_target(self) except -1
 
 
 cdef class Send(Operation):
@@ -80,7 +78,7 @@ cdef class Stream(Endpoint):
     cdef bint came_eof                # the peer's end has been received
     cdef int came_error               # errno of a failed receive
     cdef bint direct                  # large reads: straight into bytes, no pool buffer
-    cdef bint expect_more             # the last receive left data in the socket
+    cdef bint readable                # direct: worth a read
     cdef unsigned int full_reads, small_reads
     cdef size_t direct_size
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
@@ -91,10 +89,12 @@ cdef class Stream(Endpoint):
     cdef size_t unsent                # bytes in the outbox and in flight
     cdef size_t high, low
     cdef bint protocol_paused
+    cdef object paused_protocol       # who was told so: it may have been replaced meanwhile
     cdef bint eof_written             # write_eof was called
     cdef bint eof_sent
     cdef bint held                    # sendfile is in progress: no writes
     cdef bint dropping                # abort: what is unsent stays so
+    cdef uint64_t closed_in           # the turn in which it was closed or aborted
     cdef unsigned int writes_lost     # writes after the end
     cdef object error                 # what connection_lost will be told
     cdef list drained                 # futures that wait until nothing is unsent
@@ -104,8 +104,10 @@ cdef class Stream(Endpoint):
     cdef int received(self, int res, uint32_t flags) except -1
     cdef int keep_data(self, bytes data) except -1
     cdef int keep_rest(self, bytes rest) except -1
-    cdef int choose_mode(self, int res, uint32_t flags) except -1
+    cdef int count_full_reads(self, int res, uint32_t flags) except -1
+    cdef int count_small_reads(self, size_t size) except -1
     cdef int deliver(self) except -1
+    cdef int pull(self) except -1
     cdef int deliver_data(self) except -1
     cdef int feed_layer(self, bytes data) except -1
     cdef int deliver_buffered(self, bytes data) except -1
@@ -115,6 +117,7 @@ cdef class Stream(Endpoint):
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
     cdef int send_more(self) except -1
+    cdef int send_now(self) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1
     cdef int send_eof(self) except -1
@@ -125,7 +128,8 @@ cdef class Stream(Endpoint):
     cdef int tell_drained_lost(self) except -1
     cdef int close(self) except -1
     cdef int force_close(self, object error) except -1
-    cdef bint ending(self) noexcept
+    cdef int end_soon(self) except -1
+    cdef int last_try(self) except -1
     cdef int lose(self) except -1
     cdef int let_go(self) except -1
     cdef int fatal(self, object error, str message) except -1
@@ -140,4 +144,7 @@ cdef class Stream(Endpoint):
     cdef str describe(self)
 
 
+cdef object call_for(object context, object callback)
+cdef int hold_socket(object sock) except -1
+cdef int release_socket(object sock) except? -1
 cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock)

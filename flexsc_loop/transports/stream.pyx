@@ -26,8 +26,8 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_BUFFER, COMPLETION_MORE, COMPLETION_NONEMPTY, EAGAIN,
-    ECANCELED, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
+    CALL_POLL, CALL_RECV, CALL_SEND, CALL_SENDMSG, COMPLETION_MORE, EAGAIN, ECANCELED, EINTR,
+    ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, pool_grow,
 )
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
@@ -41,6 +41,7 @@ cdef extern from "Python.h":
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
+        MSG_DONTWAIT
         MSG_WAITALL
         MSG_NOSIGNAL
         SHUT_RDWR
@@ -50,8 +51,19 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
         unsigned short sa_family
     int shutdown(int fd, int how)
+    ssize_t recv(int fd, void* buffer, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
+
+cdef extern from "<poll.h>" nogil:
+    enum:
+        POLLIN
+        POLLRDHUP
+
+cdef extern from "<errno.h>" nogil:
+    int errno
 
 cdef enum:
     KIB = 1024
@@ -63,6 +75,7 @@ cdef enum:
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
     HIGH_WATER = 64 * 1024
+    HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
 
 
 cdef object call_for(object context, object callback):
@@ -91,42 +104,28 @@ cdef object readable(bytes raw):
 
 
 cdef class Receive(Operation):
-    """Receives for one connection: again and again into pool buffers, or once straight into new bytes."""
+    """Receives for one connection: again and again into pool buffers, or a word each time that large reads are worth a
+    try.
+
+    Large reads are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
+    on, while it is in the cache.
+    """
 
     cdef int prepare(self) except -1:
         cdef Stream stream = self.stream
-        if not stream.direct:
-            return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0,
-                                      ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
-        if self.target == NULL:
-            self.target = new_bytes(NULL, stream.direct_size)
-            self.room = stream.direct_size
-        return stream.page.submit(self, CALL_RECV, stream.fd, PyBytes_AS_STRING(<bytes> self.target), self.room, 0, 0,
-                                  ENTRY_OWNED if stream.expect_more else ENTRY_OWNED | ENTRY_POLL_FIRST)
-
-    cdef bytes take_target(self, int res):
-        """The `res` bytes that a direct receive has brought: the target itself, cut to size, or a copy of little."""
-        cdef bytes data
-        if 2 * <size_t> res < self.room:
-            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(<bytes> self.target), res)
-        if <size_t> res < self.room:
-            _PyBytes_Resize(&self.target, res)
-        data = <bytes> self.target
-        self.drop_target()
-        return data
-
-    cdef int drop_target(self) except -1:
-        Py_XDECREF(self.target)
-        self.target = NULL
-        return 0
+        self.polls = stream.direct
+        if self.polls:
+            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP,
+                                      ENTRY_MULTISHOT | ENTRY_OWNED)
+        return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         if self.stream is None:
             return 0
+        if self.polls and res > 0:
+            self.stream.readable = True
+            return self.stream.wake_up()
         return self.stream.received(res, flags)
-
-    def __dealloc__(self):
-        Py_XDECREF(self.target)
 
 
 cdef class Send(Operation):
@@ -282,8 +281,8 @@ cdef class Stream(Endpoint):
             layer.settle()
         if self.protocol_paused and self.unsent <= self.low:
             self.resume_protocol()
-        if self.drained is not None and self.unsent == 0:
-            self.tell_drained()
+        if self.drained is not None and (self.unsent == 0 or self.dropping):
+            self.tell_drained_lost() if self.dropping else self.tell_drained()
         if self.state == CLOSING:
             self.lose()
         return 0
@@ -310,22 +309,19 @@ cdef class Stream(Endpoint):
 
     cdef int arm(self) except -1:
         """Have a receive in flight, if reading is wanted."""
-        if (self.receive.user_data == 0 and self.state == OPEN and not self.paused and not self.finished
-                and not self.came_eof and self.came_error == 0):
-            self.receive.prepare()
-        return 0
+        if self.state != OPEN or self.paused or self.finished or self.came_eof or self.came_error:
+            return 0
+        if self.readable:
+            self.wake_up()
+        return self.receive.prepare() if self.receive.user_data == 0 else 0
 
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
         if res > 0:
-            if flags & COMPLETION_BUFFER:
-                data = self.page.take_buffer(res, flags)
-            else:
-                data = self.receive.take_target(res)
-            self.expect_more = flags & COMPLETION_NONEMPTY
+            data = self.page.take_buffer(res, flags)
             if self.state != OPEN:
                 return self.wake_up()
-            self.choose_mode(res, flags)
+            self.count_full_reads(res, flags)
             self.keep_data(data)
             if self.paused and self.receive.user_data != 0:
                 self.page.cancel(self.receive)
@@ -347,29 +343,31 @@ cdef class Stream(Endpoint):
             self.inbox = [self.inbox, data]
         return 0
 
-    cdef int choose_mode(self, int res, uint32_t flags) except -1:
-        """Large reads go straight into bytes, small ones through the pool."""
-        if not self.direct:
-            self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
-            if self.full_reads >= FULL_READS_FOR_DIRECT:
-                self.direct = True
-                self.direct_size = DIRECT_LEAST
-                self.full_reads = self.small_reads = 0
-                if flags & COMPLETION_MORE:
-                    self.page.cancel(self.receive)
-            return 0
-        if flags & COMPLETION_BUFFER:
-            return 0
-        if <size_t> res == self.direct_size and self.direct_size < DIRECT_MOST:
+    cdef int count_full_reads(self, int res, uint32_t flags) except -1:
+        """Reads that fill pool buffers: large reads from now on."""
+        self.full_reads = self.full_reads + 1 if <uint32_t> res == self.page.pool.buffer_size else 0
+        if self.full_reads >= FULL_READS_FOR_DIRECT:
+            self.direct = True
+            self.direct_size = DIRECT_LEAST
+            self.full_reads = self.small_reads = 0
+            if flags & COMPLETION_MORE:
+                self.page.cancel(self.receive)
+        return 0
+
+    cdef int count_small_reads(self, size_t size) except -1:
+        """Large reads: larger ones if they are filled, back to the pool if they bring little."""
+        if size == self.direct_size and self.direct_size < DIRECT_MOST:
             self.direct_size *= 2
-            self.receive.drop_target()
-        self.small_reads = self.small_reads + 1 if <uint32_t> res < self.page.pool.buffer_size else 0
+        self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
-            self.direct = False
-            self.receive.drop_target()
+            self.direct = self.readable = False
+            if self.receive.user_data != 0:
+                self.page.cancel(self.receive)
         return 0
 
     cdef int deliver(self) except -1:
+        if self.readable and not self.paused and self.inbox is None:
+            self.pull()
         if not self.paused and self.inbox is not None:
             self.deliver_data()
         if self.paused or self.state != OPEN or self.inbox is not None:
@@ -380,6 +378,27 @@ cdef class Stream(Endpoint):
             self.deliver_eof()
         else:
             self.arm()
+        return 0
+
+    cdef int pull(self) except -1:
+        """Read once, as much as is there up to `direct_size`, into the inbox."""
+        cdef PyObject* target = new_bytes(NULL, self.direct_size)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes> target), self.direct_size, MSG_DONTWAIT)
+        cdef int error = errno
+        if count > 0:
+            if <size_t> count < self.direct_size:
+                _PyBytes_Resize(&target, count)
+            self.inbox = <bytes> target
+        Py_XDECREF(target)
+        if count > 0:
+            self.count_small_reads(count)
+        elif count == 0:
+            self.came_eof = True
+        elif error == EAGAIN:
+            # Only now is it sure that the poll in flight will tell of what comes next.
+            self.readable = False
+        elif error != EINTR:
+            self.came_error = error
         return 0
 
     cdef int deliver_data(self) except -1:
@@ -474,7 +493,7 @@ cdef class Stream(Endpoint):
             raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
             return 0
-        if self.state != OPEN or self.dropping:
+        if self.state == CLOSED or self.dropping or self.writes_lost:
             return self.lost_write()
         # Whatever may change under our hands is copied now.
         self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
@@ -499,6 +518,8 @@ cdef class Stream(Endpoint):
     cdef int after_write(self) except -1:
         if not self.written and (self.send is None or self.send.user_data == 0):
             self.wants_flush()
+        if self.unsent >= HEAVY:
+            self.turn.heavy = True
         if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
@@ -519,7 +540,31 @@ cdef class Stream(Endpoint):
         written = self.outbox
         self.outbox = None
         self.send.load(written)
-        return self.send.prepare(ENTRY_OWNED)
+        return self.send_now() if self.turn.sparse else self.send.prepare(ENTRY_OWNED)
+
+    cdef int send_now(self) except -1:
+        """Where an entry has nothing to share with others, a call here and now is cheaper than entry and completion."""
+        cdef Send rest = self.send
+        cdef ssize_t count
+        cdef int error
+        if rest.vector != NULL:
+            rest.fill_vector()
+            count = sendmsg(self.fd, &rest.header, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            count = send(self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST),
+                         MSG_DONTWAIT | MSG_NOSIGNAL)
+        error = errno
+        self.page.direct_calls += 1
+        if count < 0 and error != EAGAIN and error != EINTR:
+            rest.unload()
+            return self.send_failed(error)
+        if count > 0:
+            self.unsent -= count
+            rest.advance(count)
+        if rest.total:
+            return rest.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
+        rest.unload()
+        return self.sent()
 
     cdef int sent(self) except -1:
         """The send in flight has ended.  Bookkeeping only."""
@@ -555,6 +600,7 @@ cdef class Stream(Endpoint):
 
     cdef int pause_protocol(self) except -1:
         self.protocol_paused = True
+        self.paused_protocol = self.protocol
         try:
             self.protocol.pause_writing()
         except (SystemExit, KeyboardInterrupt):
@@ -565,12 +611,15 @@ cdef class Stream(Endpoint):
 
     cdef int resume_protocol(self) except -1:
         self.protocol_paused = False
+        protocol, self.paused_protocol = self.paused_protocol, None
         try:
-            call_for(self.context, self.protocol.resume_writing)
+            call_for(self.context, protocol.resume_writing)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.complain("protocol.resume_writing() failed", error)
+        if self.state == CLOSING and not self.protocol_paused:
+            self.writes_lost += 1
         return 0
 
     cdef int tell_drained(self) except -1:
@@ -583,6 +632,9 @@ cdef class Stream(Endpoint):
 
     # ---- ending
 
+    cdef bint ending(self) noexcept:
+        return self.state == CLOSING
+
     cdef int close(self) except -1:
         """Stop reading, let what was written go out, then end."""
         cdef Layer layer
@@ -592,31 +644,49 @@ cdef class Stream(Endpoint):
         if layer is not None and not self.dropping:
             layer.carrier_closing()
         self.state = CLOSING
-        if self.unsent == 0:
+        self.turn.endings += 1
+        self.closed_in = self.turn.turns
+        if not self.protocol_paused:
+            # Else writes are taken until it has been resumed: TLS has its last record to send then.
             self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
-        return self.wake_up()
+        return self.end_soon() if self.unsent == 0 else self.wake_up()
+
+    cdef int end_soon(self) except -1:
+        """Put connection_lost in line with the callbacks, as asyncio does: after those due already, before others."""
+        if self.page.closed:
+            return 0
+        self.turn.soon(self.facade._go_on, (), None)
+        return 0
 
     cdef int force_close(self, object error) except -1:
         """End now; what was not sent is dropped."""
         if self.state == CLOSED or self.dropping:
             return 0
+        if self.outbox is not None and self.came_error == 0:
+            self.last_try()
+        if self.state == OPEN:
+            self.close()
         self.dropping = True
+        self.closed_in = self.turn.turns
         if self.error is None:
             self.error = error
-        self.close()
-        self.state = CLOSING
         self.outbox = None
         if self.held:
             # sendfile() holds the fd until this makes it fail.
             shutdown(self.fd, SHUT_RDWR)
         if self.send is not None and self.send.user_data != 0:
             self.page.cancel(self.send)
-        return self.wake_up()
+        return self.end_soon()
 
-    cdef bint ending(self) noexcept:
-        return self.state == CLOSING
+    cdef int last_try(self) except -1:
+        """abort() drops what the socket has no room for; what was written in this turn may not have been tried yet."""
+        if self.held or (self.send is not None and self.send.user_data != 0):
+            return 0
+        written = b"".join(self.outbox) if isinstance(self.outbox, list) else self.outbox
+        send(self.fd, PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written), MSG_DONTWAIT | MSG_NOSIGNAL)
+        return 0
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
@@ -624,6 +694,9 @@ cdef class Stream(Endpoint):
             return 0
         if self.outbox is not None and not self.dropping:
             return self.wants_flush()
+        if self.closed_in == self.turn.turns:
+            # Callbacks that this turn has made due come first.
+            return self.end_soon()
         self.state = CLOSED
         self.unsent = 0
         self.inbox = self.outbox = None
@@ -641,6 +714,7 @@ cdef class Stream(Endpoint):
     cdef int let_go(self) except -1:
         """Close the fd and break the reference cycles."""
         cdef int fd = self.fd
+        self.turn.endings -= 1
         waiter, self.waiter = self.waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))
@@ -656,7 +730,7 @@ cdef class Stream(Endpoint):
         self.receive.stream = None
         if self.send is not None:
             self.send.stream = None
-        self.facade = self.protocol = self.data_received = None
+        self.facade = self.protocol = self.paused_protocol = self.data_received = None
         self.layer = None
         return 0
 
@@ -696,7 +770,8 @@ cdef class Stream(Endpoint):
             self.paused = False
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
-            if self.inbox is not None or self.came_eof or self.came_error or self.receive.user_data == 0:
+            if (self.inbox is not None or self.came_eof or self.came_error or self.readable
+                    or self.receive.user_data == 0):
                 self.wake_up()
         return 0
 
@@ -817,7 +892,8 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
     """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
     cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra or ()), sock)
     hold_socket(sock)
-    stream.wake_up()
+    # In line with the callbacks: whoever is cancelled while it waits for the connection finds it made.
+    turn.soon(stream.facade._go_on, (), None)
     return stream.facade
 
 
@@ -840,7 +916,8 @@ cdef object new_transport(Stream stream):
 class StreamTransport(asyncio.Transport):
     """A connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
 
-    __slots__ = ("_core", "__weakref__")
+    # Tests replace methods of transports by mocks, which an instance dictionary takes.
+    __slots__ = ("_core", "__weakref__", "__dict__")
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
@@ -918,18 +995,12 @@ class StreamTransport(asyncio.Transport):
     def _force_close(self, exc):
         (<Stream> self._core).force_close(exc)
 
-    def _hold_writes(self):
-        """Refuse writes until `_release_writes`; a future that is done when nothing written is unsent."""
+    def _go_on(self):
+        """What the connection has in line with callbacks: connection_made, connection_lost."""
         cdef Stream core = self._core
-        if core.held:
-            raise RuntimeError("sendfile is in progress already")
-        core.held = True
-        return core.when_drained()
-
-    def _release_writes(self):
-        cdef Stream core = self._core
-        core.held = False
-        core.wake_up()
+        if core.state == CLOSING and core.closed_in != core.turn.turns and core.page.eager:
+            core.page.await_end(core.receive)
+        core.run(core.turn)
 
     def __repr__(self):
         return (<Stream> self._core).describe()

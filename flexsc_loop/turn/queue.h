@@ -39,6 +39,12 @@ static inline bool queue_push(struct flexsc_queue *queue, void *item)
     return true;
 }
 
+/* The item `ahead` places behind the first one. */
+static inline void *queue_peek(const struct flexsc_queue *queue, size_t ahead)
+{
+    return queue->items[(queue->head + ahead) & queue->mask];
+}
+
 /* Take the first item; the queue must not be empty. */
 static inline void *queue_pop(struct flexsc_queue *queue)
 {

@@ -5,11 +5,14 @@ from flexsc_loop.syscalls.page cimport Page
 
 cdef extern from "queue.h":
     struct flexsc_queue:
+        void** items
         size_t head
         size_t tail
+        size_t mask
 
     size_t queue_count(const flexsc_queue* queue) noexcept
     bint queue_push(flexsc_queue* queue, void* item) noexcept
+    void* queue_peek(const flexsc_queue* queue, size_t ahead) noexcept
     void* queue_pop(flexsc_queue* queue) noexcept
     void queue_free(flexsc_queue* queue) noexcept
 
@@ -28,6 +31,11 @@ cdef extern from "timers.h":
     void* timers_pop(flexsc_timers* timers) noexcept
     void timers_rebuild(flexsc_timers* timers) noexcept
     void timers_free(flexsc_timers* timers) noexcept
+
+
+cdef extern from "ticks.h":
+    uint64_t ticks_now() noexcept
+    uint64_t ticks_in_200_us() noexcept
 
 
 cdef enum:
@@ -61,6 +69,7 @@ cdef class Handle(Runnable):
     cdef object __weakref__
 
     cdef int drop(self) except -1
+    cdef int remember(self) except -1
     cdef bint debugging(self) noexcept
 
 
@@ -79,7 +88,15 @@ cdef class Turn:
     cdef size_t timers_cancelled
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
+    cdef bint sparse                 # while flushing: so few endpoints are written to that each may call for itself
+    cdef bint heavy                  # much has been written
+    cdef uint64_t published_at       # ticks of the last time that entries were handed over
+    cdef size_t endings              # endpoints that were closed and have not ended yet
+    cdef dict attributes             # the loop's __dict__
+    cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
+    cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
+    cdef bint inside                 # in `_run_turns`
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef public bint _closed
@@ -93,16 +110,21 @@ cdef class Turn:
     cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef int one_turn(self) except -1
     cdef int run_arrived(self) except -1
-    cdef int run_ending(self) except -1
     cdef int run_handles(self) except -1
-    cdef int publish_if_many(self) except -1
+    cdef int publish_if_due(self) except -1
+    cdef int publish_now(self) except -1
+    cdef int send_much(self) except -1
+    cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1
     cdef int retire(self, Handle handle) except -1
     cdef int due_timers(self) except -1
     cdef int compact_timers(self) except -1
-    cdef int64_t patience(self) noexcept
+    cdef double now(self) except? -1
+    cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self) except -1
+    cdef int hand_over(self) except -1
+    cdef int rouse(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

@@ -9,7 +9,6 @@ due timers -> run callbacks that are due -> deliver what has arrived, each with 
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
-from asyncio.log import logger
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -59,6 +58,7 @@ cdef enum:
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
+    THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
 
 cdef object Future = futures.Future
@@ -133,7 +133,7 @@ cdef class Endpoint(Runnable):
         return 0
 
     cdef bint ending(self) noexcept:
-        """Whether user code has ended it, and it only waits for its operations."""
+        """Whether the only thing left to do is to end."""
         return False
 
 
@@ -164,6 +164,13 @@ cdef class Handle(Runnable):
         self._cancelled = True
         self._callback = None
         self._args = None
+        return 0
+
+    cdef int remember(self) except -1:
+        """Debug mode, it has run: keep what to show of it, but not what it was called with."""
+        if Py_REFCNT(self) > HELD_HERE and self._repr is None:
+            self._repr = repr(self)
+        self._callback = self._args = None
         return 0
 
     cdef bint debugging(self) noexcept:
@@ -243,14 +250,10 @@ cdef class TimerHandle(Handle):
         if not isinstance(other, TimerHandle):
             return NotImplemented
         cdef TimerHandle one = self, two = other
-        if how == 0:
-            return one.deadline < two.deadline
-        if how == 1:
-            return one.deadline <= two.deadline
-        if how == 4:
-            return one.deadline > two.deadline
-        if how == 5:
-            return one.deadline >= two.deadline
+        if how in (0, 1):
+            return one.deadline < two.deadline or (how == 1 and one.deadline == two.deadline)
+        if how in (4, 5):
+            return one.deadline > two.deadline or (how == 5 and one.deadline == two.deadline)
         same = (one.deadline == two.deadline and one._callback == two._callback and one._args == two._args
                 and one._cancelled == two._cancelled)
         return same if how == 2 else not same
@@ -272,7 +275,7 @@ cdef class Turn:
 
     def _use_page(self, Page page):
         self.page = page
-        self.flush_at = 1 if page.eager else OWN_FLUSH_AT
+        self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _forget_everything(self):
         self.forget_everything()
@@ -280,6 +283,7 @@ cdef class Turn:
     cdef int forget_everything(self) except -1:
         """Drop all that waits to be run or flushed."""
         cdef Handle handle
+        self.jobs = None
         self.drop_queue(&self.ready)
         self.drop_queue(&self.arrived)
         while self.timers.count:
@@ -329,10 +333,10 @@ cdef class Turn:
         each delivery were a turn of its own.  Once callbacks are left over, the rest is delivered first, so that
         callbacks which schedule each other can't hold up other connections.
         """
-        cdef size_t count = queue_count(&self.arrived)
+        cdef size_t count, backlog
         cdef Endpoint endpoint
         cdef void* taken
-        cdef size_t backlog
+        count = queue_count(&self.arrived)
         if queue_count(&self.ready):
             self.run_handles()
         while count and queue_count(&self.arrived):
@@ -347,23 +351,7 @@ cdef class Turn:
                 endpoint.run(self)
             if backlog == 0 and queue_count(&self.ready):
                 self.run_handles()
-            self.publish_if_many()
-        return 0
-
-    cdef int run_ending(self) except -1:
-        """End the connections whose operations are over; what else has arrived waits for the next run."""
-        cdef size_t count = queue_count(&self.arrived)
-        cdef Endpoint endpoint
-        cdef void* taken
-        while count:
-            count -= 1
-            taken = queue_pop(&self.arrived)
-            endpoint = <Endpoint> taken
-            Py_DECREF(endpoint)
-            if endpoint.ending():
-                endpoint.run(self)
-            else:
-                self.push_arrived(endpoint)
+            self.publish_if_due()
         return 0
 
     cdef int run_handles(self) except -1:
@@ -378,26 +366,48 @@ cdef class Turn:
             Py_DECREF(handle)
             if self._debug:
                 self.run_slowly(handle)
+                handle.remember()
             else:
                 handle.run(self)
                 if type(handle) is Handle:
                     self.retire(handle)
                 else:
                     handle._callback = handle._args = None
-            self.publish_if_many()
+            self.publish_if_due()
         return 0
 
-    cdef int publish_if_many(self) except -1:
-        """No reply waits for more than so many others; with a syscall thread, for none."""
-        if self.dirty_count >= self.flush_at:
-            self.flush_dirty()
-            self.page.publish()
+    cdef int publish_if_due(self) except -1:
+        """No reply waits for many others, a slow handler or much data; with an idle syscall thread, for nothing."""
+        if self.dirty_count == 0:
+            return 0
+        if self.heavy:
+            self.send_much()
+        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_200_us()
+                or (self.page.eager and self.page.hungry())):
+            self.publish_now()
+        return 0
+
+    cdef int send_much(self) except -1:
+        """Send now, and free what has been sent, so that the next takes its place in the cache."""
+        if self.dirty_count <= self.page.direct_most:
+            self.heavy = False
+            return self.flush_dirty()
+        self.publish_now()
+        self.page.reap()
+        return 0
+
+    cdef int publish_now(self) except -1:
+        self.heavy = False
+        self.flush_dirty()
+        self.page.publish()
+        self.published_at = ticks_now()
         return 0
 
     cdef int retire(self, Handle handle) except -1:
         """A handle that has run: use it again if nobody else holds it."""
         handle._callback = handle._args = None
-        if Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle):
+        if (Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle)
+                and handle._source_traceback is None and handle._repr is None):
             handle._context = handle._loop = None
             handle._cancelled = False
             Py_INCREF(handle)
@@ -408,7 +418,8 @@ cdef class Turn:
     cdef int run_slowly(self, Runnable item) except -1:
         """Debug mode: run, and complain when that took long."""
         cdef double start = monotonic()
-        self._current_handle = item
+        # asyncio's exception handler asks it for the place that it comes from.
+        self._current_handle = item if isinstance(item, Handle) else None
         try:
             item.run(self)
         finally:
@@ -416,7 +427,7 @@ cdef class Turn:
         took = monotonic() - start
         if took >= self.slow_callback_duration:
             named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
-            logger.warning("Executing %s took %.3f seconds", named, took)
+            base_events.logger.warning("Executing %s took %.3f seconds", named, took)
         return 0
 
     cdef int report(self, object source, object callback, object args) except -1:
@@ -454,6 +465,7 @@ cdef class Turn:
     cdef int flush_dirty(self) except -1:
         cdef size_t at = 0
         cdef Endpoint endpoint
+        self.sparse = self.dirty_count <= self.page.direct_most
         try:
             while at < self.dirty_count:
                 endpoint = <Endpoint> self.dirty[at]
@@ -464,13 +476,29 @@ cdef class Turn:
                 finally:
                     Py_DECREF(endpoint)
         finally:
+            self.sparse = False
             # Only after an error is anything left to move down.
             for i in range(self.dirty_count - at):
                 self.dirty[i] = self.dirty[at + i]
             self.dirty_count -= at
         return 0
 
+    cdef int hand_over(self) except -1:
+        """Jobs for other threads go last: whoever does them gets the GIL for a moment."""
+        cdef Endpoint jobs = self.jobs
+        self.jobs = None
+        if not self.page.closed:
+            self.page.publish()
+        jobs.flush()
+        return 0
+
     # ---- timers
+
+    cdef double now(self) except? -1:
+        """The loop's clock, which tests replace: by `loop.time = …`, or in a class of their own."""
+        if self.replaced_clock or (self.attributes is not None and "time" in self.attributes):
+            return self.time()
+        return monotonic()
 
     cdef int due_timers(self) except -1:
         """Move timers whose time has come to the ready queue."""
@@ -480,7 +508,7 @@ cdef class Turn:
             self.compact_timers()
         if self.timers.count == 0:
             return 0
-        now = monotonic() + CLOCK_RESOLUTION
+        now = self.now() + CLOCK_RESOLUTION
         while self.timers.count and self.timers.heap[0].when <= now:
             handle = <TimerHandle> timers_pop(&self.timers)
             handle._scheduled = False
@@ -510,14 +538,14 @@ cdef class Turn:
         timers_rebuild(&self.timers)
         return 0
 
-    cdef int64_t patience(self) noexcept:
+    cdef int64_t patience(self) except? -2:
         """How long the loop may sleep, in nanoseconds: 0 not at all, -1 without limit."""
         cdef double left
         if queue_count(&self.ready) or queue_count(&self.arrived) or self._stopping:
             return 0
         if self.timers.count == 0:
             return -1
-        left = self.timers.heap[0].when - monotonic()
+        left = self.timers.heap[0].when - self.now()
         if left <= 0:
             return 0
         if left > LONGEST_SLEEP:
@@ -531,6 +559,8 @@ cdef class Turn:
         self.turns += 1
         if self.dirty_count:
             self.flush_dirty()
+        if self.jobs is not None:
+            self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
         if patience != 0 or not self.page.idle():
@@ -541,28 +571,60 @@ cdef class Turn:
                 self.sleeping = False
             self.page.reap()
             PyErr_CheckSignals()
+        self.published_at = ticks_now()
         self.due_timers()
         return self.run_arrived()
 
     def _run_once(self):
+        """One turn, for those who call this instead of `run_forever`."""
+        self.page.bind()
         self.one_turn()
 
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
+        self.inside = True
+        self.attributes = self.__dict__
+        self.replaced_clock = type(self).time is not Turn.time
         try:
             while True:
                 self.one_turn()
                 if self._stopping:
                     break
         finally:
+            self.inside = False
+            if self.jobs is not None:
+                self.hand_over()
             if not self.page.closed:
                 self.flush_dirty()
                 self.page.publish()
-                if self.page.eager:
-                    # What was written must have been tried before the loop may be closed, and who has closed a
-                    # connection at the end of the run expects it to be closed, as it is with asyncio.
+                if self.page.eager or self.endings:
+                    # What was written must have been tried before the loop may be closed.
                     self.page.barrier()
-                    self.run_ending()
+        if self.endings and not self.page.closed:
+            # What was closed in this run ends in it, if it need not wait for a peer: no other turn may ever come.
+            self.run_endings()
+
+    cdef int run_endings(self) except -1:
+        """Let what was closed end, if it is ready to."""
+        cdef size_t count = queue_count(&self.arrived)
+        cdef Endpoint endpoint
+        cdef void* taken
+        while count and queue_count(&self.arrived):
+            count -= 1
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            if endpoint.ending():
+                endpoint.run(self)
+            else:
+                self.push_arrived(endpoint)
+        return 0
+
+    def _waiting_handles(self):
+        """The handles in the ready queue, and those of the timers; for debuggers."""
+        cdef size_t at
+        return ([<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)],
+                [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
 
     # ---- what asyncio calls
 
@@ -614,6 +676,13 @@ cdef class Turn:
                 sched_yield()
         return handle
 
+    cdef int rouse(self) except -1:
+        """Another thread has brought something: wake the loop if it sleeps."""
+        if self.sleeping:
+            self.sleeping = False
+            self.page.wake()
+        return 0
+
     cdef TimerHandle at(self, double when, object callback, tuple args, object context):
         cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
         if self._closed:
@@ -638,7 +707,7 @@ cdef class Turn:
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_later")
-        return self.at(monotonic() + <double> delay, callback, args, context)
+        return self.at(self.now() + <double> delay, callback, args, context)
 
     def call_at(self, when, callback, *args, context=None):
         """Have `callback(*args)` called when the loop's clock shows `when`.  Source: asyncio.loop.call_at."""

@@ -113,6 +113,67 @@ static void test_recvmsg(enum mode mode) {
     rig_close(&rig);
 }
 
+/* Checks datagrams: the n-th one holds n % 50 bytes n, but those that `cut` says are longer than a buffer. */
+struct post_box {
+    struct op op;
+    struct sockaddr_in sender;
+    unsigned count, cut;
+};
+
+static void post_box_on_completion(struct rig *rig, struct op *op) {
+    struct post_box *box = op->owner;
+    if (!(op->flags & COMPLETION_BUFFER))
+        return;
+    const char *buffer = rig_buffer(rig, op->flags);
+    struct flexsc_datagram head;
+    memcpy(&head, buffer, sizeof head);
+    const char *name = buffer + sizeof head, *data = name + sizeof box->sender;
+    CHECK(head.name_size == sizeof box->sender && memcmp(name, &box->sender, 8) == 0, "a wrong sender");
+    bool cut = box->count == box->cut;
+    CHECK(!(head.flags & MSG_TRUNC) == !cut, "flags %x", head.flags);
+    CHECK(cut || head.size == box->count % 50, "%u bytes", head.size);
+    for (unsigned i = 0; i < head.size && !cut; i++)
+        CHECK(data[i] == (char)box->count, "wrong data");
+    box->count++;
+    rig_give_buffer(rig, op->flags >> COMPLETION_BUFFER_SHIFT);
+}
+
+static void test_datagrams_into_a_pool(enum mode mode) {
+    struct rig rig = rig_open(mode, 16);
+    struct post_box box = {.op.on_completion = post_box_on_completion, .cut = 70};
+    struct msghdr header = {.msg_namelen = sizeof box.sender};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    char out[200];
+    int in = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0), from = socket(AF_INET, SOCK_DGRAM, 0);
+    rig_pool(&rig, 8, 128);
+    flexsc_page_set_datagram_pool(rig.page, rig.slots, rig.slot_count);
+    CHECK(bind(in, (struct sockaddr *)&address, size) == 0 && bind(from, (struct sockaddr *)&address, size) == 0, "bind");
+    CHECK(getsockname(in, (struct sockaddr *)&address, &size) == 0, "name");
+    CHECK(getsockname(from, (struct sockaddr *)&box.sender, &size) == 0, "name");
+    box.op.owner = &box;
+    for (unsigned n = 0, burst = 0; n < 600; burst++) {
+        unsigned end = n + 1 + burst % 40;
+        for (; n < end; n++) {
+            size_t bytes = n == box.cut ? sizeof out : n % 50;
+            memset(out, (char)n, sizeof out);
+            CHECK(sendto(from, out, bytes, 0, (struct sockaddr *)&address, sizeof address) == (ssize_t)bytes, "send");
+        }
+        while (box.count < n) {
+            if (box.op.entry == NULL) {
+                CHECK(burst == 0 || box.op.res == -ENOBUFS, "ended with %d", box.op.res);
+                rig_submit(&rig, &box.op, CALL_RECVMSG, in, MULTI | ENTRY_OWNED, &header, 1, 0);
+            }
+            rig_turn(&rig, -1);
+        }
+        if (burst % 3 == 0)
+            rig_calm(&rig);
+    }
+    close_by_entry(&rig, in);
+    close(from);
+    rig_close(&rig);
+}
+
 /* Collects what a multishot receive brings. */
 struct sink {
     struct op op;
@@ -411,6 +472,7 @@ static const struct test tests[] = {
     {"recv", test_recv, IN_ALL_MODES},
     {"high numbers", test_high_numbers, IN_ALL_MODES},
     {"recvmsg", test_recvmsg, IN_ALL_MODES},
+    {"datagrams into a pool", test_datagrams_into_a_pool, IN_ALL_MODES},
     {"multishot recv", test_multishot_recv, IN_ALL_MODES},
     {"pool counters wrap", test_pool_counters_wrap, IN_ALL_MODES},
     {"short reads with more behind", test_short_reads_with_more_behind, IN_ALL_MODES},

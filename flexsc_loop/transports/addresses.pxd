@@ -1,0 +1,22 @@
+cdef enum:
+    ADDRESS_MOST = 112           # bytes of the longest sockaddr that is decoded here: a Unix socket's
+
+
+cdef struct Known:
+    void* address                # what Python programs see, one reference; NULL: an empty place
+    void* raw                    # bytes: the sockaddr, one reference
+
+
+cdef class AddressBook:
+    cdef readonly int family
+    cdef Known first             # the first peer: many endpoints never have another one
+    cdef Known* by_raw           # PLACES each, in one block that is allocated for the second one
+    cdef Known* by_identity
+
+    cdef object decode(self, const char* raw, size_t size)
+    cdef bytes encode(self, object address)
+    cdef int remember(self, object address, bytes raw, size_t place) except -1
+
+
+cdef object decode(const char* raw, size_t size)
+cdef bytes encode(int family, object address)

@@ -1,0 +1,45 @@
+from libc.stdint cimport uint32_t
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.transports.addresses cimport AddressBook
+from flexsc_loop.transports.outgoing cimport Outgoing
+from flexsc_loop.transports.stream cimport msghdr
+from flexsc_loop.turn.turn cimport flexsc_queue
+
+
+cdef class ReceiveFrom(Operation):
+    cdef Datagrams endpoint
+    cdef msghdr header                # says how much room there is for the sender's address
+
+    cdef int prepare(self) except -1
+
+
+cdef class Datagrams(Outgoing):
+    cdef object waiter                # future of whoever opens the endpoint
+    cdef object address               # the only destination that sendto() may name, or None
+    cdef dict extra
+    cdef AddressBook book
+    cdef object error                 # what connection_lost will be told
+
+    cdef bint fresh                   # connection_made is still to be called
+    cdef bint introduced              # connection_made has been called
+    cdef bint paused                  # pause_reading
+    cdef flexsc_queue inbox           # received, not delivered: data and address of each, with one reference
+    cdef ReceiveFrom receive
+    cdef list errors                  # for error_received
+
+    cdef int introduce(self) except -1
+    cdef int arm(self) except -1
+    cdef int received(self, int res, uint32_t flags) except -1
+    cdef int take(self, uint32_t id) except -1
+    cdef int deliver(self) except -1
+    cdef int deliver_each(self, object callback) except -1
+    cdef int deliver_errors(self) except -1
+    cdef int sendto(self, object data, object address) except -1
+    cdef int close(self) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int lose(self) except -1
+    cdef int let_go(self) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef str describe(self)

@@ -1,0 +1,13 @@
+from typing_extensions import disjoint_base
+
+from flexsc_loop.syscalls.operation import Operation
+from flexsc_loop.turn.turn import Endpoint
+
+@disjoint_base
+class Writable(Operation): ...
+@disjoint_base
+class SendTo(Operation): ...
+
+@disjoint_base
+class Outgoing(Endpoint):
+    def try_again(self) -> None: ...

@@ -1,0 +1,67 @@
+"""Runs test suites that others wrote on this loop and on the standard one, and compares.
+
+Fails when a test fails (or hangs, crashes, is skipped) on this loop that passes on the standard one; a test that fails
+is tried again, alone, before it counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+
+from tests.suites import aiohttp_suite, cpython, report, runs
+from tests.support import ROOT, WAYS
+
+SUITES: dict[str, ModuleType] = {"cpython": cpython, "aiohttp": aiohttp_suite}
+OURS = [name for name, way in WAYS.items() if way.ours]
+
+
+def tell(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)
+
+
+def run(name: str, args: argparse.Namespace) -> bool:
+    """Run one suite and print what came out; returns whether it holds."""
+    suite, start = SUITES[name], time.monotonic()
+    parts = [part for part in suite.parts(args.quick) if any(fnmatchcase(part.name, one) for one in args.part or "*")]
+    exclusions = suite.exclusions()
+    found = runs.run_suite(parts, args.way or OURS, exclusions, args.jobs, tell)
+    for way, tables in found.items():
+        print(f"\n{name} on Python {sys.version.split()[0]}, {way}\n{report.table(tables)}")
+    listed, unused = report.excluded(found, exclusions)
+    print("\n".join(["", listed, report.listing(found, args.verbose)]))
+    complete = not args.quick and not args.part
+    invalid = report.broken(found) + [f"exclusion without a test: {one.pattern}" for one in unused if complete]
+    for line in invalid:
+        print(f"INVALID   {line}")
+    bad = report.worse(found) + len(invalid)
+    print(f"{name}: {bad or 'nothing'} worse than on the standard loop; {time.monotonic() - start:.0f} s")
+    target = Path(args.json or ROOT / "build" / "suites") / f"{name}-{cpython.VERSION}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(report.as_json(found, exclusions), indent=1))
+    return not bad
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.suites", description=__doc__)
+    parser.add_argument("suite", nargs="*", choices=[[], *SUITES], help="all of them unless given")
+    parser.add_argument("--way", action="append", choices=OURS, help="all four unless given (may be repeated)")
+    parser.add_argument("--part", action="append", metavar="PATTERN", help="these modules only (may be repeated)")
+    parser.add_argument("--quick", action="store_true", help="a representative part")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time")
+    parser.add_argument("--json", metavar="FOLDER", help="where to write all results; build/suites unless given")
+    parser.add_argument("--verbose", action="store_true", help="whole tracebacks")
+    args = parser.parse_args()
+    held = [run(name, args) for name in args.suite or SUITES]
+    sys.exit(not all(held))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""CPython's own tests of asyncio, as they come with the interpreter that runs this."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from tests.suites.runs import Exclusion, Part
+
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+#: For `.ci/run`: together about a minute, and most of what this loop does not inherit.
+QUICK = ("test_buffered_proto", "test_events", "test_server", "test_sock_lowlevel", "test_streams", "test_sslproto")
+
+SELECTORS = "EPollEventLoopTests again, with another selector"
+SELECTOR = "looks into the selector loop: a mock stands for its selector, or is asked what it watches"
+QUEUES = "puts handles into the queues of asyncio's own loop, or has it wait on a mock"
+NO_FD = "a mock without a descriptor stands for the socket, which no system call can be made for"
+
+EXCLUDED = [
+    Exclusion("test_selector_events.*Tests.*", "the selector loop's own internals, with mocks around it"),
+    Exclusion("test_proactor_events.*Tests.*", "the internals of the loop for Windows"),
+    Exclusion("test_events.PollEventLoopTests.*", SELECTORS),
+    Exclusion("test_events.SelectEventLoopTests.*", SELECTORS),
+    Exclusion("test_sendfile.PollEventLoopTests.*", SELECTORS),
+    Exclusion("test_sendfile.SelectEventLoopTests.*", SELECTORS),
+    Exclusion("test_sock_lowlevel.PollEventLoopTests.*", SELECTORS),
+    Exclusion("test_sock_lowlevel.SelectEventLoopTests.*", SELECTORS),
+    Exclusion("test_events.EPollEventLoopTests.test_internal_fds", SELECTOR),
+    Exclusion("test_events.EPollEventLoopTests.test_timeout_rounding", SELECTOR),
+    Exclusion("test_base_events.BaseEventLoopTests.test__add_callback_handle", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test__run_once", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test__run_once_schedule_handle", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test__run_once_cancelled_event_cleanup", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test_run_forever_pre_stopped", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping", SELECTOR),
+    Exclusion("test_base_events.BaseEventLoopTests.test_not_implemented", "what a base class lacks, and this loop has"),
+    Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_*", SELECTOR),
+    Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_ipv6_scope", NO_FD),
+    Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_no_inet_pton", NO_FD),
+    Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_service_name", NO_FD),
+    Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_server_soreuseport_only_defined", NO_FD),
+    Exclusion("test_base_events.BaseLoopSockSendfileTests.*", "asks for asyncio's BaseSelectorEventLoop by name"),
+    Exclusion(
+        "test_subprocess.GenericWatcherTests.test_create_subprocess_fails_with_inactive_watcher",
+        "children are awaited without a child watcher",
+        ("3.11", "3.12", "3.13"),
+    ),
+    Exclusion(
+        "test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing",
+        "a mock stands for `sys` in asyncio's own module; tests/test_introspection.py has it with a real end",
+    ),
+    Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_blocking_error", SELECTOR),
+    Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_cancel*", SELECTOR),
+    Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_exception", SELECTOR),
+    Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_os_error_*", SELECTOR),
+]
+
+
+def command(module: str, loop: str) -> list[str]:
+    return [sys.executable, "-W", "default", "-bb", "-m", "tests.suites.cpython_child", module, f"--loop={loop}"]
+
+
+def parts(quick: bool) -> list[Part]:
+    """One part for each module of the suite; raises RuntimeError where the suite is not installed."""
+    found = importlib.util.find_spec("test.test_asyncio")
+    if found is None or not found.submodule_search_locations:
+        debian = f"Debian has it in libpython{VERSION}-testsuite"
+        raise RuntimeError(f"the tests of asyncio are not installed with {sys.executable}; {debian}")
+    names = sorted(path.stem for path in Path(found.submodule_search_locations[0]).glob("test_*.py"))
+    # The longest first, so that they don't run alone at the end.
+    names.sort(key=lambda name: name not in ("test_tasks", "test_events", "test_ssl", "test_subprocess"))
+    return [
+        Part(name, lambda loop, name=name: command(name, loop))  # type: ignore[misc]
+        for name in names
+        if not quick or name in QUICK
+    ]
+
+
+def exclusions() -> list[Exclusion]:
+    return [one for one in EXCLUDED if one.holds(VERSION)]

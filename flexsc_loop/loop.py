@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import base_events, events, sslproto
 from typing import Any
@@ -94,13 +95,24 @@ class Loop(SocketTurn, Queues, UnixSockets, Signals, Files, Datagrams, Pipes, Ch
             self._drop_signals()
         asyncio.BaseEventLoop.close(self)
         self._forget_sockets()
-        for owner in list(self.owned.values()):
-            if isinstance(owner, Listener):
-                owner.close()
+        unclosed = [owner for owner in self.owned.values() if isinstance(owner, Listener)]
+        names = [repr(listener) for listener in unclosed]
+        for listener in unclosed:
+            listener.close()
         self.page.shut()
         # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
         self.owned.clear()
         self._forget_everything()
+        # Last, since with -W error these are exceptions.
+        for name in names:
+            warnings.warn(f"unclosed server {name}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        place = "the own thread" if self.choice.cpu is None else f"a syscall thread on CPU {self.choice.cpu}"
+        return (
+            f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()} "
+            f"{self.choice.kind} page served by {place}>"
+        )
 
     def stats(self) -> dict[str, int]:
         """What the loop has counted since it was made.

@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 import threading
+import warnings
 import weakref
 from asyncio import base_events, events
 from typing import Any
@@ -104,14 +105,24 @@ class Loop(
         asyncio.BaseEventLoop.close(self)
         self._jobs = None
         self._forget_sockets()
-        for owner in list(self.owned.values()):
-            if isinstance(owner, Listener):
-                owner.close()
+        unclosed = [owner for owner in self.owned.values() if isinstance(owner, Listener)]
+        names = [repr(listener) for listener in unclosed]
+        for listener in unclosed:
+            listener.close()
         self.page.shut()
         # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
         self.owned.clear()
         self._forget_everything()
-        self.owned.clear()
+        # Last, since with -W error these are exceptions.
+        for name in names:
+            warnings.warn(f"unclosed server {name}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        place = "the own thread" if self.choice.cpu is None else f"a syscall thread on CPU {self.choice.cpu}"
+        return (
+            f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()} "
+            f"{self.choice.kind} page served by {place}>"
+        )
 
     def stats(self) -> dict[str, int]:
         """What the loop has counted since it was made.

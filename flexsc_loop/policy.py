@@ -15,18 +15,22 @@ if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as _Base
 else:
     with warnings.catch_warnings():
-        # Python 3.14 deprecates policies; those who use them have been told by their own call.
+        # Python 3.14 deprecates policies and 3.16 has none; nothing here needs them but FlexSCPolicy and `install`.
         warnings.simplefilter("ignore", DeprecationWarning)
-        _Base = asyncio.DefaultEventLoopPolicy
+        _Base = getattr(asyncio, "DefaultEventLoopPolicy", object)
+
+NO_POLICIES = "this Python has no event loop policies: use loop_factory=flexsc_loop.new_event_loop"
 
 
 class FlexSCPolicy(_Base):
     """Makes every new event loop a FlexSC loop: `asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy())`.
 
-    pages, threads: as for `new_event_loop`.
+    pages, threads: as for `new_event_loop`.  Raises RuntimeError where Python has no policies any more (3.16).
     """
 
     def __init__(self, *, pages: str | None = None, threads: str | None = None) -> None:
+        if _Base is object:
+            raise RuntimeError(NO_POLICIES)
         super().__init__()
         self._pages, self._threads = pages, threads
 
@@ -47,10 +51,14 @@ def new_event_loop(*, pages: str | None = None, threads: str | None = None) -> L
 
 
 def install() -> None:
-    """Make this the loop of the whole process; for servers that choose theirs through the policy."""
+    """Make this the loop of the whole process; for servers that choose theirs through the policy.
+
+    Raises RuntimeError where Python has no policies any more (3.16).
+    """
+    policy = FlexSCPolicy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        asyncio.set_event_loop_policy(FlexSCPolicy())
+        asyncio.set_event_loop_policy(policy)
 
 
 def run(

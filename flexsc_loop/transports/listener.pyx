@@ -91,6 +91,11 @@ cdef class Listener(Endpoint):
         turn.owned[self.fd] = self
         self.accept.prepare()
 
+    def __repr__(self):
+        if self.fd < 0:
+            return "<Listener closed>"
+        return f"<Listener fd={self.fd} {self.sock.getsockname()!r} protocols={self.factory!r}>"
+
     cdef int accepted(self, int res) except -1:
         """One completion of the accept.  Bookkeeping only."""
         if res >= 0:

@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, ECANCELED
-from flexsc_loop.turn.turn cimport Endpoint, Handle, Turn
+from flexsc_loop.turn.turn cimport Endpoint, Handle, Turn, stack_here
 
 
 cdef extern from "Python.h":
@@ -50,6 +50,11 @@ cdef class Watch(Endpoint):
     cdef Handle handle
     cdef Poll poll
     cdef bint lost                   # the fd can't be polled any more
+
+    def __repr__(self):
+        """In debug mode, slow callbacks are reported by it."""
+        what = "reader" if self.mask & POLLIN else "writer"
+        return f"<{what} fd={self.fd} {self.handle!r}>"
 
     cdef int ready(self, int res) except -1:
         """The poll's completion.  Bookkeeping only."""
@@ -147,6 +152,8 @@ cdef class ReadinessTurn(Turn):
         handle._callback = callback
         handle._args = args
         handle._context = PyContext_CopyCurrent()
+        if self._debug:
+            handle._source_traceback = stack_here()
         if fd in watches:
             (<Watch> watches[fd]).disarm()
         watches[fd] = watch_fd(self, fd, mask, handle)

@@ -265,6 +265,10 @@ cdef class Stream(Endpoint):
     def __cinit__(self):
         self.fd = -1
 
+    def __repr__(self):
+        """In debug mode, slow deliveries are reported by it."""
+        return f"{self.describe()} of {self.protocol!r}"
+
     # ---- from the ready queue
 
     cdef int run(self, Turn turn) except -1:

@@ -133,4 +133,5 @@ cdef class Turn:
 
 
 cdef int call_in(object context, object callback, object argument) except -1
+cdef object stack_here()
 cdef double monotonic() noexcept nogil

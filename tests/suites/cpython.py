@@ -48,6 +48,11 @@ EXCLUDED = [
         ("3.11", "3.12", "3.13"),
     ),
     Exclusion(
+        "test_subprocess.SubprocessFastWatcherTests.*",
+        "this child watcher takes the exit status of every child of the process, whoever waits for it",
+        ("3.11", "3.12", "3.13"),
+    ),
+    Exclusion(
         "test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing",
         "a mock stands for `sys` in asyncio's own module; tests/test_introspection.py has it with a real end",
     ),

@@ -13,9 +13,9 @@ from posix.unistd cimport close as close_fd, geteuid, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE, EAGAIN, EBUSY,
-    ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS, Page,
-    flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
+    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE,
+    EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS,
+    Page, flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
 )
 
 

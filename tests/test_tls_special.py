@@ -271,7 +271,7 @@ async def test_data_before_the_upgrade_is_not_lost(loop, contexts):
         peer.tls.do_handshake()
     reader, writers = asyncio.StreamReader(), []
     protocol = asyncio.StreamReaderProtocol(reader, lambda _, writer: writers.append(writer))
-    transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours)
+    _transport, _ = await loop.connect_accepted_socket(lambda: protocol, ours)
     await peer.send_raw(b"PROXY header\r\n" + peer.outgoing.read())
     assert await reader.readline() == b"PROXY header\r\n"
     await settle(lambda: reader._buffer)

@@ -16,6 +16,7 @@ QUICK = ("test_buffered_proto", "test_events", "test_server", "test_sock_lowleve
 SELECTORS = "EPollEventLoopTests again, with another selector"
 SELECTOR = "looks into the selector loop: a mock stands for its selector, or is asked what it watches"
 QUEUES = "puts handles into the queues of asyncio's own loop, or has it wait on a mock"
+SSL_PROTOCOL = "reaches into asyncio's own SSLProtocol; tests/test_tls_contract.py has the same with a slow far end"
 NO_FD = "a mock without a descriptor stands for the socket, which no system call can be made for"
 
 EXCLUDED = [
@@ -56,6 +57,8 @@ EXCLUDED = [
         "test_unix_events.SelectorEventLoopSignalTests.test_close_on_finalizing",
         "a mock stands for `sys` in asyncio's own module; tests/test_introspection.py has it with a real end",
     ),
+    Exclusion("test_ssl.TestSSL.test_flush_before_shutdown", SSL_PROTOCOL),
+    Exclusion("test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data", SSL_PROTOCOL),
     Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_blocking_error", SELECTOR),
     Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_cancel*", SELECTOR),
     Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_exception", SELECTOR),

@@ -2,6 +2,7 @@
 #
 #   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
 #   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
+#   make suites    CPython's tests of asyncio and aiohttp's own, compared with the standard loop (ARGS="cpython --quick")
 #   make lint      ruff, cython-lint, mypy, stubtest
 #   make stress    the page code's C tests: plain, ThreadSanitizer, AddressSanitizer + UBSan
 #   make bars      measure the project's bars; takes long
@@ -12,13 +13,16 @@
 PYTHON ?= any
 ARGS ?=
 
-.PHONY: demo test lint stress bars build clean
+.PHONY: demo test suites lint stress bars build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
 
 test:
 	@.ci/test $(ARGS)
+
+suites:
+	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.suites $(ARGS)
 
 lint:
 	@.ci/lint $(PYTHON)

@@ -65,5 +65,7 @@ def run(
     main: Coroutine[Any, Any, T], *, debug: bool | None = None, pages: str | None = None, threads: str | None = None
 ) -> T:
     """Run a coroutine as `asyncio.run` does, on a new FlexSC loop.  Arguments as for `new_event_loop`."""
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError("flexsc_loop.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(pages=pages, threads=threads)) as runner:
         return runner.run(main)

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--way", action="append", choices=sorted(WAYS), help="run in this way only (may be repeated)")
     group.addoption("--brief", action="store_true", help="run the tests in ecosystem/ in one way only")
     group.addoption("--soak", action="store_true", help="run the long tests in full length")
+    group.addoption("--suites", action="store_true", help="run the test suites that others wrote")
     group.addoption("--seed", type=int, help="the seed that a failed run of the fuzzer printed")
 
 

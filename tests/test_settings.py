@@ -141,7 +141,7 @@ def test_run(flexsc_loop):
     assert flexsc_loop.run(main()) is False
     assert flexsc_loop.run(main(), debug=True) is True
     assert flexsc_loop.run(main(), pages="user", threads="off") is False
-    with pytest.raises(ValueError):
+    with pytest.raises((TypeError, ValueError)):
         flexsc_loop.run(5)
 
 

@@ -417,3 +417,31 @@ run(main())
 """
     end = run_python(source)
     assert (end.code, end.out) == (0, "done\n"), end.err
+
+
+def test_a_closed_wakeup_fd_of_somebody_else(loop):
+    """Left behind by a program that has closed its socket: no reason not to run."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    os.close(write)
+    os.close(read)
+    loop.run_until_complete(turns())
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_wakeup_fd_is_given_back_before_it_is_closed(loop):
+    """Also by a loop whose handlers outlive a run, and are removed in the next one."""
+
+    async def add():
+        loop.add_signal_handler(signal.SIGUSR1, int)
+
+    async def remove():
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    loop.run_until_complete(add())
+    loop.run_until_complete(remove())
+    assert signal.set_wakeup_fd(-1) == -1
+    loop.run_until_complete(add())
+    loop.close()
+    assert signal.set_wakeup_fd(-1) == -1

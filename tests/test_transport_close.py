@@ -267,3 +267,91 @@ def test_ended_with_the_last_act_of_a_run(way, loop, ending):
         ours.setblocking(False)
     ours.close()
     theirs.close()
+
+
+async def test_abort_drops_nothing_that_the_socket_had_room_for(loop, connect):
+    """What was written in this very turn has not been dropped by anybody else's loop either."""
+    transport, protocol, peer = await connect()
+    transport.write(b"last")
+    transport.writelines([b" ", b"words"])
+    transport.abort()
+    await protocol.until_called("lost")
+    assert await peer.recv_all() == b"last words"
+
+
+async def test_connection_lost_stands_in_line(loop, connect):
+    """After what close() found in line, before what comes later; whether or not the peer had ended."""
+    for ended in (False, True):
+        transport, protocol, peer = await connect(lambda: Recorder(keep_open=True))
+        if ended:
+            peer.close()
+            await protocol.until_called("eof")
+        seen = []
+        loop.call_soon(lambda seen=seen, calls=protocol.calls: seen.append("lost" in calls))
+        transport.close()
+        assert "lost" not in protocol.calls
+        await asyncio.sleep(0)
+        assert seen == [False]
+        assert protocol.calls[-1] == "lost"
+
+
+async def test_connection_made_stands_in_line(loop, kind):
+    """Whoever is cancelled while the connection is being handed over finds it made, and can close it."""
+    ours, theirs = tcp_pair() if kind == "tcp" else unix_pair()
+    with theirs:
+        ours.setblocking(False)
+        protocol = Recorder()
+        task = asyncio.ensure_future(loop.connect_accepted_socket(lambda: protocol, ours))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert protocol.calls[:1] == ["made"]
+        await protocol.until_called("lost")
+        assert await asyncio.to_thread(theirs.recv, 1) == b""
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_what_was_closed_in_a_run_ends_in_it(loop, connect, end):
+    """No run need follow: somebody may wait for the end elsewhere."""
+
+    async def main():
+        transport, protocol, peer = await connect()
+        await turns(2)
+        getattr(transport, end)()
+        await turns(2)
+        return protocol, peer
+
+    protocol, peer = loop.run_until_complete(main())
+    assert protocol.calls == ["made", "lost"]
+    assert peer.sock.recv(1) == b""
+
+
+async def test_resume_writing_goes_to_whoever_was_paused(loop, connect):
+    """Not to the protocol that has taken over meanwhile, as TLS does."""
+    transport, first, peer = await connect(prepare=shrink)
+    second = Recorder()
+    transport.write(payload(1_000_000))
+    assert first.calls[-1] == "pause"
+    transport.set_protocol(second)
+    assert len(await peer.recv(1_000_000)) == 1_000_000
+    await first.until_called("resume")
+    assert second.calls == []
+
+
+async def test_writes_out_of_resume_writing_after_close(loop, connect):
+    """TLS sends its last record so."""
+
+    class Last(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            self.transport.write(b"the end")
+
+    transport, protocol, peer = await connect(Last, prepare=shrink)
+    data = payload(1_000_000)
+    transport.write(data)
+    transport.close()
+    received = await peer.recv_all()
+    assert digest(received) == digest(data + b"the end")
+    await protocol.until_called("lost")
+    assert protocol.calls == ["made", "pause", "resume", "lost"]

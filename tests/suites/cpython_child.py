@@ -113,29 +113,33 @@ def flat(suite: Any) -> Iterator[unittest.TestCase]:
             yield part
 
 
+def run(module: Any, counter: Any, args: argparse.Namespace | None = None) -> None:
+    """Run a module's tests as the command line says, and write each one's end down.  counter.made: loops of ours."""
+    if args is None:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        args = parser.parse_args()
+    chosen, writer = Choice(args), Writer(args.record)
+    loaded = flat(unittest.defaultTestLoader.loadTestsFromModule(module))
+    tests = [test for test in loaded if chosen.wants(name_of(test), writer)]
+    unittest.TestSuite(tests).run(Recording(writer, args.limit, counter))
+    # The interpreter's end is tested, too: a thread or a loop that keeps the process from ending shows here.
+    faulthandler.dump_traceback_later(args.limit, exit=True)
+
+
 def main() -> None:
-    """Run the module's tests, and write each one's end down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("module", help="test_events, …")
     parser.add_argument("--loop", choices=("ours", "stdlib"), required=True)
     add_arguments(parser)
     args = parser.parse_args()
-
-    chosen, writer = Choice(args), Writer(args.record)
     try:
         counter = use_this_loop(args.module) if args.loop == "ours" else None
         module = importlib.import_module(f"test.test_asyncio.{args.module}")
     except unittest.SkipTest as reason:
-        writer.end(Result(f"{args.module}.<all>", "skipped", detail=str(reason)))
-        return
-    tests = [
-        test
-        for test in flat(unittest.defaultTestLoader.loadTestsFromModule(module))
-        if chosen.wants(name_of(test), writer)
-    ]
-    unittest.TestSuite(tests).run(Recording(writer, args.limit, counter))
-    # The interpreter's end is tested, too: a thread or a loop that keeps the process from ending shows here.
-    faulthandler.dump_traceback_later(args.limit, exit=True)
+        Writer(args.record).end(Result(f"{args.module}.<all>", "skipped", detail=str(reason)))
+    else:
+        run(module, counter, args)
 
 
 if __name__ == "__main__":

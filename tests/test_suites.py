@@ -1,0 +1,107 @@
+"""The runner of the suites that others wrote; the suites themselves with --suites only: `make suites` runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, child_environment
+
+
+@pytest.fixture
+def suites(monkeypatch):
+    """The package tests.suites, as `python -m tests.suites` sees it."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    from tests.suites import report, runs
+
+    return runs, report
+
+
+FOREIGN = """
+import asyncio, os, sys, time, unittest
+
+class Tests(unittest.TestCase):
+    def test_a_passes(self): pass
+    def test_b_crashes(self): os.kill(os.getpid(), 11) if OURS else None
+    def test_c_hangs(self): time.sleep(60) if OURS else None
+    def test_d_fails(self): self.assertFalse(OURS)
+    def test_e_is_skipped(self): self.skipTest("no") if OURS else None
+    def test_f_fails_everywhere(self): self.fail()
+    def test_g_is_excluded(self): self.assertFalse(OURS)
+    def test_h_is_better(self): self.assertTrue(OURS)
+    def test_i_is_unsteady(self):
+        if OURS and not os.path.exists("{marker}"):
+            open("{marker}", "w").close()
+            self.fail()
+    def test_j_passes(self): pass
+
+OURS = "ours" in sys.argv
+sys.argv.remove("ours" if OURS else "stdlib")
+from tests.suites import cpython_child
+cpython_child.run(sys.modules[__name__], None)
+"""
+
+
+def test_what_the_runner_makes_of_each_end(suites, tmp_path):
+    runs, report = suites
+    script = tmp_path / "foreign.py"
+    script.write_text(FOREIGN.replace("{marker}", str(tmp_path / "marker")))
+    part = runs.Part("foreign", lambda loop: [sys.executable, str(script), loop], test_seconds=2)
+    exclusions = [runs.Exclusion("*.test_g_*", "so"), runs.Exclusion("*.test_nothing", "so")]
+    found = runs.run_suite([part], ["user-own"], exclusions, 1, lambda line: None)
+    tests = {name.rpartition(".test_")[2]: one for name, one in found["user-own"]["foreign"].items()}
+    ours = {name: one.ours.outcome for name, one in tests.items()}
+    assert ours == {
+        "a_passes": "passed",
+        "b_crashes": "crashed",
+        "c_hangs": "hung",
+        "d_fails": "failed",
+        "e_is_skipped": "skipped",
+        "f_fails_everywhere": "failed",
+        "g_is_excluded": "excluded",
+        "h_is_better": "passed",
+        "i_is_unsteady": "failed",
+        "j_passes": "passed",
+        runs.END.format("foreign"): "passed",
+    }
+    assert sorted(name for name, one in tests.items() if one.worse) == [
+        "b_crashes",
+        "c_hangs",
+        "d_fails",
+        "e_is_skipped",
+    ]
+    assert not tests["i_is_unsteady"].steady
+    assert report.worse(found) == 4
+    assert "test_c_hangs" in tests["c_hangs"].ours.detail  # the stack at its end
+    text, unused = report.excluded(found, exclusions)
+    assert [one.pattern for one in unused] == ["*.test_nothing"] and "*.test_g_*: so" in text
+    # No test has made a loop of ours: a suite that runs on another loop proves nothing.
+    assert report.broken(found) == ["user-own: no test has passed on this loop"]
+    assert json.dumps(report.as_json(found, exclusions))
+
+
+def test_a_suite_that_does_not_run_is_no_success(suites):
+    runs, report = suites
+    part = runs.Part("broken", lambda loop: [sys.executable, "-c", "raise SystemExit(3)"])
+    found = runs.run_suite([part], ["user-own"], [], 1, lambda line: None)
+    assert len(report.broken(found)) == 2
+
+
+def test_foreign_tests_run_on_the_loop_that_was_asked_for(way):
+    """A small module of CPython's, in each way."""
+    pytest.importorskip("test.test_asyncio", reason="this Python has no tests of asyncio")
+    command = [sys.executable, "-m", "tests.suites", "cpython", "--part", "test_buffered_proto", "--way", way.name]
+    done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing worse than on the standard loop" in done.stdout
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("suite", ["cpython", "aiohttp"])
+def test_suite(request, suite):
+    if not request.config.getoption("suites"):
+        pytest.skip("takes minutes: ask for it by --suites, or run `make suites`")
+    done = subprocess.run([sys.executable, "-m", "tests.suites", suite], cwd=ROOT, env=child_environment())
+    assert done.returncode == 0

@@ -26,7 +26,7 @@ from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
 from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
-from flexsc_loop.transports.tls import Settings, TlsTransport, make_tls_transport, upgrade
+from flexsc_loop.transports.tls import Settings, SSLTransport, make_tls_transport, upgrade
 from flexsc_loop.turn.executor import Executors
 
 logger = logging.getLogger("flexsc_loop")
@@ -200,7 +200,7 @@ class Loop(
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
         """Put TLS on a connection, plain or TLS already.  Source: asyncio.loop.start_tls."""
-        if not isinstance(transport, (StreamTransport, TlsTransport)):
+        if not isinstance(transport, (StreamTransport, SSLTransport)):
             return await asyncio.BaseEventLoop.start_tls(
                 self, transport, protocol, sslcontext, server_side=server_side, server_hostname=server_hostname,
                 ssl_handshake_timeout=ssl_handshake_timeout, ssl_shutdown_timeout=ssl_shutdown_timeout)

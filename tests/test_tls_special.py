@@ -394,13 +394,13 @@ async def test_upgrade_of_somebody_elses_transport(loop, contexts):
 async def test_repr_tells_phase_and_version(loop, contexts):
     connector = Connector(loop, contexts, "server", "1.3")
     transport, protocol, peer = await connector(Recorder)
-    assert repr(transport).startswith("<TlsTransport open fd=")
+    assert repr(transport).startswith("<SSLTransport open fd=")
     assert "TLSv1.3 read=polling" in repr(transport)
     transport.close()
     assert "flushing" in repr(transport)
     await peer.send_raw(peer.close_notify())
     await protocol.until_called("lost")
-    assert repr(transport).startswith("<TlsTransport closed fd=-1")
+    assert repr(transport).startswith("<SSLTransport closed fd=-1")
     connector.clean()
 
 
@@ -424,7 +424,7 @@ def test_an_unclosed_transport_is_reported(way, contexts):
         loop.close()
         del loop
         gc.collect()
-    assert any("unclosed transport <TlsTransport open" in str(warning.message) for warning in caught)
+    assert any("unclosed transport <SSLTransport open" in str(warning.message) for warning in caught)
 
 
 async def test_nothing_keeps_a_closed_connection(loop, contexts):

@@ -408,8 +408,11 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     return transport
 
 
-class DatagramTransport(asyncio.DatagramTransport):
-    """An endpoint of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
+class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):
+    """An endpoint of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports".
+
+    A Transport as well, since asyncio's own endpoints are, and programs ask.
+    """
 
     __slots__ = ("_core", "__weakref__")
 

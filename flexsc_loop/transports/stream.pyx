@@ -72,6 +72,7 @@ cdef enum:
     SEND_MOST = 512 * 1024           # of one call, so that progress shows while a slow peer reads
     DIRECT_LEAST = 128 * 1024
     DIRECT_MOST = 256 * 1024
+    JOIN_ITEMS = 8                   # pool buffers that are delivered at once
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
     HIGH_WATER = 64 * 1024
@@ -409,6 +410,11 @@ cdef class Stream(Endpoint):
         data = self.inbox
         self.inbox = None
         if isinstance(data, list):
+            if len(<list> data) > JOIN_ITEMS:
+                self.inbox = (<list> data)[JOIN_ITEMS:]
+                data = (<list> data)[:JOIN_ITEMS]
+                # The rest comes in the next turn, unless reading is paused now.
+                self.wake_up()
             data = b"".join(<list> data)
         if self.layer is not None:
             return self.feed_layer(<bytes> data)

@@ -84,7 +84,7 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     """
     cdef Tls below = None, tls
     cdef Stream stream
-    if isinstance(transport, TlsTransport):
+    if isinstance(transport, SSLTransport):
         below = transport._core
         stream = below.stream
     elif isinstance(transport, StreamTransport):
@@ -116,12 +116,12 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
 
 
 cdef object new_transport(Tls tls):
-    transport = TlsTransport.__new__(TlsTransport)
+    transport = SSLTransport.__new__(SSLTransport)
     transport._core = tls
     return transport
 
 
-class TlsTransport(transports._FlowControlMixin, asyncio.Transport):
+class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
     """A TLS connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
 
     __slots__ = ("_core", "__weakref__")

@@ -36,7 +36,7 @@ cdef str BROKEN = "Fatal error on SSL protocol"
 
 
 cdef class Tls(Layer):
-    """One end of a TLS connection.  What asyncio's contract calls a transport is `TlsTransport`, which holds this."""
+    """One end of a TLS connection.  What asyncio's contract calls a transport is `SSLTransport`, which holds this."""
 
     cdef int attach(self, Stream stream, Tls below) except -1:
         """Be carried by `below`, or by the stream itself."""
@@ -621,7 +621,7 @@ cdef class Tls(Layer):
         cdef str name = ("waiting", "handshake", "open", "flushing", "shutdown", "closing", "closed")[<int> self.phase]
         reading = "polling" if self.phase <= OPEN and not self.paused else "idle"
         writing = "polling" if self.unsent() else "idle"
-        return (f"<TlsTransport {name} fd={self.stream.fd} {self.cipher.tls.version()} read={reading} "
+        return (f"<SSLTransport {name} fd={self.stream.fd} {self.cipher.tls.version()} read={reading} "
                 f"write=<{writing}, bufsize={self.unsent()}>>")
 
 

@@ -154,7 +154,7 @@ class Loop(
         return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
 
     def _note_given(self, sock: socket.socket | None) -> None:
-        if sock is not None:
+        if isinstance(sock, socket.socket):
             self._given_listeners.add(sock)
 
     # ---- what the inherited code calls

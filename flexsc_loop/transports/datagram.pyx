@@ -416,6 +416,11 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):
 
     __slots__ = ("_core", "__weakref__")
 
+    @property
+    def _sock(self):
+        """What asyncio's own endpoints call their socket, for tests and tools that look there."""
+        return (<Datagrams> self._core).sock
+
     def get_extra_info(self, name, default=None):
         """`socket`, `sockname`, `peername`."""
         return (<Datagrams> self._core).extra.get(name, default)

@@ -53,6 +53,7 @@ def frames(error: BaseException) -> list[str]:
     return [frame.name for frame in traceback.extract_tb(error.__traceback__)]
 
 
+@pytest.mark.ours
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("where", ["connection_made", "data_received", "eof_received", "connection_lost"])
 async def test_errors_of_protocols_show_the_users_frames(loop, connect, errors, where, debug):
@@ -76,6 +77,7 @@ async def test_errors_of_buffered_protocols_show_the_users_frames(loop, connect,
     errors.clear()
 
 
+@pytest.mark.ours
 @pytest.mark.parametrize("how", ["soon", "later", "threadsafe", "reader"])
 async def test_errors_of_callbacks_show_the_users_frames_and_where_they_came_from(loop, errors, how):
     loop.set_debug(True)
@@ -173,6 +175,7 @@ async def test_call_graph(loop):
 # -- never retrieved
 
 
+@pytest.mark.ours
 @pytest.mark.parametrize("debug", [False, True])
 def test_never_retrieved_exceptions_are_reported(loop, errors, debug):
     loop.set_debug(debug)
@@ -201,6 +204,7 @@ def test_never_retrieved_exceptions_are_reported(loop, errors, debug):
 # -- slow callbacks
 
 
+@pytest.mark.ours
 async def test_slow_deliveries_are_reported_with_their_protocol(loop, connect, caplog):
     class Slow(asyncio.Protocol):
         def data_received(self, data):
@@ -219,6 +223,7 @@ async def test_slow_deliveries_are_reported_with_their_protocol(loop, connect, c
     assert "Slow object at" in caplog.text
 
 
+@pytest.mark.ours
 async def test_slow_readers_are_reported_with_their_callback(loop, caplog):
     def slow_reader():
         loop.remove_reader(ours)
@@ -241,6 +246,7 @@ async def test_slow_readers_are_reported_with_their_callback(loop, caplog):
 # -- handles
 
 
+@pytest.mark.ours
 def test_a_handle_keeps_its_repr_but_not_its_callback(loop):
     class Callback:
         def __call__(self):
@@ -280,6 +286,7 @@ def test_a_handle_that_is_used_again_has_no_past(loop, errors):
     errors.clear()
 
 
+@pytest.mark.ours
 def test_tools_can_look_at_what_waits(loop):
     assert loop._ready == [] and [handle for handle in loop._scheduled if not handle.cancelled()] == []
     soon, later = loop.call_soon(int), loop.call_later(10, int)
@@ -332,6 +339,7 @@ async def test_repr_of_who_owns_a_descriptor(loop, connect):
 # -- warnings
 
 
+@pytest.mark.ours
 async def test_unclosed_transports_are_warned_about(loop):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)

@@ -419,6 +419,7 @@ run(main())
     assert (end.code, end.out) == (0, "done\n"), end.err
 
 
+@pytest.mark.ours
 def test_a_closed_wakeup_fd_of_somebody_else(loop):
     """Left behind by a program that has closed its socket: no reason not to run."""
     read, write = os.pipe()

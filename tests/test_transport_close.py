@@ -327,6 +327,7 @@ def test_what_was_closed_in_a_run_ends_in_it(loop, connect, end):
     assert peer.sock.recv(1) == b""
 
 
+@pytest.mark.ours
 async def test_resume_writing_goes_to_whoever_was_paused(loop, connect):
     """Not to the protocol that has taken over meanwhile, as TLS does."""
     transport, first, peer = await connect(prepare=shrink)

@@ -7,6 +7,7 @@ done per message; everything that is rare is asyncio's own code, inherited.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -154,8 +155,10 @@ class Loop(
         return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
 
     def _note_given(self, sock: socket.socket | None) -> None:
-        if isinstance(sock, socket.socket):
-            self._given_listeners.add(sock)
+        # Not only socket.socket: gunicorn's wrap one.  What nothing can refer to weakly is a mock.
+        with contextlib.suppress(TypeError):
+            if sock is not None:
+                self._given_listeners.add(sock)
 
     # ---- what the inherited code calls
 

@@ -89,6 +89,9 @@ def io_uring_blocked() -> bool:
     return ctypes.get_errno() in (errno.ENOSYS, errno.EPERM)
 
 
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup(1) does that; the tests of signals need what other programs have.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start background jobs so; the tests of Ctrl-C need what a foreground program has.
     signal.signal(signal.SIGINT, signal.default_int_handler)

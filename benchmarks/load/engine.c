@@ -156,8 +156,13 @@ static bool conn_send(struct engine *e, struct conn *c)
         c->out += n;
         c->out_left -= (size_t)n;
     }
-    if (c->wants_out)
-        watch(e, c, EPOLL_CTL_MOD, false);
+    int flushed = c->tls ? tls_flush(c->tls) : 1;
+    if (flushed < 0) {
+        conn_fail(e, c, F_WRITE);
+        return false;
+    }
+    if (c->wants_out != !flushed)
+        watch(e, c, EPOLL_CTL_MOD, !flushed);
     return true;
 }
 

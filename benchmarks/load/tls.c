@@ -8,7 +8,8 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
-#define READ_BYTES (64u << 10)
+#define READ_BYTES (128u << 10)
+#define WRITE_BYTES (256 << 10)
 
 static SSL_CTX *context;
 
@@ -33,10 +34,16 @@ bool tls_set_up(void)
 struct tls *tls_open(int fd)
 {
     SSL *ssl = SSL_new(context);
-    if (ssl && SSL_set_fd(ssl, fd)) {
+    BIO *in = BIO_new_socket(fd, BIO_NOCLOSE), *out = BIO_new_socket(fd, BIO_NOCLOSE), *kept = BIO_new(BIO_f_buffer());
+    if (ssl && in && out && kept && BIO_set_write_buffer_size(kept, WRITE_BYTES)) {
+        /* Records are gathered, so that a long message costs a few sends and not one for each 16 KiB. */
+        SSL_set_bio(ssl, in, BIO_push(kept, out));
         SSL_set_connect_state(ssl);
         return (struct tls *)ssl;
     }
+    BIO_free(in);
+    BIO_free(out);
+    BIO_free(kept);
     SSL_free(ssl);
     return NULL;
 }
@@ -73,6 +80,14 @@ ssize_t tls_send(struct tls *tls, const void *bytes, size_t n)
     ERR_clear_error();
     int res = SSL_write_ex((SSL *)tls, bytes, n, &written);
     return res == 1 ? (ssize_t)written : failed((SSL *)tls, res);
+}
+
+int tls_flush(struct tls *tls)
+{
+    BIO *out = SSL_get_wbio((SSL *)tls);
+    if (BIO_wpending(out) == 0 || BIO_flush(out) == 1)
+        return 1;
+    return BIO_should_retry(out) ? 0 : -1;
 }
 
 ssize_t tls_recv(struct tls *tls, void *bytes, size_t n)
@@ -126,6 +141,12 @@ ssize_t tls_send(struct tls *tls, const void *bytes, size_t n)
 ssize_t tls_recv(struct tls *tls, void *bytes, size_t n)
 {
     (void)tls, (void)bytes, (void)n;
+    return -1;
+}
+
+int tls_flush(struct tls *tls)
+{
+    (void)tls;
     return -1;
 }
 

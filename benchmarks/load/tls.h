@@ -19,6 +19,8 @@ int tls_handshake(struct tls *tls);
 /* As send(2) and recv(2); EAGAIN when the socket has to become ready first. */
 ssize_t tls_send(struct tls *tls, const void *bytes, size_t n);
 ssize_t tls_recv(struct tls *tls, void *bytes, size_t n);
+/* Sends what tls_send has kept back: 1 all is out, 0 the socket has to become ready first, -1 it failed. */
+int tls_flush(struct tls *tls);
 /* Whether bytes have left the socket that tls_recv has not returned yet. */
 bool tls_holds(struct tls *tls);
 

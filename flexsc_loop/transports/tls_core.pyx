@@ -28,6 +28,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
+    HEAVY = 32 * 1024                # so much encrypted is sent before others are served
     CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
 
 cdef object AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
@@ -440,6 +441,8 @@ cdef class Tls(Layer):
                 self.below.write(data)
             elif not self.stream.dropping and self.stream.state != STREAM_CLOSED:
                 self.stream.enqueue(<bytes> data)
+                if self.stream.unsent >= HEAVY:
+                    self.stream.turn.heavy = True
         return 0
 
     cdef int pump(self) except -1:

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
@@ -71,15 +71,23 @@ cdef class Stream(Endpoint):
     cdef dict extra
     cdef bytes peer, name             # raw sockaddrs
 
-    cdef bint fresh                   # connection_made is still to be called
-    cdef bint introduced              # connection_made has been called
-    cdef bint paused                  # pause_reading
-    cdef bint finished                # the peer's end has been delivered: no more reads
-    cdef bint came_eof                # the peer's end has been received
+    # One byte each: a server has thousands of these.
+    cdef uint8_t fresh                # connection_made is still to be called
+    cdef uint8_t introduced           # connection_made has been called
+    cdef uint8_t paused               # pause_reading
+    cdef uint8_t finished             # the peer's end has been delivered: no more reads
+    cdef uint8_t came_eof             # the peer's end has been received
+    cdef uint8_t direct               # large reads: straight into bytes, no pool buffer
+    cdef uint8_t readable             # direct: worth a read
+    cdef uint8_t protocol_paused
+    cdef uint8_t eof_written          # write_eof was called
+    cdef uint8_t eof_sent
+    cdef uint8_t held                 # sendfile is in progress: no writes
+    cdef uint8_t dropping             # abort: what is unsent stays so
+
     cdef int came_error               # errno of a failed receive
-    cdef bint direct                  # large reads: straight into bytes, no pool buffer
-    cdef bint readable                # direct: worth a read
     cdef unsigned int full_reads, small_reads
+    cdef unsigned int writes_lost     # writes after the end
     cdef size_t direct_size
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
     cdef Receive receive
@@ -88,14 +96,8 @@ cdef class Stream(Endpoint):
     cdef Send send
     cdef size_t unsent                # bytes in the outbox and in flight
     cdef size_t high, low
-    cdef bint protocol_paused
-    cdef object paused_protocol       # who was told so: it may have been replaced meanwhile
-    cdef bint eof_written             # write_eof was called
-    cdef bint eof_sent
-    cdef bint held                    # sendfile is in progress: no writes
-    cdef bint dropping                # abort: what is unsent stays so
+    cdef object paused_protocol       # who was told to pause: it may have been replaced meanwhile
     cdef uint64_t closed_in           # the turn in which it was closed or aborted
-    cdef unsigned int writes_lost     # writes after the end
     cdef object error                 # what connection_lost will be told
     cdef list drained                 # futures that wait until nothing is unsent
 

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from rich.console import Console
 from rich.table import Table
 
@@ -28,10 +29,12 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.measure import Progress, silent
 from benchmarks.placement import ROOT, Placement, find_python
+from benchmarks.servers.web import hello_app
 
 REPEATS = 5
 CHILD_LIMIT_S = 120
 PIPE_CHUNK = bytes(64 * 1024)
+HELLO_REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
 
 
 def _nothing() -> None:
@@ -214,6 +217,50 @@ async def run_in_executor_64(n: int) -> None:
         await asyncio.gather(*[loop.run_in_executor(None, int) for _ in range(64)])
 
 
+class _NoSocket(asyncio.Transport):
+    """Counts writes."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.writes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.writes += 1
+
+    def writelines(self, chunks: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.writes += 1
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+async def aiohttp_without_sockets(n: int) -> None:
+    """`n` requests to aiohttp hello on 64 connections, handed over and answered without a socket.
+
+    What the application itself costs: no loop can serve it faster.
+    """
+    runner = web.AppRunner(hello_app(), access_log=None)
+    await runner.setup()
+    transports = [_NoSocket() for _ in range(64)]
+    handlers = []
+    for transport in transports:
+        assert runner.server is not None
+        handler = runner.server()
+        handler.connection_made(transport)
+        handlers.append(handler)
+    for answered in range(1, n // 64 + 1):
+        for handler in handlers:
+            handler.data_received(HELLO_REQUEST)
+        while any(transport.writes < answered for transport in transports):
+            await asyncio.sleep(0)
+    for handler in handlers:
+        handler.connection_lost(None)
+    await runner.cleanup()
+
+
 Bench = Callable[[int], Awaitable[None]]
 
 BENCHES: dict[str, tuple[Bench, int]] = {
@@ -230,6 +277,7 @@ BENCHES: dict[str, tuple[Bench, int]] = {
     "pipe through cat": (pipe_through_cat, 2_000),
     "run_in_executor serial": (run_in_executor, 2_000),
     "run_in_executor 64 at a time": (run_in_executor_64, 6_400),
+    "aiohttp hello without sockets": (aiohttp_without_sockets, 6_400),
 }
 
 

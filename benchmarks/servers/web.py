@@ -22,10 +22,15 @@ async def _hello(_request: web.Request) -> web.Response:
     return web.Response(text="Hello, world!")
 
 
-async def start_hello(host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+def hello_app() -> web.Application:
+    """One route that returns a short text."""
     app = web.Application()
     app.router.add_get("/", _hello)
-    return await _serve(app, host, port, context)
+    return app
+
+
+async def start_hello(host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+    return await _serve(hello_app(), host, port, context)
 
 
 async def _websocket(request: web.Request) -> web.WebSocketResponse:

@@ -1,15 +1,16 @@
-"""Seccomp filters for child processes of the tests: what happens to io_uring's system calls.
+"""Seccomp filters for child processes of the tests: what happens to io_uring's system calls, and to accept4().
 
-The numbers of the three calls are the same on all architectures.
+The numbers of io_uring's calls are the same on all architectures.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import platform
 import struct
 
-CALLS = {"setup": 425, "enter": 426, "register": 427}
+CALLS = {"setup": 425, "enter": 426, "register": 427, "accept4": 242 if platform.machine() == "aarch64" else 288}
 
 PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP = 22
@@ -27,7 +28,7 @@ class Program(ctypes.Structure):
 
 
 def block(what: str, calls: str = "setup,enter,register") -> None:
-    """From now on, `calls` give the error `what` (a name of errno), or `KILL` the process."""
+    """From now on, `calls` of this thread give the error `what` (a name of errno), or `KILL` the process."""
     numbers = [CALLS[name] for name in calls.split(",")]
     verdict = SECCOMP_RET_KILL_PROCESS if what == "KILL" else SECCOMP_RET_ERRNO | getattr(errno, what)
     instructions = [(BPF_LOAD_WORD_ABSOLUTE, 0, 0, 0)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -399,6 +400,63 @@ def test_a_server_without_descriptors_recovers(way):
             sock.sendall(b"again")
             assert sock.recv(5) == b"again"
         assert child.process.poll() is None
+
+
+FORBIDDEN = """
+import asyncio, asyncio.constants, sandbox, socket, threading, flexsc_loop
+
+asyncio.constants.ACCEPT_RETRY_DELAY = 0.05
+loop = flexsc_loop.new_event_loop(pages="user", threads="off")
+reports = []
+loop.set_exception_handler(lambda loop, context: reports.append((context["message"], context["exception"].strerror)))
+
+class Greeter(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.write(b"welcome")
+        transport.close()
+
+def forbidden():
+    sandbox.block("EPERM", "accept4")
+    loop.run_until_complete(asyncio.sleep(0.5))
+
+async def greeted():
+    while not (await loop.sock_recv(client, 10)) == b"welcome":
+        pass
+
+server = loop.run_until_complete(loop.create_server(Greeter, "127.0.0.1", 0))
+client = socket.create_connection(server.sockets[0].getsockname())
+client.setblocking(False)
+thread = threading.Thread(target=forbidden)
+thread.start()
+thread.join()
+assert 3 <= len(reports) <= 11, reports
+assert set(reports) == {("Accept failed on a socket", "Operation not permitted")}, reports
+loop.run_until_complete(asyncio.wait_for(greeted(), 10))
+server.close()
+loop.close()
+"""
+
+
+def test_a_server_outlives_unusual_failures_of_accept():
+    """A firewall's EPERM, for example: reported, tried again now and then, and nobody who waited is lost.
+
+    The filter holds for one thread: the loop goes on in another one.
+    """
+    end = run_python(FORBIDDEN)
+    assert end.code == 0, end.err
+
+
+async def test_a_listener_that_is_shut_down_is_reported_once(loop, monkeypatch):
+    monkeypatch.setattr(asyncio.constants, "ACCEPT_RETRY_DELAY", 0.01)
+    reports = []
+    loop.set_exception_handler(lambda _, context: reports.append(context["exception"].errno))
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        server = await loop.create_server(Recorder, sock=sock)
+        sock.shutdown(socket.SHUT_RDWR)
+        await settle(lambda: reports)
+        await asyncio.sleep(0.1)
+        assert reports == [errno.EINVAL]
+        server.close()
 
 
 async def test_no_descriptors_for_a_connection(loop):

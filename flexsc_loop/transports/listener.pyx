@@ -7,13 +7,13 @@ page, operation, turn.
 import os
 from asyncio import constants, trsock
 
-from libc.errno cimport errno
+from libc.errno cimport EINVAL, ENOTSOCK, EOPNOTSUPP, EPROTO, errno
 from libc.stdint cimport uint32_t
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_ACCEPT, CALL_CLOSE, CALL_POLL, EAGAIN, ECANCELED, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
+    CALL_ACCEPT, CALL_CLOSE, CALL_POLL, EAGAIN, EBADF, ECANCELED, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
     ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
 from flexsc_loop.transports.stream cimport Stream, open_stream
@@ -152,24 +152,22 @@ cdef class Listener(Endpoint):
         return stream.run(self.turn)
 
     cdef int recover(self) except -1:
-        """Accepting has failed.  When resources are short, try again a little later."""
+        """Accepting has failed.  Try again: a little later, unless the failure was the newcomer's own."""
         cdef int error = self.error
         self.error = 0
-        if error in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            self.turn.call_exception_handler({
-                "message": "socket.accept() out of system resource", "exception": OSError(error, os.strerror(error)),
-                "socket": trsock.TransportSocket(self.sock)})
+        if error in (EAGAIN, ECANCELED, EINTR, ECONNABORTED, EPROTO):
+            return self.accept.prepare()
+        short = error in (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+        self.turn.call_exception_handler({
+            "message": "socket.accept() out of system resource" if short else "Accept failed on a socket",
+            "exception": OSError(error, os.strerror(error)), "socket": trsock.TransportSocket(self.sock)})
+        # These say that the socket will never bring anybody again: somebody has shut it down, for example.
+        if error not in (EBADF, EINVAL, ENOTSOCK, EOPNOTSUPP):
             self.turn.call_later(constants.ACCEPT_RETRY_DELAY, self.go_on)
-            return 0
-        if error not in (EAGAIN, ECANCELED, ECONNABORTED):
-            self.turn.call_exception_handler({
-                "message": "Accept failed on a socket", "exception": OSError(error, os.strerror(error)),
-                "socket": trsock.TransportSocket(self.sock)})
-            return 0
-        return self.accept.prepare()
+        return 0
 
     def go_on(self):
-        """Accept again after a shortage."""
+        """Accept again after a failure."""
         if self.fd >= 0 and self.accept.user_data == 0:
             self.accept.prepare()
 

@@ -61,6 +61,8 @@ class Sample:
     max_us: float
     errors: int
     load_busy: float
+    unserved: int = 0
+    """Connections that never got a reply: the server had fewer clients than it should have had."""
     threads: dict[str, float] = field(default_factory=dict)
     """CPU seconds of every thread but the main one over the whole run, by name; those that ended are not in it."""
 
@@ -256,6 +258,7 @@ def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sampl
         max_us=latency["max"],
         errors=sum(result["errors"].values()),
         load_busy=result["load_busy"],
+        unserved=result.get("unserved", 0),
         threads=threads,
     )
 
@@ -311,6 +314,9 @@ def _warnings(comparison: Comparison) -> list[str]:
         errors = sum(sample.errors for sample in row.samples)
         if errors:
             notes.append(f"{row.choice.label}: {errors} requests failed")
+        unserved = max(sample.unserved for sample in row.samples)
+        if unserved:
+            notes.append(f"{row.choice.label}: {unserved} connections never got a reply")
     return notes
 
 

@@ -37,6 +37,7 @@ struct conn {
     enum state state;
     bool wants_out;       /* EPOLLOUT is on: something is left to send */
     uint32_t turn;        /* chooses the message variant */
+    bool served;          /* has had a reply */
     uint64_t start_ns;    /* when the outstanding request or connect began, or was due */
     const char *out;
     size_t out_left;
@@ -112,11 +113,23 @@ static void conn_close(struct conn *c)
     c->wants_out = false;
 }
 
+/* A free connection that is given up must leave the list, else it would be used again. */
+static void unlink_free(struct engine *e, struct conn *c)
+{
+    for (struct conn **at = &e->free; *at; at = &(*at)->next_free)
+        if (*at == c) {
+            *at = c->next_free;
+            return;
+        }
+}
+
 /* The connection is given up; the next tick opens it anew, so that a dead server is not hammered. */
 static void conn_fail(struct engine *e, struct conn *c, enum failure why)
 {
     if (c->state == C_BUSY)
         e->busy--;
+    if (c->state == C_FREE)
+        unlink_free(e, c);
     e->r->failures[why]++;
     conn_close(c);
     c->state = C_CLOSED;
@@ -221,6 +234,7 @@ static void request_done(struct engine *e, struct conn *c)
     uint64_t now = now_ns();
     bool counts = e->o->rate == 0 ? e->phase == P_MEASURE : c->start_ns >= e->window_start_ns;
     e->busy--;
+    c->served = true;
     e->r->total++;
     if (counts) {
         e->r->requests++;
@@ -393,16 +407,6 @@ static void conn_event(struct engine *e, struct conn *c, uint32_t events)
         conn_receive(e, c);
 }
 
-/* A free connection that the server closed must leave the list, else it would be used again. */
-static void unlink_free(struct engine *e, struct conn *c)
-{
-    for (struct conn **at = &e->free; *at; at = &(*at)->next_free)
-        if (*at == c) {
-            *at = c->next_free;
-            return;
-        }
-}
-
 static void tick(struct engine *e, uint64_t now)
 {
     e->next_tick_ns = now + TICK_NS;
@@ -480,8 +484,7 @@ static void turn(struct engine *e, uint64_t now)
         struct conn *c = events[i].data.ptr;
         if (!c)
             continue; /* the timer, edge-triggered: its only purpose was to wake us */
-        if (c->state == C_FREE)
-            unlink_free(e, c);
+        /* A free connection may have something to receive, too: a TLS session ticket.  It stays free. */
         conn_event(e, c, events[i].events);
     }
 }
@@ -582,6 +585,7 @@ int engine_run(const struct options *o, const struct messages *m, struct result 
         return -1;
     run_phases(e);
     for (int i = 0; i < o->connections; i++) {
+        r->unserved += o->rate == 0 && !e->conns[i].served;
         conn_close(&e->conns[i]);
         http_free(&e->conns[i].http);
     }

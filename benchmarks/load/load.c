@@ -69,10 +69,10 @@ static void print_result(const struct options *o, const struct result *r, bool p
 {
     double seconds = (double)(r->end.at_ns - r->begin.at_ns) / 1e9;
     printf("{\"mode\":\"%s\",\"connections\":%d,\"size\":%zu,\"offered_rate\":%.3f,\"seconds\":%.6f,"
-           "\"requests\":%llu,\"total_requests\":%llu,\"rate\":%.3f,\"bytes\":%llu,\"reconnects\":%llu,",
+           "\"requests\":%llu,\"total_requests\":%llu,\"rate\":%.3f,\"bytes\":%llu,\"reconnects\":%llu,\"unserved\":%llu,",
            o->mode_name, o->connections, o->size, o->rate, seconds, (unsigned long long)r->requests,
            (unsigned long long)r->total, (double)r->requests / seconds, (unsigned long long)r->bytes,
-           (unsigned long long)r->reconnects);
+           (unsigned long long)r->reconnects, (unsigned long long)r->unserved);
     printf("\"errors\":{");
     for (int i = 0; i < F_COUNT; i++)
         printf("%s\"%s\":%llu", i ? "," : "", failure_names[i], (unsigned long long)r->failures[i]);

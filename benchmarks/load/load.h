@@ -106,6 +106,7 @@ struct result {
     uint64_t total;     /* completed well, the warm-up included */
     uint64_t bytes;     /* received within the window */
     uint64_t reconnects;
+    uint64_t unserved;  /* connections that never got a reply, in a closed loop: there should be none */
     uint64_t failures[F_COUNT];
     struct snapshot begin, end;
     struct histogram *latencies;

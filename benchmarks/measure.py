@@ -1,8 +1,10 @@
 """The method: interleaved rounds with fresh servers, medians of per-round ratios, CPU time of all threads.
 
-In each round every loop gets a fresh server process and the same load; the order is reversed from round to round.  A
-server is primed before it is measured: it has seen connections come and go, as any server in service has.  What is
-compared are the ratios to the baseline within a round, so that a change of the machine's speed cancels out.  CPU time
+In each round every loop gets a fresh server process.  They are loaded in turn, in short windows, again and again, and
+the order is reversed from window to window: on a shared machine the speed of a CPU changes within a second, and loops
+that are measured seconds apart are measured on different machines.  A server is primed before it is measured: it has
+seen connections come and go, as any server in service has.  What is compared are the ratios to the baseline within a
+window; a round's ratio is the median of its windows', and the ratio shown is the median of the rounds'.  CPU time
 is that of the server's whole process during the load generator's window: the loop's thread, and apart from it all other
 threads, among which are io_uring's poller and the loop's own syscall threads, even if they have ended meanwhile.
 """
@@ -14,7 +16,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -29,13 +31,18 @@ from benchmarks.workloads import Workload
 
 MAX_SWING = 0.15
 BUSY_LIMIT = 0.9
+WINDOW_S = 0.3
+WINDOW_WARMUP_S = 0.1
 COUNTING_S = 1.0
 PRIMING_S = 0.1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how often; times in seconds."""
+    """How long and how often; times in seconds.
+
+    `seconds` are those of a round and loop, all its windows together; `warmup` comes before the first window.
+    """
 
     placement: Placement
     python: str
@@ -49,7 +56,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sample:
-    """One server under load once.  CPU in microseconds per request; latencies in microseconds."""
+    """One server under load: in one window, or the medians of a round's.
+
+    CPU in microseconds per request; latencies in microseconds.
+    """
 
     rate: float
     cpu_loop_us: float
@@ -66,6 +76,21 @@ class Sample:
     threads: dict[str, float] = field(default_factory=dict)
     """CPU seconds of every thread but the main one over the whole run, by name; those that ended are not in it."""
 
+    @classmethod
+    def of_windows(cls, windows: Sequence[Sample], threads: dict[str, float]) -> Sample:
+        """A round's figures: the medians of its windows; what went wrong is added up."""
+        figures = {
+            name: statistics.median(getattr(window, name) for window in windows)
+            for name in ("rate", "cpu_loop_us", "cpu_other_us", "p50_us", "p90_us", "p99_us", "p999_us", "load_busy")
+        }
+        return cls(
+            **figures,
+            max_us=max(window.max_us for window in windows),
+            errors=sum(window.errors for window in windows),
+            unserved=max(window.unserved for window in windows),
+            threads=threads,
+        )
+
     @property
     def cpu_us(self) -> float:
         return self.cpu_loop_us + self.cpu_other_us
@@ -77,6 +102,9 @@ class Row:
 
     choice: LoopChoice
     samples: list[Sample] = field(default_factory=list)
+    """One for each round."""
+    windows: list[list[Sample]] = field(default_factory=list)
+    """The windows of each round."""
     ratios: list[float] = field(default_factory=list)
     """Requests per second against the baseline's of the same round."""
     calls: Counted | None = None
@@ -94,7 +122,10 @@ class Row:
         """This loop's figure divided by the other's, round by round; empty when one of them is not available."""
         if self.unavailable or other.unavailable:
             return []
-        return [mine / theirs for mine, theirs in zip(self.values(name), other.values(name), strict=True)]
+        return [
+            statistics.median(getattr(one, name) / getattr(two, name) for one, two in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(self.windows, other.windows, strict=True)
+        ]
 
     @property
     def ratio(self) -> float | None:
@@ -234,15 +265,10 @@ def prime(load: Workload, server: Server, settings: Settings) -> None:
     run_workload(load.varied(rate=0.0), server, settings, seconds=PRIMING_S, warmup=0.0)
 
 
-def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sample:
-    """Starts a server, loads it, stops it."""
-    placement = settings.placement
-    with running_server(load.server, choice, python=settings.python, cpu=placement.server_cpu) as server:
-        prime(load, server, settings)
-        result = run_workload(load, server, settings, seconds=settings.seconds, warmup=settings.warmup)
-        server.check_alive()
-        threads = {f"{time.name}/{tid}": time.cpu_ns / 1e9 for tid, time in thread_times(server.pid).items()}
-        threads = {name: cpu for name, cpu in threads.items() if not name.endswith(f"/{server.pid}")}
+def take_window(load: Workload, server: Server, settings: Settings, *, seconds: float, warmup: float) -> Sample:
+    """Loads a server once."""
+    result = run_workload(load, server, settings, seconds=seconds, warmup=warmup)
+    server.check_alive()
     requests = result["requests"]
     if not requests:
         raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
@@ -259,8 +285,13 @@ def take_sample(load: Workload, choice: LoopChoice, settings: Settings) -> Sampl
         errors=sum(result["errors"].values()),
         load_busy=result["load_busy"],
         unserved=result.get("unserved", 0),
-        threads=threads,
     )
+
+
+def other_threads(server: Server) -> dict[str, float]:
+    """CPU seconds of the server's threads but the main one."""
+    times = {f"{time.name}/{tid}": time.cpu_ns / 1e9 for tid, time in thread_times(server.pid).items()}
+    return {name: cpu for name, cpu in times.items() if not name.endswith(f"/{server.pid}")}
 
 
 def count_calls(load: Workload, choice: LoopChoice, settings: Settings) -> Counted:
@@ -274,14 +305,46 @@ def count_calls(load: Workload, choice: LoopChoice, settings: Settings) -> Count
         return count_syscalls(server, run)
 
 
+@contextmanager
+def _reason_kept(row: Row) -> Iterator[None]:
+    """A loop that fails is out of the comparison, and its row says why."""
+    try:
+        yield
+    except BenchmarkError as error:
+        row.unavailable = str(error)
+
+
 def _run_round(rows: Sequence[Row], load: Workload, settings: Settings, number: int, progress: Progress) -> None:
-    order = [row for row in rows if row.unavailable is None]
-    for row in reversed(order) if number % 2 else order:
-        progress(f"{load.label} · round {number + 1} of {settings.rounds} · {row.choice.label}")
-        try:
-            row.samples.append(take_sample(load, row.choice, settings))
-        except BenchmarkError as error:
-            row.unavailable = str(error)
+    """One round: a fresh server for each loop, and windows of load on them in turn."""
+    count = max(1, round(settings.seconds / WINDOW_S))
+    servers: dict[str, Server] = {}
+    taken: dict[str, list[Sample]] = {row.choice.label: [] for row in rows}
+    with ExitStack() as stack:
+        for row in rows:
+            label = row.choice.label
+            progress(f"{load.label} · round {number + 1} of {settings.rounds} · {label}")
+            if row.unavailable is None:
+                with _reason_kept(row):
+                    server = running_server(
+                        load.server, row.choice, python=settings.python, cpu=settings.placement.server_cpu
+                    )
+                    servers[label] = stack.enter_context(server)
+                    prime(load, servers[label], settings)
+        for window in range(count):
+            warmup = min(settings.warmup, WINDOW_WARMUP_S) if window else settings.warmup
+            for row in rows if (number + window) % 2 == 0 else rows[::-1]:
+                label = row.choice.label
+                if row.unavailable is None:
+                    with _reason_kept(row):
+                        sample = take_window(
+                            load, servers[label], settings, seconds=settings.seconds / count, warmup=warmup
+                        )
+                        taken[label].append(sample)
+        for row in rows:
+            if row.unavailable is None:
+                label = row.choice.label
+                row.windows.append(taken[label])
+                row.samples.append(Sample.of_windows(taken[label], other_threads(servers[label])))
 
 
 def _add_ratios(rows: Sequence[Row], baseline: Row) -> None:

@@ -41,6 +41,8 @@ class _FileWriter(base_events._SendfileFallbackProtocol):  # type: ignore[misc, 
         self._write_ready_fut = loop.create_future() if self._should_resume_writing else None
         transport.pause_reading()
         transport.set_protocol(self)
+        if hasattr(transport, "_resume_instead"):
+            transport._resume_instead(self)
 
     def pause_writing(self) -> None:
         if self._write_ready_fut is None:

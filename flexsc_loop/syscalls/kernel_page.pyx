@@ -223,7 +223,8 @@ cdef class KernelPage(Page):
 
     cdef bint unpublished(self, Operation op) noexcept:
         """Whether the SQE of `op` still lies on our side only."""
-        return <uint32_t> (op.place - self.ring.sqe_published) < uring_unpublished(&self.ring)
+        return (<uint32_t> (op.place - self.ring.sqe_published) < uring_unpublished(&self.ring)
+                and self.ring.sqes[op.place & self.ring.sq_mask].user_data == op.user_data)
 
     cdef int cancel_now(self, Operation op) except -1:
         if op.user_data == 0 or self.closed:

@@ -33,7 +33,7 @@ cdef class Datagrams(Outgoing):
     cdef int received(self, int res, uint32_t flags) except -1
     cdef int take(self, uint32_t id) except -1
     cdef int deliver(self) except -1
-    cdef int deliver_each(self, object callback) except -1
+    cdef int deliver_each(self) except -1
     cdef int deliver_errors(self) except -1
     cdef int sendto(self, object data, object address) except -1
     cdef int close(self) except -1

@@ -110,9 +110,8 @@ cdef class Datagrams(Outgoing):
         """connection_made, then whoever waits for the endpoint."""
         self.fresh = False
         self.introduced = True
-        made = self.protocol.connection_made
         try:
-            call_in(self.context, made, self.facade)
+            call_in(self.context, self.protocol.connection_made, self.facade)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -170,10 +169,9 @@ cdef class Datagrams(Outgoing):
     cdef int deliver(self) except -1:
         """Call the protocol for what has come."""
         if queue_count(&self.inbox):
-            callback = self.protocol.datagram_received
             PyContext_Enter(self.context)
             try:
-                self.deliver_each(callback)
+                self.deliver_each()
             finally:
                 PyContext_Exit(self.context)
         if queue_count(&self.inbox) == 0:
@@ -185,7 +183,8 @@ cdef class Datagrams(Outgoing):
             self.page.cancel(self.receive)
         return 0 if self.paused else self.wake_up()
 
-    cdef int deliver_each(self, object callback) except -1:
+    cdef int deliver_each(self) except -1:
+        cdef object callback = None
         cdef double until = 0
         cdef unsigned int count = 0
         cdef PyObject* arguments[3]
@@ -198,6 +197,8 @@ cdef class Datagrams(Outgoing):
             arguments[1] = <PyObject*> data
             arguments[2] = <PyObject*> address
             try:
+                if callback is None:
+                    callback = self.protocol.datagram_received
                 PyObject_Vectorcall(callback, &arguments[1], 2 | VECTORCALL_OFFSET, NULL)
             except (SystemExit, KeyboardInterrupt):
                 raise

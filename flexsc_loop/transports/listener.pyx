@@ -108,9 +108,13 @@ cdef class Listener(Endpoint):
         self.queued = False
         if self.accept.shared and self.fd >= 0 and not self.error:
             self.take_some()
-        arrived, self.arrived = self.arrived, []
-        for fd in arrived:
-            self.welcome(fd)
+        try:
+            while self.arrived:
+                self.welcome(self.arrived.pop(0))
+        finally:
+            if self.arrived:
+                # Somebody ends the program; if the loop runs again, they are still there.
+                self.wake_up()
         if self.error and self.accept.user_data == 0 and self.fd >= 0:
             self.recover()
         elif self.accept.user_data == 0 and self.fd >= 0:
@@ -132,15 +136,20 @@ cdef class Listener(Endpoint):
     cdef int welcome(self, int fd) except -1:
         """Give a new connection its protocol."""
         cdef Stream stream
+        cdef Settings tls
         if self.fd < 0:
             close_fd(fd)
             return 0
+        tls, server = self.tls, self.server
         try:
             protocol = self.factory()
-            if self.tls is not None:
-                stream = self.tls.open(self.turn, fd, protocol, self.server)
+            if self.fd < 0:
+                # The factory has closed the server: this connection was the last one, and belongs to nobody.
+                server = None
+            if tls is not None:
+                stream = tls.open(self.turn, fd, protocol, server)
             else:
-                stream = open_stream(self.turn, fd, protocol, None, self.server, None, None)
+                stream = open_stream(self.turn, fd, protocol, None, server, None, None)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:

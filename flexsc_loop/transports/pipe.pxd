@@ -34,7 +34,7 @@ cdef class PipeEnd(Endpoint):
     cdef int adopt(self, object pipe, object protocol, object waiter, object extra) except -1
     cdef bint is_ours(self) except -1
     cdef int introduce(self) except -1
-    cdef int call(self, str name, object callback) except -1
+    cdef int call(self, str name) except -1
     cdef int complain(self, str message, object error) except -1
     cdef int end_waits(self) except -1
     cdef bint waits(self) noexcept

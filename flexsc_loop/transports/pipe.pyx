@@ -25,7 +25,7 @@ from libc.stdint cimport uint32_t
 from posix.unistd cimport read as read_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, EINTR
+from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
 
@@ -71,6 +71,9 @@ cdef class Ready(Operation):
         return self.end.turn.page.submit(self, CALL_POLL, self.end.fd, NULL, 0, 0, self.mask, 0)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
+        if res == -ECANCELED and self.end.state == OPEN and not self.end.turn.page.closed:
+            # The page is being replaced.
+            return self.prepare()
         # A wait that failed is an event as well: the call itself will say what is wrong.
         self.came = True
         return self.end.wake_up()
@@ -118,11 +121,11 @@ cdef class PipeEnd(Endpoint):
             waiter.set_result(None)
         return 0
 
-    cdef int call(self, str name, object callback) except -1:
-        """`callback()` in the pipe's context; what it raises is reported."""
+    cdef int call(self, str name) except -1:
+        """The protocol's method of that name in the pipe's context; what it raises is reported."""
         PyContext_Enter(self.context)
         try:
-            callback()
+            getattr(self.protocol, name)()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -245,7 +248,7 @@ cdef class ReadEnd(PipeEnd):
         if self.turn._debug:
             logger.info("%r was closed by peer", self.facade)
         self.state = CLOSING
-        return self.call("eof_received", self.protocol.eof_received)
+        return self.call("eof_received")
 
     cdef int fail(self, object error) except -1:
         # EIO is how a terminal says that its other side has gone.
@@ -274,7 +277,7 @@ cdef class WriteEnd(PipeEnd):
             self.push()
         if self.protocol_paused and self.unsent <= self.low:
             self.protocol_paused = False
-            self.call("resume_writing", self.protocol.resume_writing)
+            self.call("resume_writing")
         if self.state == CLOSING and self.unsent == 0:
             self.end_waits()
             self.lose()

@@ -67,7 +67,7 @@ cdef class Watch(Endpoint):
     cdef int run(self, Turn turn) except -1:
         cdef Handle handle = self.handle
         self.queued = False
-        if handle is None:
+        if handle is None or handle._cancelled:
             return 0
         handle.run(turn)
         if self.handle is not None and not self.lost and self.poll.user_data == 0:
@@ -85,7 +85,10 @@ cdef class Watch(Endpoint):
             self.poll.watch = NULL
 
     cdef int disarm(self) except -1:
+        self.turn.page.refuse_if_away()
         poll, self.poll = self.poll, None
+        if poll is None:
+            return 0
         self.handle.drop()
         self.handle = None
         (<Poll> poll).watch = NULL
@@ -163,10 +166,12 @@ cdef class ReadinessTurn(Turn):
         cdef Watch watch
         if self._closed:
             return False
-        watch = watches.pop(self.free_fd(fileobj) if check else fileobj, None)
+        fd = self.free_fd(fileobj) if check else fileobj
+        watch = watches.get(fd)
         if watch is None:
             return False
         watch.disarm()
+        del watches[fd]
         return True
 
     def add_reader(self, fd, callback, *args):

@@ -48,6 +48,7 @@ cdef extern from "<poll.h>" nogil:
 
 cdef enum:
     SEND_MOST = 1 << 30
+    RECEIVE_MOST = 1 << 30
 
 cdef double RETRY_LEAST = 0.001
 cdef double RETRY_MOST = 0.05
@@ -144,7 +145,8 @@ cdef class ReceiveCall(SocketCall):
         return PyBytes_AS_STRING(<bytes> self.target)
 
     cdef int prepare(self) except -1:
-        return self.turn.page.submit(self, CALL_RECV, self.fd, self.destination(), self.size, 0, 0, 0)
+        return self.turn.page.submit(self, CALL_RECV, self.fd, self.destination(),
+                                     <uint32_t> min(self.size, <Py_ssize_t> RECEIVE_MOST), 0, 0, 0)
 
     cdef object result(self, int res):
         return res if self.into else self.received(res)
@@ -335,6 +337,14 @@ cdef class SocketTurn(ReadinessTurn):
         self.forget_watches()
         for fd in list(self.leftovers):
             self.drop_leftover(fd)
+
+    def _take_leftover(self, sock):
+        """The bytes that a cancelled `sock_recv` has left, for whoever takes over the socket; None if there are none."""
+        owner, leftover = self.leftovers.get(sock.fileno(), (None, None))
+        if owner is None or owner() is not sock or not isinstance(leftover, bytes):
+            return None
+        del self.leftovers[sock.fileno()]
+        return leftover
 
     cdef int drop_leftover(self, int fd) except -1:
         """Nobody will ever ask for it."""

@@ -88,6 +88,8 @@ cdef class Stream(Endpoint):
     cdef int came_error               # errno of a failed receive
     cdef unsigned int full_reads, small_reads
     cdef unsigned int writes_lost     # writes after the end
+    cdef uint8_t prompt_in            # low bits of the turn in which a write was sent at once
+    cdef uint8_t several              # not 0: of late, turns have written more than once
     cdef size_t direct_size
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
     cdef Receive receive
@@ -104,12 +106,16 @@ cdef class Stream(Endpoint):
     cdef int introduce(self) except -1
     cdef int arm(self) except -1
     cdef int received(self, int res, uint32_t flags) except -1
+    cdef bint behind(self) noexcept
     cdef int keep_data(self, bytes data) except -1
     cdef int keep_rest(self, bytes rest) except -1
     cdef int count_full_reads(self, int res, uint32_t flags) except -1
     cdef int count_small_reads(self, size_t size) except -1
     cdef int deliver(self) except -1
+    cdef int after_delivery(self) except -1
     cdef int pull(self) except -1
+    cdef ssize_t read(self, void* target, size_t size) except? -1
+    cdef int pull_into_buffer(self) except -1
     cdef int deliver_data(self) except -1
     cdef int feed_layer(self, bytes data) except -1
     cdef int deliver_buffered(self, bytes data) except -1
@@ -118,6 +124,9 @@ cdef class Stream(Endpoint):
     cdef int lost_write(self) except -1
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
+    cdef int send_in_time(self) except -1
+    cdef bint may_send_at_once(self) noexcept
+    cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1
     cdef int send_now(self) except -1
     cdef int sent(self) except -1

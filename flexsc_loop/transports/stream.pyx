@@ -16,6 +16,7 @@ from asyncio import constants, trsock
 from asyncio.log import logger
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -73,9 +74,11 @@ cdef enum:
     DIRECT_LEAST = 128 * 1024
     DIRECT_MOST = 256 * 1024
     JOIN_ITEMS = 8                   # pool buffers that are delivered at once
+    INBOX_MOST = 64                  # pool buffers that wait to be delivered; then nothing more is received
     FULL_READS_FOR_DIRECT = 2        # so many full pool buffers in a row: read directly
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
     HIGH_WATER = 64 * 1024
+    SEVERAL = 8                      # turns in which a stream that writes piecemeal is given the time to do so
     HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
 
 
@@ -124,7 +127,8 @@ cdef class Receive(Operation):
         if self.stream is None:
             return 0
         if self.polls and res > 0:
-            self.stream.readable = True
+            # Back to the pool meanwhile?  Then the receive that comes next sees what has come.
+            self.stream.readable = self.stream.direct
             return self.stream.wake_up()
         return self.stream.received(res, flags)
 
@@ -296,9 +300,8 @@ cdef class Stream(Endpoint):
         """connection_made, then whoever waits for the connection."""
         self.fresh = False
         self.introduced = True
-        made = self.protocol.connection_made
         try:
-            call_in(self.context, made, self.facade)
+            call_in(self.context, self.protocol.connection_made, self.facade)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -328,7 +331,7 @@ cdef class Stream(Endpoint):
                 return self.wake_up()
             self.count_full_reads(res, flags)
             self.keep_data(data)
-            if self.paused and self.receive.user_data != 0:
+            if self.receive.user_data != 0 and (self.paused or self.behind()):
                 self.page.cancel(self.receive)
         elif res == 0:
             self.came_eof = True
@@ -338,6 +341,10 @@ cdef class Stream(Endpoint):
         elif res != -ECANCELED and res != -EAGAIN:
             self.came_error = -res
         return self.wake_up()
+
+    cdef bint behind(self) noexcept:
+        """Whether a syscall thread receives faster than the protocol takes: let the rest wait in the kernel."""
+        return isinstance(self.inbox, list) and len(<list> self.inbox) > INBOX_MOST
 
     cdef int keep_data(self, bytes data) except -1:
         if self.inbox is None:
@@ -372,9 +379,14 @@ cdef class Stream(Endpoint):
 
     cdef int deliver(self) except -1:
         if self.readable and not self.paused and self.inbox is None:
+            if self.data_received is None and self.layer is None:
+                return self.pull_into_buffer()
             self.pull()
         if not self.paused and self.inbox is not None:
             self.deliver_data()
+        return self.after_delivery()
+
+    cdef int after_delivery(self) except -1:
         if self.paused or self.state != OPEN or self.inbox is not None:
             return 0
         if self.came_error:
@@ -388,13 +400,19 @@ cdef class Stream(Endpoint):
     cdef int pull(self) except -1:
         """Read once, as much as is there up to `direct_size`, into the inbox."""
         cdef PyObject* target = new_bytes(NULL, self.direct_size)
-        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes> target), self.direct_size, MSG_DONTWAIT)
-        cdef int error = errno
+        cdef ssize_t count = self.read(PyBytes_AS_STRING(<bytes> target), self.direct_size)
         if count > 0:
             if <size_t> count < self.direct_size:
                 _PyBytes_Resize(&target, count)
             self.inbox = <bytes> target
         Py_XDECREF(target)
+        return 0
+
+    cdef ssize_t read(self, void* target, size_t size) except? -1:
+        """Read once.  Returns how much has come; what else has happened is noted."""
+        cdef ssize_t count = recv(self.fd, target, size, MSG_DONTWAIT)
+        cdef int error = errno
+        self.page.direct_calls += 1
         if count > 0:
             self.count_small_reads(count)
         elif count == 0:
@@ -404,7 +422,31 @@ cdef class Stream(Endpoint):
             self.readable = False
         elif error != EINTR:
             self.came_error = error
-        return 0
+        return count
+
+    cdef int pull_into_buffer(self) except -1:
+        """Read once, straight into a BufferedProtocol's buffer, and tell it."""
+        cdef Py_buffer view
+        cdef ssize_t count
+        protocol = self.protocol
+        PyContext_Enter(self.context)
+        try:
+            PyObject_GetBuffer(protocol.get_buffer(self.direct_size), &view, PyBUF_WRITABLE)
+            try:
+                if view.len == 0:
+                    raise RuntimeError("get_buffer() returned an empty buffer")
+                count = self.read(view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
+            if count > 0:
+                protocol.buffer_updated(count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.fatal(error, "Fatal error: protocol.buffer_updated() call failed.")
+        finally:
+            PyContext_Exit(self.context)
+        return self.after_delivery()
 
     cdef int deliver_data(self) except -1:
         data = self.inbox
@@ -448,7 +490,7 @@ cdef class Stream(Endpoint):
         PyContext_Enter(self.context)
         try:
             while done < total:
-                if self.paused or self.state != OPEN or self.data_received is not None:
+                if self.paused or self.state != OPEN or self.protocol is not protocol:
                     # The protocol has changed its mind meanwhile.
                     self.keep_rest(data[done:])
                     return 0
@@ -526,18 +568,47 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int after_write(self) except -1:
-        if not self.written and (self.send is None or self.send.user_data == 0):
-            self.wants_flush()
+        self.send_in_time()
         if self.unsent >= HEAVY:
             self.turn.heavy = True
         if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
 
+    cdef int send_in_time(self) except -1:
+        """Have what was written sent: at the end of the turn or, if that has no advantage, now."""
+        cdef bint busy = self.send is not None and self.send.user_data != 0
+        if self.written:
+            return 0
+        if not busy and self.may_send_at_once():
+            return self.send_at_once()
+        # A layer encrypts while a send is in flight, too.
+        return self.wants_flush() if not busy or self.layer is not None else 0
+
+    cdef bint may_send_at_once(self) noexcept:
+        """Whether a write has nothing to wait for: no other writes of this turn, as far as one can tell.
+
+        The peer then has its answer while the callback that wrote it goes on.
+        """
+        if self.prompt_in == <uint8_t> self.turn.turns:
+            # The second write of a turn: in the next ones, wait and join them.
+            self.several = SEVERAL
+        return self.several == 0 and self.unsent < HEAVY and self.turn.at_leisure()
+
+    cdef int send_at_once(self) except -1:
+        self.prompt_in = <uint8_t> self.turn.turns
+        self.turn.sparse = True
+        try:
+            return self.flush()
+        finally:
+            self.turn.sparse = False
+
     cdef int flush(self) except -1:
         cdef Layer layer = self.layer
         if layer is not None:
             layer.gather()
+        if self.several:
+            self.several = SEVERAL if isinstance(self.outbox, list) else self.several - 1
         return self.send_more()
 
     cdef int send_more(self) except -1:
@@ -591,6 +662,8 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int send_failed(self, int error) except -1:
+        # What was to follow must not be sent after a gap.
+        self.outbox = None
         if self.state == OPEN or self.error is None:
             self.fatal(OSError(error, os.strerror(error)), "Fatal write error on socket transport")
         return self.wake_up()
@@ -695,6 +768,7 @@ cdef class Stream(Endpoint):
         if self.held or (self.send is not None and self.send.user_data != 0):
             return 0
         written = b"".join(self.outbox) if isinstance(self.outbox, list) else self.outbox
+        self.page.direct_calls += 1
         send(self.fd, PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written), MSG_DONTWAIT | MSG_NOSIGNAL)
         return 0
 
@@ -788,7 +862,14 @@ cdef class Stream(Endpoint):
     cdef int adopt_protocol(self, object protocol) except -1:
         self.protocol = protocol
         self.layer = <Layer> protocol if isinstance(protocol, Layer) else None
-        self.data_received = None if isinstance(protocol, asyncio.BufferedProtocol) else protocol.data_received
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            self.data_received = None
+            return 0
+        try:
+            self.data_received = protocol.data_received
+        except AttributeError:
+            # An error only when data comes: some only write.
+            self.data_received = lambda data: protocol.data_received(data)
         return 0
 
     cdef object socket_object(self):
@@ -872,13 +953,24 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     stream.low = HIGH_WATER // 4
     stream.fresh = True
     stream.receive = Receive.__new__(Receive)
-    stream.receive.stream = stream
     stream.receive.retractable = True
-    stream.adopt_protocol(protocol)
-    stream.peer = raw_address(fd, True)
-    stream.name = raw_address(fd, False)
-    stream.facade = new_transport(stream)
-    turn.owned[fd] = stream.facade
+    try:
+        # What is no protocol is refused here, while there is nothing to undo.
+        protocol.connection_made
+        stream.adopt_protocol(protocol)
+        stream.peer = raw_address(fd, True)
+        stream.name = raw_address(fd, False)
+        stream.facade = new_transport(stream)
+        turn.owned[fd] = stream.facade
+    except BaseException:
+        # The fd is the caller's again.
+        stream.fd = -1
+        stream.sock = None
+        raise
+    stream.receive.stream = stream
+    if sock is not None:
+        # What a cancelled call on the socket has brought and nobody has seen comes first.
+        stream.inbox = turn._take_leftover(sock)
     if server is not None:
         turn._attach_to(server, stream.facade)
     return stream
@@ -944,6 +1036,17 @@ class StreamTransport(asyncio.Transport):
         """The protocol that data is delivered to."""
         return (<Stream> self._core).protocol
 
+    @property
+    def _protocol_paused(self):
+        # asyncio's sendfile fallback asks for it.
+        return (<Stream> self._core).protocol_paused
+
+    def _resume_instead(self, protocol):
+        """Have `protocol` told, not the one that was paused, when writing may go on."""
+        cdef Stream core = self._core
+        if core.protocol_paused:
+            core.paused_protocol = protocol
+
     def is_closing(self):
         """Whether the connection is closed, or on its way to."""
         return (<Stream> self._core).state != OPEN
@@ -970,6 +1073,8 @@ class StreamTransport(asyncio.Transport):
         cdef Stream core = self._core
         if core.eof_written:
             raise RuntimeError("Cannot call writelines() after write_eof()")
+        if core.several == 0:
+            core.several = 1
         for data in list_of_data:
             core.write(data)
 

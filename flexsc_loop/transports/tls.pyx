@@ -214,5 +214,5 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
 
     def __del__(self):
         cdef Tls core = self._core
-        if not core.closing() and core.phase != WAITING:
+        if core.stream is not None and not core.closing() and core.phase != WAITING:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)

@@ -148,6 +148,10 @@ cdef class Tls(Layer):
                     self.resume_protocol()
                 if self.cipher.unclear and self.phase == OPEN and not self.paused:
                     self.drain()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.fail(error, BROKEN)
             finally:
                 PyContext_Exit(context)
         return above.settle() if above is not None else 0
@@ -242,7 +246,7 @@ cdef class Tls(Layer):
 
     cdef int start_timer(self, object seconds, object callback) except -1:
         self.stop_timer()
-        self.timer = self.stream.turn.at(monotonic() + <double> seconds, callback, (), self.stream.context)
+        self.timer = self.stream.turn.at(self.stream.turn.now() + <double> seconds, callback, (), self.stream.context)
         return 0
 
     cdef int stop_timer(self) except -1:
@@ -411,7 +415,8 @@ cdef class Tls(Layer):
             if PyBytes_GET_SIZE(kept) >= AT_ONCE:
                 # It is in the cache now.
                 self.encrypt_now()
-            self.want_flush()
+            if self.stream.state != STREAM_CLOSED:
+                self.stream.send_in_time()
         return self.pause_if_much()
 
     cdef int encrypt_now(self) except -1:

@@ -89,6 +89,7 @@ cdef class Turn:
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room
     cdef bint sparse                 # while flushing: so few endpoints are written to that each may call for itself
+    cdef unsigned int prompt         # writes of this turn that were sent at once
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t endings              # endpoints that were closed and have not ended yet
@@ -113,6 +114,7 @@ cdef class Turn:
     cdef int run_handles(self) except -1
     cdef int publish_if_due(self) except -1
     cdef int publish_now(self) except -1
+    cdef bint at_leisure(self) noexcept
     cdef int send_much(self) except -1
     cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1

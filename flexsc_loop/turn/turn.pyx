@@ -16,7 +16,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport ceil
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from flexsc_loop.syscalls.page cimport Page
 
@@ -24,6 +24,7 @@ from flexsc_loop.syscalls.page cimport Page
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     int PyContext_Enter(object context) except -1
+    int enter_context "PyContext_Enter"(object context) noexcept
     int PyContext_Exit(object context) except -1
     PyObject* PyObject_Call(object callable, object args, PyObject* kwargs)
     Py_ssize_t Py_REFCNT(object)
@@ -58,6 +59,7 @@ cdef enum:
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
+    PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
 
 
@@ -152,7 +154,8 @@ cdef class Handle(Runnable):
         callback = self._callback
         args = self._args
         context = self._context
-        PyContext_Enter(context)
+        if enter_context(context) < 0:
+            return turn.report(self, callback, args)
         result = PyObject_Call(callback, args, NULL)
         PyContext_Exit(context)
         if result != NULL:
@@ -275,6 +278,8 @@ cdef class Turn:
 
     def _use_page(self, Page page):
         self.page = page
+        self.attributes = self.__dict__
+        self.replaced_clock = type(self).time is not Turn.time
         self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _forget_everything(self):
@@ -386,6 +391,18 @@ cdef class Turn:
                 or (self.page.eager and self.page.hungry())):
             self.publish_now()
         return 0
+
+    cdef bint at_leisure(self) noexcept:
+        """Whether what is written now may as well be sent now: nobody else has written in this turn, or is about to.
+
+        Not with a syscall thread, which would be given the first of several writes and the others only when it is done.
+        """
+        if not self.inside or self.dirty_count or queue_count(&self.arrived) or self.page.closed or self.page.away:
+            return False
+        if self.prompt >= min(self.page.direct_most, <uint32_t> PROMPT_MOST):
+            return False
+        self.prompt += 1
+        return True
 
     cdef int send_much(self) except -1:
         """Send now, and free what has been sent, so that the next takes its place in the cache."""
@@ -524,11 +541,13 @@ cdef class Turn:
         cdef size_t kept = 0, i
         cdef TimerHandle handle
         cdef size_t count = self.timers.count
+        # Let go of after the heap is in order: what goes with a context may run code, and that set timers.
+        cdef list dropped = []
         for i in range(count):
             handle = <TimerHandle> self.timers.heap[i].handle
             if handle._cancelled:
                 handle._scheduled = False
-                self.timers.heap[i].handle = NULL
+                dropped.append(handle)
                 Py_DECREF(handle)
             else:
                 self.timers.heap[kept] = self.timers.heap[i]
@@ -546,7 +565,8 @@ cdef class Turn:
         if self.timers.count == 0:
             return -1
         left = self.timers.heap[0].when - self.now()
-        if left <= 0:
+        if left <= 0 or queue_count(&self.ready):
+            # A clock in Python may let another thread run, and that one call `call_soon_threadsafe`.
             return 0
         if left > LONGEST_SLEEP:
             left = LONGEST_SLEEP
@@ -557,6 +577,7 @@ cdef class Turn:
     cdef int one_turn(self) except -1:
         cdef int64_t patience
         self.turns += 1
+        self.prompt = 0
         if self.dirty_count:
             self.flush_dirty()
         if self.jobs is not None:
@@ -583,8 +604,6 @@ cdef class Turn:
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
         self.inside = True
-        self.attributes = self.__dict__
-        self.replaced_clock = type(self).time is not Turn.time
         try:
             while True:
                 self.one_turn()

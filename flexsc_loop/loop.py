@@ -129,10 +129,10 @@ class Loop(
         """What the loop has counted since it was made.
 
         turns; submitted: entries filled; batches: times that entries were handed over; completions: results taken;
-        syscalls: system calls that the loop's thread made for its page; wakeups: times that another thread (or, with
-        a syscall thread, the loop) woke a sleeper; pool_empty: receives that found no buffer; overflows: completions
-        that found no place at first; in_flight: operations now; connections: open stream connections now;
-        thread_cpu_ns: CPU time of the syscall thread, 0 without one.
+        syscalls: system calls that the loop's thread made to move data, to connect, accept, close and wait; wakeups:
+        times that another thread (or, with a syscall thread, the loop) woke a sleeper; pool_empty: receives that found
+        no buffer; overflows: completions that found no place at first; in_flight: operations now; connections: open
+        stream connections now; thread_cpu_ns: CPU time of the syscall thread, 0 without one.
         """
         zero = dict.fromkeys(
             ("submitted", "batches", "completions", "syscalls", "wakeups", "pool_empty", "overflows", "in_flight",

@@ -182,6 +182,7 @@ cdef class KernelPage(Page):
     cdef int close_owned(self, int fd) except -1:
         if self.eager:
             return Page.close_owned(self, fd)
+        self.direct_calls += 1
         close_fd(fd)
         return 0
 

@@ -125,6 +125,7 @@ cdef class Listener(Endpoint):
         """Accept from a shared listener.  That somebody else was faster is no error."""
         cdef int fd
         for _ in range(SHARE):
+            self.page.direct_calls += 1
             fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 self.arrived.append(fd)
@@ -138,6 +139,7 @@ cdef class Listener(Endpoint):
         cdef Stream stream
         cdef Settings tls
         if self.fd < 0:
+            self.page.direct_calls += 1
             close_fd(fd)
             return 0
         tls, server = self.tls, self.server
@@ -154,6 +156,7 @@ cdef class Listener(Endpoint):
             raise
         except BaseException as error:
             if fd not in self.turn.owned:
+                self.page.direct_calls += 1
                 close_fd(fd)
             self.turn.call_exception_handler({
                 "message": "Error on transport creation for incoming connection", "exception": error})

@@ -210,6 +210,7 @@ cdef class ReadEnd(PipeEnd):
         self.ready.came = False
         if not self.is_ours():
             raise OSError(errno.EBADF, "the pipe was closed while it was read")
+        self.turn.page.direct_calls += 1
         if ioctl(self.fd, FIONREAD, &size) != 0:
             size = READ_UNKNOWN
         elif size == 0:
@@ -219,6 +220,7 @@ cdef class ReadEnd(PipeEnd):
         size = min(size, READ_MOST)
         target = new_bytes(NULL, size)
         while True:
+            self.turn.page.direct_calls += 1
             got = read_fd(self.fd, PyBytes_AS_STRING(<bytes> target), size)
             if got >= 0 or last_error != EINTR:
                 break
@@ -357,6 +359,7 @@ cdef class WriteEnd(PipeEnd):
             offset = 0
             used += 1
         while True:
+            self.turn.page.direct_calls += 1
             count = writev(self.fd, vector, used)
             if count >= 0:
                 return count

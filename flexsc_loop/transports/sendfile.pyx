@@ -129,6 +129,7 @@ cdef class FileSend:
         cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
         cdef Py_ssize_t got
         while self.sent < size:
+            self.turn.page.direct_calls += 1
             got = pread(self.file_fd, PyBytes_AS_STRING(data) + self.sent, size - self.sent, self.offset + self.sent)
             if got < 0 and last_error == EINTR:
                 continue
@@ -151,6 +152,7 @@ cdef class FileSend:
         if (stream.send is not None and stream.send.user_data != 0) or stream.unsent > LEAD_UP_TO:
             return False
         data = b"".join(stream.outbox) if isinstance(stream.outbox, list) else stream.outbox
+        self.turn.page.direct_calls += 1
         count = send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE)
         if count <= 0:
             # The usual way meets the same error and knows what to do.
@@ -166,6 +168,7 @@ cdef class FileSend:
         """Nothing of the file came after all: let go what was held back for it."""
         cdef int off = 0
         if self.cork and self.sent == 0:
+            self.turn.page.direct_calls += 1
             setsockopt(self.fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off))
         return 0
 
@@ -201,6 +204,7 @@ cdef class FileSend:
         take longer than the call.
         """
         cdef Py_ssize_t count
+        self.turn.page.direct_calls += 1
         if self.is_cached(min(asked, self.size - self.offset)):
             return sendfile(self.fd, self.file_fd, &self.offset, asked)
         with nogil:
@@ -209,12 +213,15 @@ cdef class FileSend:
 
     cdef bint is_cached(self, int64_t asked) noexcept:
         """Whether the first and the last of the bytes that are next lie in the kernel's page cache."""
+        return asked > 0 and self.has_cached(self.offset) and self.has_cached(self.offset + asked - 1)
+
+    cdef bint has_cached(self, int64_t at) noexcept:
         cdef char byte
         cdef iovec one
         one.iov_base = &byte
         one.iov_len = 1
-        return (asked > 0 and preadv2(self.file_fd, &one, 1, self.offset, RWF_NOWAIT) == 1
-                and preadv2(self.file_fd, &one, 1, self.offset + asked - 1, RWF_NOWAIT) == 1)
+        self.turn.page.direct_calls += 1
+        return preadv2(self.file_fd, &one, 1, at, RWF_NOWAIT) == 1
 
     cdef int fail(self, int error) except -1:
         if self.sent == 0 and error in (EBADF, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ESPIPE):

@@ -412,6 +412,7 @@ cdef class SocketTurn(ReadinessTurn):
             raise ValueError("negative buffersize in recv")
         if self.page.eager:
             while True:
+                self.page.direct_calls += 1
                 try:
                     return sock.recv(n)
                 except (BlockingIOError, InterruptedError):
@@ -433,6 +434,7 @@ cdef class SocketTurn(ReadinessTurn):
         self.check_socket(sock)
         if self.page.eager:
             while True:
+                self.page.direct_calls += 1
                 try:
                     return sock.recv_into(buf)
                 except (BlockingIOError, InterruptedError):
@@ -458,6 +460,7 @@ cdef class SocketTurn(ReadinessTurn):
             raise ValueError("negative buffersize in recvfrom")
         if self.page.eager or sock.family not in FAMILIES:
             while True:
+                self.page.direct_calls += 1
                 try:
                     return sock.recvfrom(bufsize)
                 except (BlockingIOError, InterruptedError):
@@ -481,6 +484,7 @@ cdef class SocketTurn(ReadinessTurn):
             raise ValueError("negative buffersize in recvfrom_into")
         if self.page.eager or sock.family not in FAMILIES:
             while True:
+                self.page.direct_calls += 1
                 try:
                     return sock.recvfrom_into(buf, nbytes)
                 except (BlockingIOError, InterruptedError):
@@ -508,6 +512,7 @@ cdef class SocketTurn(ReadinessTurn):
         cdef double delay = 0
         self.check_socket(sock)
         while True:
+            self.page.direct_calls += 1
             try:
                 return sock.sendto(data, address)
             except (BlockingIOError, InterruptedError):
@@ -539,6 +544,7 @@ cdef class SocketTurn(ReadinessTurn):
     async def _send_directly(self, sock, data):
         view = memoryview(data).cast("B")
         while view:
+            self.page.direct_calls += 1
             try:
                 view = view[sock.send(view):]
             except (BlockingIOError, InterruptedError):
@@ -550,6 +556,7 @@ cdef class SocketTurn(ReadinessTurn):
         self.check_socket(sock)
         if self.page.eager:
             while True:
+                self.page.direct_calls += 1
                 try:
                     conn, address = sock.accept()
                 except (BlockingIOError, InterruptedError):
@@ -581,12 +588,14 @@ cdef class SocketTurn(ReadinessTurn):
             resolved = await self._ensure_resolved(
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self)
             address = resolved[0][4]
+        self.page.direct_calls += 1
         try:
             sock.connect(address)
             return None
         except (BlockingIOError, InterruptedError):
             pass
         await self._sock_ready(sock, POLLOUT)
+        self.page.direct_calls += 1
         error = sock.getsockopt(socket_module.SOL_SOCKET, socket_module.SO_ERROR)
         if error != 0:
             raise OSError(error, f"Connect call failed {address}")

@@ -1,13 +1,15 @@
-"""What `loop.stats()` says of system calls made past the page."""
+"""What `loop.stats()` says of system calls made past the page, and after a change of threads."""
 
 import asyncio
 import contextlib
 import os
 import socket
 import tempfile
+import threading
+import time
 
 import pytest
-from support import Recorder, settle, unix_pair
+from support import Recorder, echo, settle, unix_pair
 
 pytestmark = pytest.mark.ours
 
@@ -152,3 +154,44 @@ async def test_small_files_over_a_connection(loop, connect):
                 await loop.sendfile(transport, file, 0, 100)
         assert counted.calls >= MANY
         assert await peer.recv(100 * MANY) == b"x" * 100 * MANY
+
+
+#: What is about now, not about all that was.
+NOW = {"in_flight", "connections"}
+
+
+def went_back(before, after):
+    return {key: (before[key], after[key]) for key in before if key not in NOW and after[key] < before[key]}
+
+
+async def work():
+    await echo()
+    await asyncio.sleep(0.01)  # so that a poller falls asleep and has to be woken
+    await echo()
+
+
+def test_counters_never_go_back(loop):
+    """With a kernel page, another thread gets another ring, and its poller has another thread."""
+    seen = loop.stats()
+    for _ in range(3):
+        loop.run_until_complete(work())
+        thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.sleep(0),))
+        now = loop.stats()
+        assert not went_back(seen, now)
+        thread.start()
+        thread.join()
+        seen = loop.stats()
+        assert not went_back(now, seen)
+    loop.close()
+    assert not went_back(seen, loop.stats())
+
+
+def test_the_cpu_time_of_a_thread_that_is_gone(way, new_loop):
+    loop = new_loop()
+    loop.run_until_complete(work())
+    spent = loop.stats()["thread_cpu_ns"]
+    loop.close()
+    began = time.process_time_ns()
+    assert loop.stats()["thread_cpu_ns"] >= spent
+    assert (spent > 0) is (way.threads != "off")
+    assert loop.stats()["thread_cpu_ns"] <= began

@@ -75,9 +75,19 @@ cdef extern from *:
     """
     #include <sys/syscall.h>
     #include <unistd.h>
+    #include <time.h>
     static inline int flexsc_gettid(void) { return (int)syscall(SYS_gettid); }
+
+    /* CPU time in nanoseconds of a thread of this process, 0 if there is none with this id. */
+    static inline int64_t flexsc_cpu_ns_of(int tid)
+    {
+        struct timespec cpu;
+        clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6); /* as the kernel numbers the clocks of threads */
+        return clock_gettime(clock, &cpu) == 0 ? cpu.tv_sec * 1000000000ll + cpu.tv_nsec : 0;
+    }
     """
     int gettid "flexsc_gettid"() noexcept
+    int64_t cpu_ns_of "flexsc_cpu_ns_of"(int tid) noexcept
 
 
 cdef class KernelPage(Page):
@@ -85,6 +95,8 @@ cdef class KernelPage(Page):
     cdef readonly int poller_cpu           # -2: no poller
     cdef uint32_t entries, capacity
     cdef uint64_t wakeups
+    cdef int poller                        # the poller's thread id, 0: none
+    cdef int64_t past_cpu_ns               # CPU time of pollers that are gone
     cdef int owner                         # thread that the ring is bound to
     cdef unsigned int owner_uid
     cdef object waker
@@ -99,7 +111,9 @@ cdef class KernelPage(Page):
     cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
     cdef int move(self) except -1
     cdef list operations(self)
-    cdef int64_t thread_cpu_ns(self) except -1
+    cdef int find_poller(self) except -1
+    cdef int64_t thread_cpu_ns(self) noexcept
+    cdef void forget_poller(self) noexcept
     cdef int close_unpublished(self) except -1
     cdef list last_results(self)
     cdef int cancel_all(self) except -1

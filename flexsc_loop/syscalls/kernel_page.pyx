@@ -25,6 +25,7 @@ cdef enum:
     IDLE_MS = 2                  # the poller sleeps after so much idleness
     CANCEL_ALL = 1 << 0
     CANCEL_ANY = 1 << 2
+    FDINFO_LOOKS = 16            # the kernel leaves the poller out of it while the ring is locked
     PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
     CANCEL_STEP_NS = 1_000_000
     CANCEL = 2                   # in user_data: a cancel of the operation that the rest names
@@ -85,6 +86,7 @@ cdef class KernelPage(Page):
         if res < 0:
             self.closed = True
             raise OSError(-res, "io_uring_setup")
+        self.poller = self.find_poller()
         self.owner = 0
         self.owner_uid = geteuid()
         cdef WakeRead waker = WakeRead()
@@ -315,6 +317,7 @@ cdef class KernelPage(Page):
         self.close_unpublished()
         cdef list left = [(op, (<Operation> op).user_data) for op in self.operations()]
         cdef list held = self.last_results()
+        self.forget_poller()
         cdef uring old = self.ring
         cdef flexsc_completion completion
         try:
@@ -409,6 +412,7 @@ cdef class KernelPage(Page):
             self.cancel_all()
         self.close_unpublished()
         self.reap()
+        self.forget_poller()
         if self.mine() and self.in_flight:
             # The kernel has not let go in time (never seen): what it may still touch must outlive the ring.
             for op in self.operations():
@@ -425,6 +429,7 @@ cdef class KernelPage(Page):
 
     def disown(self):
         Page.disown(self)
+        self.poller = 0
         # The mappings are not inherited.  An open copy of the ring would keep the parent's files open after its end.
         uring_close_fds(&self.ring)
 
@@ -444,16 +449,28 @@ cdef class KernelPage(Page):
             "thread_cpu_ns": self.thread_cpu_ns(),
         }
 
-    cdef int64_t thread_cpu_ns(self) except -1:
-        """CPU time of the poller so far.  The ring's fdinfo names its thread; 0 while there is none."""
-        if not self.eager or self.closed:
+    cdef int find_poller(self) except -1:
+        """The thread id of the poller, which the ring's fdinfo tells; 0 without one.
+
+        Asked when the ring is new: after a change of the user /proc may be closed to us.
+        """
+        if not self.eager:
             return 0
-        try:
-            with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
-                thread = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
-            if not thread:
+        for _ in range(FDINFO_LOOKS):
+            try:
+                with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
+                    found = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
+            except (OSError, ValueError):
                 return 0
-            with open(f"/proc/self/task/{thread[0]}/schedstat") as file:
-                return int(file.read().split()[0])
-        except (OSError, ValueError):
-            return 0
+            if found and found[0] > 0:
+                return found[0]
+        return 0
+
+    cdef int64_t thread_cpu_ns(self) noexcept:
+        """CPU time of the poller so far, and of those before it."""
+        return self.past_cpu_ns + (cpu_ns_of(self.poller) if self.poller else 0)
+
+    cdef void forget_poller(self) noexcept:
+        """Its ring is about to be closed."""
+        self.past_cpu_ns = self.thread_cpu_ns()
+        self.poller = 0

@@ -131,15 +131,20 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
     return 0;
 }
 
-/* Set up a ring of `entries` SQEs and `completions` CQEs.
+/* Set up a ring of `entries` SQEs and `completions` CQEs.  `ring` is zeroed, or one that was copied elsewhere and is to
+ * be replaced: its counters go on.
  *
  * poller_cpu: -2: no poller; -1: a poller on any CPU; else a poller (SQPOLL) pinned to that CPU, which sleeps after
  * `idle_ms` without work.  Returns 0, or -errno with nothing left open.  Source: io_uring_setup(2). */
 static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t completions, int poller_cpu,
                              uint32_t idle_ms)
 {
-    memset(ring, 0, sizeof *ring);
-    ring->fd = ring->wake_fd = -1;
+    *ring = (struct uring){.fd = -1,
+                           .wake_fd = -1,
+                           .syscalls = ring->syscalls,
+                           .batches = ring->batches,
+                           .wakeups = ring->wakeups,
+                           .overflows = ring->overflows};
     uint32_t flags = URING_SETUP_CLAMP | URING_SETUP_CQSIZE | URING_SETUP_SUBMIT_ALL | URING_SETUP_R_DISABLED;
     if (poller_cpu == -2)
         flags |= URING_SETUP_SINGLE_ISSUER | URING_SETUP_DEFER_TASKRUN | URING_SETUP_TASKRUN_FLAG;

@@ -62,6 +62,7 @@ cdef extern from "uring.h":
     bint uring_has_completions(const uring* ring) noexcept nogil
     bint uring_wants_enter(const uring* ring) noexcept nogil
     uint32_t uring_reap(uring* ring, flexsc_completion* out, uint32_t most) noexcept
+    bint uring_user_changed(uring* ring) noexcept
     bint uring_polled(const uring* ring) noexcept
     int uring_publish(uring* ring) noexcept nogil
     int uring_make_room(uring* ring) noexcept nogil
@@ -98,7 +99,6 @@ cdef class KernelPage(Page):
     cdef int poller                        # the poller's thread id, 0: none
     cdef int64_t past_cpu_ns               # CPU time of pollers that are gone
     cdef int owner                         # thread that the ring is bound to
-    cdef unsigned int owner_uid
     cdef object waker
     cdef dict cancelling                   # user_data -> operation that the kernel has been asked to end
 
@@ -110,6 +110,7 @@ cdef class KernelPage(Page):
     cdef bint unpublished(self, Operation op) noexcept
     cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
     cdef int move(self) except -1
+    cdef int change_user(self) except -1
     cdef list operations(self)
     cdef int find_poller(self) except -1
     cdef int64_t thread_cpu_ns(self) noexcept

@@ -9,7 +9,7 @@ kernel's poller (SQPOLL), pinned to a CPU.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from cpython.ref cimport Py_INCREF
-from posix.unistd cimport close as close_fd, geteuid, getpid
+from posix.unistd cimport close as close_fd, getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
@@ -18,6 +18,10 @@ from flexsc_loop.syscalls.page cimport (
     Page, flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
 )
 
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        ESTALE
 
 cdef enum:
     NO_POLLER = -2
@@ -88,7 +92,6 @@ cdef class KernelPage(Page):
             raise OSError(-res, "io_uring_setup")
         self.poller = self.find_poller()
         self.owner = 0
-        self.owner_uid = geteuid()
         cdef WakeRead waker = WakeRead()
         waker.page = self
         waker.retractable = True
@@ -272,6 +275,8 @@ cdef class KernelPage(Page):
         self.away = False
         if res == -EINTR:
             return 1
+        if res == -ESTALE:
+            return self.change_user()
         # EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
         if res < 0 and res != -EAGAIN and res != -EBUSY:
             raise OSError(-res, "io_uring_enter")
@@ -301,9 +306,11 @@ cdef class KernelPage(Page):
     cpdef bind(self):
         """Make this thread the ring's owner.  A ring that another thread (or user) owned is replaced by a new one."""
         cdef int here = gettid()
+        cdef bint changed
         cdef int res
         self.check()
-        if self.ring.enabled and (self.owner != here or (self.eager and self.owner_uid != geteuid())):
+        changed = self.eager and uring_user_changed(&self.ring)
+        if self.ring.enabled and (self.owner != here or changed):
             self.move()
         if not self.ring.enabled:
             res = uring_enable(&self.ring)
@@ -311,6 +318,13 @@ cdef class KernelPage(Page):
                 raise OSError(-res, "io_uring_register to enable the ring")
             self.owner = here
             self.bound = True
+
+    cdef int change_user(self) except -1:
+        """This thread acts for another user now.  The poller must, too, and only a new one does."""
+        if not self.closed:
+            self.move()
+            self.bind()
+        return 0
 
     cdef int move(self) except -1:
         """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""
@@ -354,10 +368,15 @@ cdef class KernelPage(Page):
         if self.eager:
             self.queue_cancel_all()
         while True:
-            count = self.copy_out()
-            for i in range(count):
+            # First what is left of a batch that is being walked.
+            count = self.batch_end - self.batch_at
+            if count == 0:
+                self.batch_at = 0
+                count = self.batch_end = self.copy_out()
+            for i in range(self.batch_at, self.batch_end):
                 held.append(self.batch[i])
                 ended += not self.batch[i].flags & COMPLETION_MORE and self.batch[i].user_data > SILENT
+            self.batch_at = self.batch_end
             if count == 0 and (not self.eager or ended >= self.in_flight or uring_now_ns() > until):
                 return held
             if count == 0:

@@ -24,6 +24,21 @@ _Static_assert(CALL_POLL == 6 && CALL_SENDMSG == 9 && CALL_RECVMSG == 10 && CALL
 
 enum uring_sleep { URING_AWAKE, URING_LOOKING, URING_ASLEEP };
 
+enum {
+    URING_GROUPS_MOST = 32, /* supplementary groups that are compared; of those who have more, none */
+    /* How often a look is taken at who the user is.  It takes three system calls. */
+    URING_USER_LOOK_NS = 1000000,
+    URING_WAITS_PER_USER_LOOK = 1024, /* for a loop that never sleeps */
+};
+
+/* For whom a thread makes system calls. */
+struct uring_user {
+    uid_t uid; /* effective */
+    gid_t gid;
+    int group_count;
+    gid_t groups[URING_GROUPS_MOST];
+};
+
 struct uring {
     int fd;
     int wake_fd; /* an eventfd; the loop keeps a read on it in flight */
@@ -43,6 +58,10 @@ struct uring {
 
     void *rings, *sqe_memory;
     size_t rings_size, sqe_size;
+
+    struct uring_user user; /* for whom a poller makes the calls: for whoever has set the ring up */
+    int64_t user_seen_ns;    /* when that was compared last */
+    uint32_t waits;
 
     _Atomic int sleep; /* enum uring_sleep, for uring_wake */
     _Atomic int woken;
@@ -131,6 +150,41 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
     return 0;
 }
 
+static inline int64_t uring_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static inline struct uring_user uring_user_now(void)
+{
+    struct uring_user user = {.uid = geteuid(), .gid = getegid()};
+    user.group_count = getgroups(URING_GROUPS_MOST, user.groups);
+    return user;
+}
+
+/* Whether this thread has changed its user or groups since the ring was opened, or since this was asked last. */
+static inline bool uring_user_changed(struct uring *ring)
+{
+    struct uring_user now = uring_user_now();
+    ring->syscalls += 3;
+    if (memcmp(&now, &ring->user, sizeof now) == 0)
+        return false;
+    ring->user = now;
+    return true;
+}
+
+/* The same, but says no without a look if the last one was just now. */
+static inline bool uring_user_changed_lately(struct uring *ring)
+{
+    int64_t now = uring_now_ns();
+    if (now - ring->user_seen_ns < URING_USER_LOOK_NS)
+        return false;
+    ring->user_seen_ns = now;
+    return uring_user_changed(ring);
+}
+
 /* Set up a ring of `entries` SQEs and `completions` CQEs.  `ring` is zeroed, or one that was copied elsewhere and is to
  * be replaced: its counters go on.
  *
@@ -144,7 +198,8 @@ static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t comp
                            .syscalls = ring->syscalls,
                            .batches = ring->batches,
                            .wakeups = ring->wakeups,
-                           .overflows = ring->overflows};
+                           .overflows = ring->overflows,
+                           .user = uring_user_now()};
     uint32_t flags = URING_SETUP_CLAMP | URING_SETUP_CQSIZE | URING_SETUP_SUBMIT_ALL | URING_SETUP_R_DISABLED;
     if (poller_cpu == -2)
         flags |= URING_SETUP_SINGLE_ISSUER | URING_SETUP_DEFER_TASKRUN | URING_SETUP_TASKRUN_FLAG;
@@ -313,13 +368,6 @@ static inline int uring_make_room(struct uring *ring)
     return res < 0 ? res : 0;
 }
 
-static inline int64_t uring_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 static inline void uring_relax(void)
 {
 #if defined(__x86_64__)
@@ -347,13 +395,15 @@ static inline bool uring_look(struct uring *ring, int64_t spin_ns)
 
 /* Publish, then wait until a completion is there, uring_wake() was called, or the time is over.
  * timeout_ns: 0 never sleeps, -1 sleeps without limit.  spin_ns: how long to look first (poller only).
- * Returns 0 or -errno (-EINTR: a signal ended the sleep).  *looked_in_vain says whether spinning found nothing. */
+ * Returns 0 or -errno (-EINTR: a signal ended the sleep; -ESTALE: the poller acts for a user or groups that are not this
+ * thread's any more, which is told once).  *looked_in_vain says whether spinning found nothing. */
 static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spin_ns, int *looked_in_vain)
 {
     bool polled = uring_polled(ring);
-    uint32_t submit = uring_advance_tail(ring);
-    uint32_t flags = 0;
     *looked_in_vain = 0;
+    if (polled && ++ring->waits % URING_WAITS_PER_USER_LOOK == 0 && uring_user_changed_lately(ring))
+        return -ESTALE;
+    uint32_t submit = uring_advance_tail(ring);
     if (polled) {
         int res = submit ? uring_ring_poller(ring) : 0;
         if (res < 0)
@@ -376,6 +426,9 @@ static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spi
             timeout_ns = timeout_ns > spin_ns ? timeout_ns - spin_ns : 0;
     }
     int res = 0;
+    bool changed = timeout_ns != 0 && polled && uring_user_changed_lately(ring);
+    if (changed)
+        timeout_ns = 0;
     if (timeout_ns != 0) {
         /* The sleep must be announced before we look for a wake: uring_wake() sets woken first, then looks here. */
         atomic_store_explicit(&ring->sleep, URING_ASLEEP, memory_order_seq_cst);
@@ -383,9 +436,12 @@ static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spi
             timeout_ns = 0;
     }
     if (timeout_ns != 0 || submit || uring_wants_enter(ring))
-        res = uring_enter_timed(ring, submit, timeout_ns != 0, flags, timeout_ns);
+        res = uring_enter_timed(ring, submit, timeout_ns != 0, 0, timeout_ns);
     atomic_store_explicit(&ring->sleep, URING_AWAKE, memory_order_relaxed);
     atomic_store_explicit(&ring->woken, 0, memory_order_relaxed);
+    /* And once more: who was looked at just now may have changed before a sleep that took long. */
+    if (changed || (timeout_ns != 0 && polled && uring_user_changed_lately(ring)))
+        return -ESTALE;
     return res < 0 ? res : 0;
 }
 

@@ -1,6 +1,7 @@
 """Seccomp filters for child processes of the tests: what happens to io_uring's system calls, and to accept4().
 
-The numbers of io_uring's calls are the same on all architectures.
+The numbers of io_uring's calls are the same on all architectures.  Of an argument the filters see the 32 bits at its
+address: the lower ones, on a little-endian machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ SECCOMP_RET_ERRNO = 0x00050000
 SECCOMP_RET_ALLOW = 0x7FFF0000
 BPF_LOAD_WORD_ABSOLUTE = 0x20
 BPF_JUMP_IF_EQUAL = 0x15
+BPF_JUMP_IF_GREATER = 0x25
 BPF_RETURN = 0x06
+FIRST_ARGUMENT = 16  # its place in struct seccomp_data
 
 
 class Program(ctypes.Structure):
@@ -35,6 +38,25 @@ def block(what: str, calls: str = "setup,enter,register") -> None:
     for left, number in zip(range(len(numbers), 0, -1), numbers, strict=True):
         instructions.append((BPF_JUMP_IF_EQUAL, left, 0, number))
     instructions += [(BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW), (BPF_RETURN, 0, 0, verdict)]
+    install(instructions)
+
+
+def limit_rings(entries: int) -> None:
+    """From now on, this thread finds no memory (ENOMEM) for a ring of more than `entries`."""
+    install(
+        [
+            (BPF_LOAD_WORD_ABSOLUTE, 0, 0, 0),
+            (BPF_JUMP_IF_EQUAL, 0, 3, CALLS["setup"]),
+            (BPF_LOAD_WORD_ABSOLUTE, 0, 0, FIRST_ARGUMENT),
+            (BPF_JUMP_IF_GREATER, 0, 1, entries),
+            (BPF_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.ENOMEM),
+            (BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW),
+        ]
+    )
+
+
+def install(instructions: list[tuple[int, int, int, int]]) -> None:
+    """Give this thread a filter of BPF instructions."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     program = Program(len(instructions), code)
     libc = ctypes.CDLL(None, use_errno=True)

@@ -5,6 +5,7 @@ import json
 import signal
 
 import pytest
+import sandbox
 from support import run_python
 
 ECHO = """
@@ -138,6 +139,54 @@ def test_info_for_the_user_page_makes_no_io_uring_call():
     end = run_python(INFO, "KILL", env={"FLEXSC_PAGES": "user"})
     assert end.code == 0, end.err
     assert json.loads(end.out)["pages"] == "user"
+
+
+#: The command line says how large a ring may be.
+SMALL_RINGS = """
+import logging
+logging.basicConfig(level=logging.INFO, format="%(levelname)s|%(name)s|%(message)s", stream=sys.stdout)
+sandbox.limit_rings(int(sys.argv[1]))
+import flexsc_loop
+loop = flexsc_loop.Loop()
+print(loop.choice.kind)
+loop.run_until_complete(main())
+loop.close()
+"""
+
+
+needs_io_uring = pytest.mark.skipif(
+    sandbox.try_setup() in (errno.EPERM, errno.ENOSYS), reason="io_uring is blocked on this machine"
+)
+
+
+@pytest.mark.ours
+@needs_io_uring
+@pytest.mark.parametrize("threads", ["off", "0"])
+@pytest.mark.parametrize("pages", ["auto", "kernel"])
+def test_a_ring_of_half_the_size_is_no_secret(pages, threads):
+    end = run_python(ECHO + SMALL_RINGS, "512", env={"FLEXSC_PAGES": pages, "FLEXSC_THREADS": threads})
+    assert end.code == 0, end.err
+    assert "kernel\nechoed" in end.out
+    (line,) = [line for line in end.out.splitlines() if line.startswith("INFO|flexsc_loop")]
+    assert "of half the size, 512 entries: not enough lockable memory" in line
+
+
+@pytest.mark.ours
+@needs_io_uring
+@pytest.mark.parametrize(("most", "told"), [(1024, False), (512, True)])
+def test_info_tells_of_half_the_size(most, told):
+    end = run_python(INFO.replace("sandbox.block(*sys.argv[1:])", f"sandbox.limit_rings({most})"))
+    assert end.code == 0, end.err
+    found = json.loads(end.out)
+    assert found["pages"] == "kernel"
+    assert any("half the size" in reason for reason in found["reasons"]) is told
+
+
+@pytest.mark.ours
+def test_a_ring_is_halved_once_only():
+    end = run_python(ECHO + SMALL_RINGS, "511")
+    assert end.code == 0, end.err
+    assert "user\nechoed" in end.out
 
 
 @pytest.mark.ours

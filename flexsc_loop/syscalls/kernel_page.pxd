@@ -94,6 +94,7 @@ cdef extern from *:
 cdef class KernelPage(Page):
     cdef uring ring
     cdef readonly int poller_cpu           # -2: no poller
+    cdef readonly bint halved              # there was no memory for a ring of the size that was asked for
     cdef uint32_t entries, capacity
     cdef uint64_t wakeups
     cdef int poller                        # the poller's thread id, 0: none

@@ -84,7 +84,8 @@ cdef class KernelPage(Page):
 
     cdef int open_ring(self) except -1:
         cdef int res = uring_open(&self.ring, self.entries, self.capacity, self.poller_cpu, IDLE_MS)
-        if res == -ENOMEM:
+        self.halved = res == -ENOMEM
+        if self.halved:
             res = uring_open(&self.ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), self.poller_cpu,
                              IDLE_MS)
         if res < 0:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from flexsc_loop.syscalls.kernel_page import KernelPage
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.syscalls.user_page import UserPage
+
+Kind = TypeVar("Kind", KernelPage, UserPage)
 
 REFUSALS = {
     errno.EPERM: "io_uring is blocked: by a seccomp filter (containers do that) or by kernel.io_uring_disabled",
@@ -70,18 +73,19 @@ def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
         try:
             page = _open(KernelPage, sizes, cpu)
             reasons.append("kernel page: io_uring works here" if pages == "auto" else "kernel page: asked for")
+            if page.halved:
+                reasons.append(f"of half the size, {max(sizes.entries // 2, 1)} entries: {REFUSALS[errno.ENOMEM]}")
             return Choice(page, "kernel", cpu, reasons)
         except OSError as error:
             cause = f"{REFUSALS.get(error.errno or 0, 'io_uring could not be set up')} ({error})"
             if pages == "kernel":
                 raise OSError(error.errno, f"no kernel page: {cause}; pages='auto' or 'user' works without") from error
             reasons.append(f"no kernel page: {cause}")
-    page = _open(UserPage, sizes, cpu)
     reasons.append("user page: works everywhere" if pages == "auto" else "user page: asked for")
-    return Choice(page, "user", cpu, reasons)
+    return Choice(_open(UserPage, sizes, cpu), "user", cpu, reasons)
 
 
-def _open(kind: type[KernelPage] | type[UserPage], sizes: Sizes, cpu: int | None) -> Page:
+def _open(kind: type[Kind], sizes: Sizes, cpu: int | None) -> Kind:
     return kind(
         entries=sizes.entries, completions=sizes.completions, buffers=sizes.buffers, buffer_size=sizes.buffer_size,
         cpu=cpu,

@@ -4,7 +4,7 @@
 #   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
 #   make suites    CPython's tests of asyncio and aiohttp's own, compared with the standard loop (ARGS="cpython --quick")
 #   make lint      ruff, cython-lint, mypy, stubtest
-#   make stress    the page code's C tests: plain, ThreadSanitizer, AddressSanitizer + UBSan
+#   make stress    the C tests of the page and the turn: plain, ThreadSanitizer, AddressSanitizer + UBSan
 #   make bars      measure the project's bars; takes long
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built

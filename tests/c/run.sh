@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compile and run the C tests of the user page: plain, under ThreadSanitizer, under AddressSanitizer and UBSan.
+# Compile and run the C tests, of the user page and of the turn: plain, under ThreadSanitizer, under AddressSanitizer and UBSan.
 #
 #   tests/c/run.sh [plain|tsan|asan|bench|all]      (all: the first three; CC picks the compiler)
 set -eu
@@ -9,7 +9,7 @@ sources="$here/../../flexsc_loop/syscalls"
 build="$here/build"
 mode=${1:-all}
 CC=${CC:-gcc}
-tests="calls files echo races"
+tests="user_page_calls user_page_files user_page_echo user_page_races turn"
 
 command -v "$CC" >/dev/null || { echo "run.sh: there is no compiler '$CC'; install gcc, or set CC" >&2; exit 2; }
 mkdir -p "$build"
@@ -28,7 +28,7 @@ run() { # kind, divisor of the rounds, flags...
     shift 2
     for name in $tests; do
         program="$build/${name}_$kind"
-        compile "$program" "$here/test_user_page_$name.c" "$@"
+        compile "$program" "$here/test_$name.c" "$@"
         log="$program.log"
         if ! ROUNDS_DIVISOR=$divisor TSAN_OPTIONS="halt_on_error=1" UBSAN_OPTIONS="halt_on_error=1" \
             timeout 100 "$program" >"$log" 2>&1; then

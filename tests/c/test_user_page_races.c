@@ -1,18 +1,6 @@
 /* The user page: sleeping and waking, cancelling and reusing against a peer that acts at the same time. */
 #include "user_page_rig.h"
 
-/* Sanitizers slow things down by an order of magnitude: fewer rounds then. */
-static int rounds(int plain) {
-    const char *divisor = getenv("ROUNDS_DIVISOR");
-    int n = plain / (divisor != NULL ? atoi(divisor) : 1);
-    return n > 10 ? n : 10;
-}
-
-static void linger_for(uint32_t pauses) {
-    for (volatile uint32_t i = 0; i < pauses; i++)
-        ;
-}
-
 /* ---- waking the loop ---- */
 
 static void test_wake_before_sleep(enum mode mode) {

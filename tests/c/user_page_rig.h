@@ -1,6 +1,7 @@
-/* What the C tests of the user page share: checks, a little loop over a page, sockets.
+/* What the C tests share: checks, a little loop over a user page, sockets.
  *
- * Each test runs in own-thread and in pinned mode, under an alarm, and must leave no fd and no thread behind. */
+ * Each test of a page runs in own-thread and in pinned mode.  All run under an alarm, and must leave no fd and no thread
+ * behind. */
 #ifndef USER_PAGE_RIG_H
 #define USER_PAGE_RIG_H
 
@@ -287,6 +288,18 @@ static inline bool stream_matches(const char *in, uint32_t seed, size_t from, si
 }
 
 /* ---- running tests ---- */
+
+/* Sanitizers slow things down by an order of magnitude: fewer rounds then. */
+static inline int rounds(int plain) {
+    const char *divisor = getenv("ROUNDS_DIVISOR");
+    int n = plain / (divisor != NULL ? atoi(divisor) : 1);
+    return n > 10 ? n : 10;
+}
+
+static inline void linger_for(uint32_t pauses) {
+    for (volatile uint32_t i = 0; i < pauses; i++)
+        ;
+}
 
 static int count_dir(const char *path) {
     int n = 0;

@@ -31,6 +31,7 @@ stress:
 	@tests/c/run.sh all
 
 bars:
+	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
 
 build:

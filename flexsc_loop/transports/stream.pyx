@@ -670,6 +670,7 @@ cdef class Stream(Endpoint):
 
     cdef int send_eof(self) except -1:
         self.eof_sent = True
+        self.page.direct_calls += 1
         shutdown(self.fd, SHUT_WR)
         return 0
 
@@ -758,6 +759,7 @@ cdef class Stream(Endpoint):
         self.outbox = None
         if self.held:
             # sendfile() holds the fd until this makes it fail.
+            self.page.direct_calls += 1
             shutdown(self.fd, SHUT_RDWR)
         if self.send is not None and self.send.user_data != 0:
             self.page.cancel(self.send)

@@ -112,20 +112,22 @@ def measure_load(bar: Bar, bench: Bench) -> Outcome:
 
 def measure_open_loop(bar: Bar, bench: Bench) -> Outcome:
     load = workload(bar.workload).varied(connections=bar.connections)
-    settings = replace(bench.for_python(bar), count_calls=False)
+    settings = replace(bench.for_python(bar), count_calls=False, retry=False)
     uvloop = LoopChoice.parse("uvloop")
     peak = compare(load, [uvloop], replace(settings, rounds=3), progress=bench.progress).rows[0]
     if peak.unavailable:
         return Outcome.failed(f"uvloop: {peak.unavailable}")
     paced = load.varied(rate=peak.median("rate") * PEAK_SHARE)
-    # At a fixed rate the rate cannot swing, so its steadiness says nothing and there is no second run.
-    return _load_outcome(compare(paced, bench.loops(bar), settings, progress=bench.progress, retry=False), "p99_us")
+    # At a fixed rate the rate cannot swing, so its steadiness says nothing and there is no second run.  One window,
+    # because a short one has few requests in its last hundredth.
+    settings = replace(settings, window=settings.seconds)
+    return _load_outcome(compare(paced, bench.loops(bar), settings, progress=bench.progress), "p99_us")
 
 
 def measure_calls(bar: Bar, bench: Bench) -> Outcome:
     load = workload(bar.workload).varied(connections=bar.connections)
-    settings = replace(bench.for_python(bar), rounds=1, seconds=min(1.0, bench.settings.seconds), count_calls=True)
-    comparison = compare(load, bench.loops(bar), settings, progress=bench.progress, retry=False)
+    settings = replace(bench.for_python(bar), rounds=1, seconds=min(1.0, bench.settings.seconds), retry=False)
+    comparison = compare(load, bench.loops(bar), settings, progress=bench.progress)
 
     def figure(label: str, _against: str | None) -> tuple[float | None, str]:
         row = comparison.row(label)
@@ -322,8 +324,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bars", description=__doc__)
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured window of each run")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured in each round, in short windows")
     parser.add_argument("--warmup", type=float, default=0.5)
+    parser.add_argument("--no-retry", action="store_true", help="do not measure again when the baseline swings")
     parser.add_argument("--json", type=Path, metavar="FILE", help="default: results/bars-TIME.json")
     args = parser.parse_args()
     if args.rounds < 1 or args.seconds <= 0 or args.warmup < 0:
@@ -334,7 +337,7 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace, console: Console) -> int:
     placement = Placement.choose()
     build_load()
-    settings = Settings(placement, sys.executable, args.rounds, args.seconds, args.warmup)
+    settings = Settings(placement, sys.executable, args.rounds, args.seconds, args.warmup, retry=not args.no_retry)
     for note in placement.notes:
         console.print(f"note: {note}")
     chosen = [bar for bar in BARS if not args.only or bar.name in args.only]

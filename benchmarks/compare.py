@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--loops", nargs="+", help="name[:pages[:threads]] of asyncio, uvloop, rloop, flexsc")
     parser.add_argument("--baseline", default=BASELINE, help="what ratios refer to (default uvloop)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured window of each run")
+    parser.add_argument("--seconds", type=float, default=3.0, help="measured in each round, in short windows")
     parser.add_argument("--warmup", type=float, default=0.5)
     parser.add_argument("--connections", type=int)
     parser.add_argument("--size", type=int, help="message size in bytes (echo workloads)")
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     choices = [LoopChoice.parse(name) for name in names]
     baseline = args.baseline if args.baseline in names else names[0]
     settings = Settings(
-        placement, find_python(args.python), args.rounds, args.seconds, args.warmup, count_calls=not args.no_calls
+        placement, find_python(args.python), args.rounds, args.seconds, args.warmup,
+        count_calls=not args.no_calls, retry=not args.no_retry,
     )
     loads = [
         workload(name).varied(connections=args.connections, size=args.size, rate=args.rate) for name in args.workload
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     comparisons = []
     for load in loads:
         with console.status("starting") as status:
-            done = compare(load, choices, settings, baseline=baseline, progress=status.update, retry=not args.no_retry)
+            done = compare(load, choices, settings, baseline=baseline, progress=status.update)
         comparisons.append(done)
         report.show(console, done)
     if args.json:

@@ -50,7 +50,7 @@ def measure(name: str, settings: Settings, console: Console) -> Comparison:
             progress.update(task, description=what, advance=1 if begun else 0)
             begun = True
 
-        comparison = compare(workload(name), loops, settings, progress=advance, retry=False)
+        comparison = compare(workload(name), loops, settings, progress=advance)
         progress.update(task, description="done", completed=steps)
     return comparison
 
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
     parser.add_argument("--workload", default="app-json", help="any workload of benchmarks.compare (default app-json)")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="measured window of each run")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="measured in each round, in short windows")
     parser.add_argument("--picture", type=Path, default=PICTURE, metavar="FILE")
     args = parser.parse_args()
     if args.rounds < 1 or args.seconds <= 0:
@@ -89,7 +89,7 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace, console: Console) -> None:
     placement = Placement.choose()
     build_load()
-    settings = Settings(placement, sys.executable, args.rounds, args.seconds, WARMUP)
+    settings = Settings(placement, sys.executable, args.rounds, args.seconds, WARMUP, retry=False)
     begin = time.monotonic()
     comparison = measure(args.workload, settings, console)
     spent = time.monotonic() - begin

@@ -49,7 +49,11 @@ class Settings:
     rounds: int = 5
     seconds: float = 3.0
     warmup: float = 0.5
+    window: float = WINDOW_S
+    """How long a loop is loaded before it is another one's turn."""
     count_calls: bool = True
+    retry: bool = True
+    """Whether to measure again when the baseline swings."""
     database: databases.Database | None = None
     """The one that runs for a workload that needs it."""
 
@@ -316,7 +320,7 @@ def _reason_kept(row: Row) -> Iterator[None]:
 
 def _run_round(rows: Sequence[Row], load: Workload, settings: Settings, number: int, progress: Progress) -> None:
     """One round: a fresh server for each loop, and windows of load on them in turn."""
-    count = max(1, round(settings.seconds / WINDOW_S))
+    count = max(1, round(settings.seconds / settings.window))
     servers: dict[str, Server] = {}
     taken: dict[str, list[Sample]] = {row.choice.label: [] for row in rows}
     with ExitStack() as stack:
@@ -418,21 +422,20 @@ def compare(
     *,
     baseline: str = BASELINE,
     progress: Progress = silent,
-    retry: bool = True,
 ) -> Comparison:
     """Measures `load` on every loop.
 
     When the baseline swings by more than 15 % the whole comparison is run once more and the steadier one is kept.
     """
     with with_database(load, settings) as ready:
-        return _compare(load, choices, ready, baseline, progress, retry)
+        return _compare(load, choices, ready, baseline, progress)
 
 
 def _compare(
-    load: Workload, choices: Sequence[LoopChoice], settings: Settings, baseline: str, progress: Progress, retry: bool
+    load: Workload, choices: Sequence[LoopChoice], settings: Settings, baseline: str, progress: Progress
 ) -> Comparison:
     comparison = _run_once(load, choices, settings, baseline, progress)
-    if retry and comparison.baseline_swing > MAX_SWING:
+    if settings.retry and comparison.baseline_swing > MAX_SWING:
         progress(f"{baseline} swung by {comparison.baseline_swing:.0%}; measuring again")
         again = _run_once(load, choices, settings, baseline, progress)
         comparison, dropped = sorted((comparison, again), key=lambda c: c.baseline_swing)

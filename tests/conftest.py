@@ -8,6 +8,7 @@ import errno
 import gc
 import inspect
 import os
+import random
 import signal
 import socket
 import time
@@ -28,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--brief", action="store_true", help="run the tests in ecosystem/ in one way only")
     group.addoption("--soak", action="store_true", help="run the long tests in full length")
     group.addoption("--suites", action="store_true", help="run the test suites that others wrote")
-    group.addoption("--seed", type=int, help="the seed that a failed run of the fuzzer printed")
+    group.addoption("--seed", type=int, help="the seed that a failed run of a fuzzer or a soak printed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,6 +109,14 @@ def way(request: pytest.FixtureRequest) -> Way:
 @pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption("soak")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Where a test's chance begins; printed, so that pytest shows it with a failure."""
+    seed = request.config.getoption("seed") or random.SystemRandom().randrange(1, 1 << 32)
+    print(f"seed {seed}")
+    return seed
 
 
 @pytest.fixture(autouse=True)

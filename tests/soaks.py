@@ -1,0 +1,111 @@
+"""What the soaks share: what a loop and its process hold, to be compared before and after a load."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import psutil
+from support import Way, open_fds, thread_names
+
+LIBC = ctypes.CDLL(None)
+KIB = 1024
+
+
+class MallocInfo(ctypes.Structure):
+    """mallinfo2(3)."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
+class Memory(NamedTuple):
+    """Python's small blocks and bytes of malloc() in use, whatever the allocators keep besides; bytes resident."""
+
+    blocks: int
+    malloc: int
+    resident: int
+
+    @classmethod
+    def now(cls) -> Memory:
+        gc.collect()
+        info = malloc_info()
+        return cls(sys.getallocatedblocks(), info.uordblks + info.hblkhd, resident())
+
+    def since(self, before: Memory) -> Memory:
+        return Memory(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+def malloc_info() -> MallocInfo:
+    if not hasattr(LIBC, "mallinfo2"):  # the C library is not glibc, or older than 2.33
+        return MallocInfo()
+    LIBC.mallinfo2.restype = MallocInfo
+    return LIBC.mallinfo2()
+
+
+def resident() -> int:
+    """Bytes of resident memory, once the allocator has given back what it can."""
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
+    return psutil.Process().memory_info().rss
+
+
+class Before:
+    """Descriptors, threads and operations, to be compared with later."""
+
+    def __init__(self, way: Way, loop: Any) -> None:
+        self.way, self.loop = way, loop
+        self.fds, self.threads = open_fds(), thread_names()
+        self.in_flight = self.in_flight_now()
+
+    async def check(self) -> None:
+        """All must be as it was, as soon as what is closing has ended."""
+        end = time.monotonic() + 10
+        while self.more_fds() or self.in_flight_now() > self.in_flight:
+            assert time.monotonic() < end, f"{self.more_fds()} {self.loop.stats() if self.way.ours else ''}"
+            await asyncio.sleep(0.01)
+        assert set(thread_names()) <= set(self.threads)
+        if self.way.ours:
+            assert self.loop.stats()["connections"] == 0
+
+    def more_fds(self) -> dict[int, str]:
+        return {fd: what for fd, what in open_fds().items() if self.fds.get(fd) != what}
+
+    def in_flight_now(self) -> int:
+        return self.loop.stats()["in_flight"] if self.way.ours else 0
+
+
+async def prove_steady(
+    before: Before, load: Callable[[], Awaitable[Any]], cycles: int, *, room: int = 256 * KIB
+) -> None:
+    """Run `load`, of about so many cycles, several times: what one cycle leaves must not add up.
+
+    The first load fills pools, free lists and arenas.  After that a leak of one small object in ten cycles shows in
+    each load; a table that happens to grow shows in one.  `room`: bytes that may become resident all the same.
+    """
+    await load()
+    await before.check()
+    kinds = kinds_of_objects()
+    grown = []
+    for _ in range(3):
+        memory = Memory.now()
+        await load()
+        await before.check()
+        grown.append(Memory.now().since(memory))
+    report = f"{grown} in {cycles} cycles each; more of {(kinds_of_objects() - kinds).most_common(8)}"
+    least = Memory(*map(min, zip(*grown, strict=True)))
+    assert least.blocks < cycles // 10 + 10, report
+    assert least.malloc < cycles * 16 + 4 * KIB, report
+    assert least.resident < cycles * 100 + room, report
+
+
+def kinds_of_objects() -> Counter[str]:
+    return Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())

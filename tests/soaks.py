@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import random
 import sys
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import psutil
-from support import Way, open_fds, thread_names
+from support import Echo, Way, digest, open_fds, thread_names
 
 LIBC = ctypes.CDLL(None)
 KIB = 1024
@@ -109,3 +110,57 @@ async def prove_steady(
 
 def kinds_of_objects() -> Counter[str]:
     return Counter(f"{type(thing).__module__}.{type(thing).__qualname__}" for thing in gc.get_objects())
+
+
+class SlowEcho(Echo):
+    """Stops reading now and then for a moment."""
+
+    chance = random.Random(1)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.chance.random() < 0.02:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(self.chance.random() * 0.005, self.transport.resume_reading)
+
+
+def random_size(chance: random.Random) -> int:
+    """Up to 8 MiB, small ones as often as large ones."""
+    return min(1 << 23, int(2 ** chance.uniform(0, 23.01)))
+
+
+async def exchange(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    data: bytes,
+    chance: random.Random,
+    vectored: bool = False,
+) -> None:
+    """Send `data` and read it back at a random pace."""
+    sending = asyncio.ensure_future(send(writer, data, chance, vectored))
+    back = await read_slowly(reader, len(data), chance)
+    await sending
+    assert digest(back) == digest(data), f"a message of {len(data)} bytes came back changed"
+
+
+async def read_slowly(reader: asyncio.StreamReader, size: int, chance: random.Random) -> bytearray:
+    back = bytearray()
+    while len(back) < size:
+        back += await reader.readexactly(min(size - len(back), chance.randrange(1, 1 << 18)))
+        if chance.random() < 0.05:
+            await asyncio.sleep(chance.random() * 0.005)
+    return back
+
+
+async def send(writer: asyncio.StreamWriter, data: bytes, chance: random.Random, vectored: bool = False) -> None:
+    position = 0
+    while position < len(data):
+        step = chance.randrange(1, len(data) + 1)
+        if not vectored or chance.random() < 0.5:
+            writer.write(data[position : position + step])
+        else:
+            writer.writelines([data[position : position + step // 2], data[position + step // 2 : position + step]])
+        position += step
+        if chance.random() < 0.5:
+            await writer.drain()
+    await writer.drain()

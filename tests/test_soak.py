@@ -6,8 +6,8 @@ import socket
 import time
 
 import pytest
-from soaks import Before, prove_steady
-from support import Echo, digest, payload, turns
+from soaks import Before, SlowEcho, exchange, prove_steady, random_size
+from support import Echo, payload, turns
 
 pytestmark = pytest.mark.slow
 
@@ -24,52 +24,17 @@ async def test_a_leak_is_seen(way, loop, leak):
         await prove_steady(Before(way, loop), load, 500)
 
 
-class SlowEcho(Echo):
-    """Stops reading now and then for a moment."""
-
-    chance = random.Random(1)
-
-    def data_received(self, data):
-        super().data_received(data)
-        if self.chance.random() < 0.02:
-            self.transport.pause_reading()
-            asyncio.get_running_loop().call_later(self.chance.random() * 0.005, self.transport.resume_reading)
-
-
 async def client(address, seed, deadline, vectored):
     """One connection: random messages there and back, read at a random pace."""
     chance = random.Random(seed)
     reader, writer = await asyncio.open_connection(*address, limit=chance.choice([1 << 10, 1 << 16, 1 << 20]))
     messages = 0
     while messages == 0 or time.monotonic() < deadline:
-        size = min(1 << 23, int(2 ** chance.uniform(0, 23.01)))
-        data = payload(size, seed * 1_000_003 + messages)
-        sending = asyncio.ensure_future(send(writer, data, chance, vectored))
-        back = bytearray()
-        while len(back) < size:
-            back += await reader.readexactly(min(size - len(back), chance.randrange(1, 1 << 18)))
-            if chance.random() < 0.05:
-                await asyncio.sleep(chance.random() * 0.005)
-        await sending
-        assert digest(back) == digest(data), f"connection {seed}, message {messages} of {size} bytes"
+        data = payload(random_size(chance), seed * 1_000_003 + messages)
+        await exchange(reader, writer, data, chance, vectored)
         messages += 1
     writer.close()
     await writer.wait_closed()
-    return messages
-
-
-async def send(writer, data, chance, vectored):
-    position = 0
-    while position < len(data):
-        step = chance.randrange(1, len(data) + 1)
-        if not vectored or chance.random() < 0.5:
-            writer.write(data[position : position + step])
-        else:
-            writer.writelines([data[position : position + step // 2], data[position + step // 2 : position + step]])
-        position += step
-        if chance.random() < 0.5:
-            await writer.drain()
-    await writer.drain()
 
 
 @pytest.mark.timeout(180)

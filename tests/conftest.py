@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import errno
 import gc
 import inspect
 import os
@@ -17,9 +15,8 @@ from typing import Any
 
 import pytest
 from datagrams import LOCAL, Talker, udp_socket
+from sandbox import io_uring_blocked
 from support import WAYS, Peer, Recorder, Way, open_fds, tcp_pair, thread_names, turns, unix_pair
-
-SYS_IO_URING_SETUP = 425
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,12 +79,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     loop = pyfuncitem.funcargs["loop"]
     loop.run_until_complete(asyncio.wait_for(pyfuncitem.obj(**arguments), limit))
     return True
-
-
-def io_uring_blocked() -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall(SYS_IO_URING_SETUP, 0, None)
-    return ctypes.get_errno() in (errno.ENOSYS, errno.EPERM)
 
 
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

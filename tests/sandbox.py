@@ -71,3 +71,8 @@ def try_setup() -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall(CALLS["setup"], 0, None)
     return ctypes.get_errno()
+
+
+def io_uring_blocked() -> bool:
+    """Whether this process may not make a kernel page."""
+    return try_setup() in (errno.ENOSYS, errno.EPERM)

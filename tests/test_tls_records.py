@@ -162,3 +162,73 @@ class Relay(Recorder):
 
     def resume_writing(self):
         self.other.resume_reading()
+
+
+class CountingReads:
+    """What an ssl.SSLObject is made of, with its reads counted, and those that found nothing to read."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.reads = self.dry = 0
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def read(self, *args):
+        self.reads += 1
+        try:
+            return self.inner.read(*args)
+        except ssl.SSLWantReadError:
+            self.dry += 1
+            raise
+
+
+def count_reads(context, counters):
+    """Have the reads of all connections of `context` counted.  A subclass of SSLObject would be read in another way."""
+    wrap_bio = context.wrap_bio
+
+    def counted(*args, **options):
+        tls = wrap_bio(*args, **options)
+        tls._sslobj = CountingReads(tls._sslobj)
+        counters.append(tls._sslobj)
+        return tls
+
+    context.wrap_bio = counted
+    return context
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_no_read_fails_in_the_steady_state(loop, contexts, version):
+    """The loop knows how many records have come; no SSLWantReadError has to tell it that it was the last."""
+    counters = []
+
+    async def echo(reader, writer):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server_context = count_reads(contexts.server(version), counters)
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context)
+    client_context = count_reads(contexts.client(version), counters)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=client_context)
+
+    async def talk(sizes):
+        for number, size in enumerate(sizes):
+            data = payload(size, number)
+            writer.write(data)
+            assert digest(await reader.readexactly(size)) == digest(data)
+
+    await talk([1, 1])  # what the handshake leaves behind comes with the first data
+    before = [(end.reads, end.dry) for end in counters]
+    sizes = [1, 100, 5000, 16_383, 16_384, 16_385, 100_000, 1 << 20] * 5
+    await talk(sizes)
+    assert len(counters) == 2
+    for end, (reads, dry) in zip(counters, before, strict=True):
+        assert end.reads - reads >= len(sizes)
+        assert end.dry == dry
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()

@@ -132,6 +132,17 @@ async def test_pipes(loop):
             await protocol.until_called("lost")
 
 
+async def test_large_reads(loop, connect):
+    """The loop's own thread makes them, whoever serves the page."""
+    _, protocol, peer = await connect()
+    size = 8 << 20
+    with Counted(loop) as counted:
+        await asyncio.gather(peer.send(bytes(size)), protocol.until_received(size))
+    large = sum(len(chunk) > 128 << 10 for chunk in protocol.chunks)
+    assert large
+    assert counted.calls >= large
+
+
 async def test_sendfile(loop):
     """Two looks into the page cache and sendfile() itself."""
     with contextlib.ExitStack() as stack:

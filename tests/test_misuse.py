@@ -127,9 +127,10 @@ async def test_the_rest_goes_to_the_next_buffered_protocol(loop, connect):
     assert (header.recorder.data, body.recorder.data) == (b"head", b"BODY")
 
 
-async def test_a_buffered_protocol_is_given_large_messages_in_its_own_buffer(loop, connect):
+@pytest.mark.parametrize("room", [1000, 100_000, 1 << 20])
+async def test_a_buffered_protocol_is_given_large_messages_in_its_own_buffer(loop, connect, room):
     """Whole, in order, and with changes of size on the way."""
-    _, protocol, peer = await connect(lambda: Buffered(100_000))
+    _, protocol, peer = await connect(lambda: Buffered(room))
     messages = [payload(size, seed) for seed, size in enumerate([3 << 20, 10, 100, 1 << 20, *([7] * 20), 2 << 20])]
     for message in messages:
         await peer.send(message)

@@ -116,6 +116,7 @@ cdef class Stream(Endpoint):
     cdef int pull(self) except -1
     cdef ssize_t read(self, void* target, size_t size) except? -1
     cdef int pull_into_buffer(self) except -1
+    cdef ssize_t read_into(self, object buffer) except? -1
     cdef int deliver_data(self) except -1
     cdef int feed_layer(self, bytes data) except -1
     cdef int deliver_buffered(self, bytes data) except -1

@@ -64,6 +64,8 @@ cdef extern from "<poll.h>" nogil:
         POLLRDHUP
 
 cdef extern from "<errno.h>" nogil:
+    enum:
+        EPIPE
     int errno
 
 cdef enum:
@@ -368,7 +370,7 @@ cdef class Stream(Endpoint):
 
     cdef int count_small_reads(self, size_t size) except -1:
         """Large reads: larger ones if they are filled, back to the pool if they bring little."""
-        if size == self.direct_size and self.direct_size < DIRECT_MOST:
+        if size >= self.direct_size and self.direct_size < DIRECT_MOST:
             self.direct_size *= 2
         self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
@@ -405,6 +407,7 @@ cdef class Stream(Endpoint):
             if <size_t> count < self.direct_size:
                 _PyBytes_Resize(&target, count)
             self.inbox = <bytes> target
+            self.count_small_reads(count)
         Py_XDECREF(target)
         return 0
 
@@ -413,40 +416,47 @@ cdef class Stream(Endpoint):
         cdef ssize_t count = recv(self.fd, target, size, MSG_DONTWAIT)
         cdef int error = errno
         self.page.direct_calls += 1
-        if count > 0:
-            self.count_small_reads(count)
-        elif count == 0:
+        if count == 0:
             self.came_eof = True
-        elif error == EAGAIN:
+        elif count < 0 and error == EAGAIN:
             # Only now is it sure that the poll in flight will tell of what comes next.
             self.readable = False
-        elif error != EINTR:
+        elif count < 0 and error != EINTR:
             self.came_error = error
         return count
 
     cdef int pull_into_buffer(self) except -1:
-        """Read once, straight into a BufferedProtocol's buffer, and tell it."""
-        cdef Py_buffer view
-        cdef ssize_t count
+        """Read up to about `direct_size`, straight into a BufferedProtocol's buffers."""
+        cdef size_t done = 0
+        cdef ssize_t count = 1
         protocol = self.protocol
         PyContext_Enter(self.context)
         try:
-            PyObject_GetBuffer(protocol.get_buffer(self.direct_size), &view, PyBUF_WRITABLE)
-            try:
-                if view.len == 0:
-                    raise RuntimeError("get_buffer() returned an empty buffer")
-                count = self.read(view.buf, view.len)
-            finally:
-                PyBuffer_Release(&view)
-            if count > 0:
-                protocol.buffer_updated(count)
+            while (count > 0 and done < self.direct_size and not self.paused and self.state == OPEN
+                    and self.protocol is protocol):
+                count = self.read_into(protocol.get_buffer(self.direct_size - done))
+                if count > 0:
+                    done += count
+                    protocol.buffer_updated(count)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.fatal(error, "Fatal error: protocol.buffer_updated() call failed.")
         finally:
             PyContext_Exit(self.context)
+        if done:
+            self.count_small_reads(done)
         return self.after_delivery()
+
+    cdef ssize_t read_into(self, object buffer) except? -1:
+        cdef Py_buffer view
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            if view.len == 0:
+                raise RuntimeError("get_buffer() returned an empty buffer")
+            return self.read(view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
 
     cdef int deliver_data(self) except -1:
         data = self.inbox
@@ -597,6 +607,7 @@ cdef class Stream(Endpoint):
 
     cdef int send_at_once(self) except -1:
         self.prompt_in = <uint8_t> self.turn.turns
+        self.turn.prompt += 1
         self.turn.sparse = True
         try:
             return self.flush()
@@ -638,6 +649,9 @@ cdef class Stream(Endpoint):
         self.page.direct_calls += 1
         if count < 0 and error != EAGAIN and error != EINTR:
             rest.unload()
+            if error == EPIPE:
+                # The receive has been told what happened, or is about to be.
+                self.page.await_end(self.receive)
             return self.send_failed(error)
         if count > 0:
             self.unsent -= count
@@ -664,6 +678,8 @@ cdef class Stream(Endpoint):
     cdef int send_failed(self, int error) except -1:
         # What was to follow must not be sent after a gap.
         self.outbox = None
+        if error == EPIPE and self.came_error:
+            error = self.came_error
         if self.state == OPEN or self.error is None:
             self.fatal(OSError(error, os.strerror(error)), "Fatal write error on socket transport")
         return self.wake_up()

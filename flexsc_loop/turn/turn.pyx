@@ -399,10 +399,7 @@ cdef class Turn:
         """
         if not self.inside or self.dirty_count or queue_count(&self.arrived) or self.page.closed or self.page.away:
             return False
-        if self.prompt >= min(self.page.direct_most, <uint32_t> PROMPT_MOST):
-            return False
-        self.prompt += 1
-        return True
+        return self.prompt < min(self.page.direct_most, <uint32_t> PROMPT_MOST)
 
     cdef int send_much(self) except -1:
         """Send now, and free what has been sent, so that the next takes its place in the cache."""

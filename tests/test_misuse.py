@@ -1,4 +1,4 @@
-"""What programs do rarely, or wrong: it costs them an error message at most, never the loop or somebody else's bytes."""
+"""What programs do rarely, or wrong: it costs them an error message, never the loop or somebody else's bytes."""
 
 import asyncio
 import contextlib

@@ -339,7 +339,7 @@ cdef class SocketTurn(ReadinessTurn):
             self.drop_leftover(fd)
 
     def _take_leftover(self, sock):
-        """The bytes that a cancelled `sock_recv` has left, for whoever takes over the socket; None if there are none."""
+        """What a cancelled `sock_recv` has left, for whoever takes over the socket; None if there are none."""
         owner, leftover = self.leftovers.get(sock.fileno(), (None, None))
         if owner is None or owner() is not sock or not isinstance(leftover, bytes):
             return None

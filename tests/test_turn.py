@@ -259,23 +259,27 @@ def test_closing_while_other_threads_call(new_loop):
     """The last moment of a loop: a RuntimeError or nothing, never a crash."""
     for _ in range(20):
         loop = new_loop()
-        ready = threading.Event()
+        ready, stop = threading.Event(), threading.Event()
 
-        def hammer(loop=loop, ready=ready):
+        def hammer(loop=loop, ready=ready, stop=stop):
             with pytest.raises(RuntimeError):
-                while True:
+                while not stop.is_set():
                     loop.call_soon_threadsafe(int)
                     ready.set()
 
         threads = [threading.Thread(target=hammer) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        assert ready.wait(10)
-        loop.run_until_complete(turns(5))
-        loop.close()
-        for thread in threads:
-            thread.join(10)
-            assert not thread.is_alive()
+        try:
+            for thread in threads:
+                thread.start()
+            assert ready.wait(10)
+            loop.run_until_complete(turns(5))
+            loop.close()
+            for thread in threads:
+                thread.join(10)
+                assert not thread.is_alive()
+        finally:
+            # A failure must not leave a thread behind that fills the memory.
+            stop.set()
 
 
 async def test_threadsafe_handles_can_be_cancelled_from_their_thread(loop):

@@ -126,6 +126,7 @@ cdef class Turn:
     cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self) except -1
     cdef int hand_over(self) except -1
+    cdef int let_others_run(self) except -1
     cdef int rouse(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1
     cdef int forget_everything(self) except -1

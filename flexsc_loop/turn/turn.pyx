@@ -23,6 +23,7 @@ from flexsc_loop.syscalls.page cimport Page
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
+    unsigned long PyThread_get_thread_ident()
     int PyContext_Enter(object context) except -1
     int enter_context "PyContext_Enter"(object context) noexcept
     int PyContext_Exit(object context) except -1
@@ -41,6 +42,7 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* now)
+    int nanosleep(const timespec* wanted, timespec* left)
     enum: CLOCK_MONOTONIC
 
 
@@ -58,6 +60,8 @@ cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
     TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
+    THREAD_BACKLOG_LATE = 16384  # so many, and the loop does not get to run
+    STORM_PAUSE_NS = 200_000
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
@@ -686,11 +690,26 @@ cdef class Turn:
             self.sleeping = False
             self.page.wake()
         elif (self.ready.tail & (THREAD_BACKLOG - 1)) == 0 and queue_count(&self.ready) >= THREAD_BACKLOG:
-            # A storm from another thread: let the loop work it off while it is still in the caches, instead of
-            # piling more up until the interpreter switches threads (5 ms).
-            with nogil:
-                sched_yield()
+            self.let_others_run()
         return handle
+
+    cdef int let_others_run(self) except -1:
+        """A storm from another thread: let the loop work it off while it is still in the caches.
+
+        Else more would pile up until the interpreter switches threads (5 ms).  Who waits for the GIL is woken too late,
+        though, if it is free for a moment only; again and again, with bad luck: then for longer than waking takes.
+        """
+        cdef timespec pause
+        cdef bint late = queue_count(&self.ready) >= THREAD_BACKLOG_LATE
+        late = late and self._thread_id != PyThread_get_thread_ident()
+        pause.tv_sec = 0
+        pause.tv_nsec = STORM_PAUSE_NS
+        with nogil:
+            if late:
+                nanosleep(&pause, NULL)
+            else:
+                sched_yield()
+        return 0
 
     cdef int rouse(self) except -1:
         """Another thread has brought something: wake the loop if it sleeps."""

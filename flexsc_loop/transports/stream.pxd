@@ -85,12 +85,13 @@ cdef class Stream(Endpoint):
     cdef uint8_t held                 # sendfile is in progress: no writes
     cdef uint8_t dropping             # abort: what is unsent stays so
 
-    cdef int came_error               # errno of a failed receive
-    cdef unsigned int full_reads, small_reads
-    cdef unsigned int writes_lost     # writes after the end
+    cdef uint8_t full_reads, small_reads
     cdef uint8_t prompt_in            # low bits of the turn in which a write was sent at once
     cdef uint8_t several              # not 0: of late, turns have written more than once
-    cdef size_t direct_size
+
+    cdef int came_error               # errno of a failed receive
+    cdef unsigned int writes_lost     # writes after the end
+    cdef uint32_t direct_size
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
     cdef Receive receive
 

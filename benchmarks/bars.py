@@ -75,7 +75,7 @@ class Bench:
         return ["flexsc:kernel:off", "flexsc:user:off"]
 
     def pinned(self) -> list[str]:
-        cpu = self.placement.load_cpu
+        cpu = self.placement.thread_cpu
         return [f"flexsc:kernel:{cpu}", f"flexsc:user:{cpu}"]
 
     def loops(self, bar: Bar) -> list[LoopChoice]:

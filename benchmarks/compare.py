@@ -18,10 +18,10 @@ from benchmarks.workloads import WORKLOADS, workload
 
 
 def default_loops(placement: Placement) -> list[str]:
-    """Every loop, ours in all four ways to run (the pinned ones on the load generator's CPU, where there is one)."""
+    """Every loop, ours in all four ways to run (the pinned ones where there is a second CPU)."""
     loops = ["asyncio", "uvloop", "rloop", "flexsc:kernel:off", "flexsc:user:off"]
     if not placement.shared:
-        loops += [f"flexsc:kernel:{placement.load_cpu}", f"flexsc:user:{placement.load_cpu}"]
+        loops += [f"flexsc:kernel:{placement.thread_cpu}", f"flexsc:user:{placement.thread_cpu}"]
     return loops
 
 

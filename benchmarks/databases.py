@@ -58,13 +58,13 @@ def find_program(name: str, package: str, folders: Sequence[str] = ()) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server runs: its CPU, and its real-time priority (0: none)."""
+    """Where a server runs: its CPUs, and its real-time priority (0: none)."""
 
-    cpu: int
+    cpus: tuple[int, ...]
     fifo: int = 0
 
     def command(self) -> list[str]:
-        return ["taskset", "-c", str(self.cpu), *(["chrt", "-f", str(self.fifo)] if self.fifo else [])]
+        return ["taskset", "-c", ",".join(map(str, self.cpus)), *(["chrt", "-f", str(self.fifo)] if self.fifo else [])]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ PICTURE = Path(__file__).parent / "results" / "demo.png"
 def choices(placement: Placement) -> list[LoopChoice]:
     names = ["asyncio", "uvloop", "flexsc:auto:off"]
     if not placement.shared:
-        names.append(f"flexsc:auto:{placement.load_cpu}")
+        names.append(f"flexsc:auto:{placement.thread_cpu}")
     return [LoopChoice.parse(name) for name in names]
 
 
@@ -64,7 +64,7 @@ def explain(console: Console, comparison: Comparison, placement: Placement) -> N
     )
     for note in placement.notes:
         console.print(f"note: {note}", highlight=False)
-    cpu = placement.load_cpu
+    cpu = placement.thread_cpu
     names = {
         "flexsc:auto:off": "this loop, each turn's calls made in one batch by its own thread",
         f"flexsc:auto:{cpu}": f"this loop, calls made by a syscall thread pinned to CPU {cpu}",

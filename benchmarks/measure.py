@@ -411,7 +411,7 @@ def with_database(load: Workload, settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     start = {"postgresql": databases.postgresql, "mariadb": databases.mariadb}[load.database]
-    with start(place=databases.Place(settings.placement.load_cpu, settings.placement.fifo)) as base:
+    with start(place=databases.Place(settings.placement.database_cpus, settings.placement.fifo)) as base:
         yield replace(settings, database=base)
 
 

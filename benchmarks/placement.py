@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,12 +24,33 @@ def may_use_real_time() -> bool:
     return done.returncode == 0
 
 
+def cores_first(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """`cpus` in an order in which one of each core comes first, and then the cores' other hardware threads."""
+    first: list[int] = []
+    others: list[int] = []
+    seen: set[str] = set()
+    for cpu in sorted(cpus):
+        try:
+            core = (topology / f"cpu{cpu}/topology/thread_siblings_list").read_text()
+        except OSError:
+            core = str(cpu)
+        (others if core in seen else first).append(cpu)
+        seen.add(core)
+    return first + others
+
+
 @dataclass(frozen=True)
 class Placement:
-    """The server's CPU, the load generator's CPU, its real-time priority (0: none), and what that costs in accuracy."""
+    """Which CPU is whose, the load generator's real-time priority (0: none), and what that costs in accuracy.
+
+    `thread_cpu`, of pinned syscall threads, is a CPU of its own where there are three, and else the load generator's.
+    `database_cpus` are those of a database that stands in for the load generator: its CPU, and all that are left over.
+    """
 
     server_cpu: int
     load_cpu: int
+    thread_cpu: int
+    database_cpus: tuple[int, ...]
     fifo: int
     notes: tuple[str, ...] = field(default=())
 
@@ -39,15 +61,20 @@ class Placement:
 
     @classmethod
     def choose(cls) -> Placement:
-        """The first CPU for the server, the second one for the load, of those that this process may use."""
-        cpus = sorted(os.sched_getaffinity(0))
+        """The first CPU for the server, the second for the load, the third, where there is one, for syscall threads.
+
+        Of those that this process may use, and on cores of their own as far as they go.
+        """
+        cpus = cores_first(os.sched_getaffinity(0))
         notes = []
         if len(cpus) == 1:
             notes.append("there is one CPU only: server and load generator share it, and no pinned thread is measured")
         fifo = REAL_TIME_PRIORITY if len(cpus) > 1 and may_use_real_time() else 0
         if len(cpus) > 1 and not fifo:
             notes.append("the load generator runs without real-time priority (not permitted here; root has it)")
-        return cls(cpus[0], cpus[1] if len(cpus) > 1 else cpus[0], fifo, tuple(notes))
+        load_cpu = cpus[min(1, len(cpus) - 1)]
+        thread_cpu = cpus[2] if len(cpus) > 2 else load_cpu
+        return cls(cpus[0], load_cpu, thread_cpu, (load_cpu, *cpus[3:]), fifo, tuple(notes))
 
 
 @cache

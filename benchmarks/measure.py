@@ -31,8 +31,8 @@ from benchmarks.workloads import Workload
 
 MAX_SWING = 0.15
 BUSY_LIMIT = 0.9
-WINDOW_S = 0.3
-WINDOW_WARMUP_S = 0.1
+WINDOW_S = 0.15
+WINDOW_WARMUP_S = 0.05
 COUNTING_S = 1.0
 PRIMING_S = 0.1
 

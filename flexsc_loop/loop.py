@@ -202,7 +202,10 @@ class Loop(
         server_hostname: str | None = None, ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> Any:
-        """Put TLS on a connection, plain or TLS already.  Source: asyncio.loop.start_tls."""
+        """Put TLS on a connection, plain or TLS already.  None if the connection is closed by its owner before the end.
+
+        Source: asyncio.loop.start_tls.
+        """
         if not isinstance(transport, (StreamTransport, SSLTransport)):
             return await asyncio.BaseEventLoop.start_tls(
                 self, transport, protocol, sslcontext, server_side=server_side, server_hostname=server_hostname,
@@ -210,14 +213,16 @@ class Loop(
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
+        if transport.is_closing():
+            return None
         waiter = self.create_future()
         upgraded = upgrade(transport, protocol, tls, waiter, _read_early(protocol) if server_side else b"")
         try:
-            await waiter
+            alive = await waiter
         except BaseException:
             transport.close()
             raise
-        return upgraded
+        return upgraded if alive else None
 
     def _attach_to(self, server: Any, transport: Any) -> None:
         server._attach(*(transport,) if _attach_wants_transport else ())

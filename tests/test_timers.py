@@ -82,6 +82,8 @@ async def test_timer_handle(loop):
     assert isinstance(handle, asyncio.TimerHandle)
     assert now + 10 <= handle.when() <= loop.time() + 10
     assert loop.call_at(now + 3, print).when() == now + 3
+    assert isinstance(loop.call_at(int(now) + 3, print).when(), int)
+    assert isinstance(loop.call_at(now + 3, print)._when, float)
     assert "print" in repr(handle)
     assert not handle.cancelled()
     handle.cancel()

@@ -338,15 +338,42 @@ async def test_the_upgraded_protocol_hears_of_the_end(loop, contexts):
     await turns(5)
 
 
-@pytest.mark.ours  # asyncio returns a transport that is dead
-async def test_upgrade_of_a_closed_connection(loop, contexts, connect):
+async def test_upgrade_of_a_closed_connection_gives_none(loop, contexts, connect):
     transport, protocol, _ = await connect()
     transport.close()
-    with pytest.raises(ConnectionAbortedError):
-        await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost")
+    assert await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost") is None
+
+
+@pytest.mark.ours  # asyncio begins a handshake, which nobody answers
+async def test_upgrade_of_a_lost_connection_gives_none(loop, contexts, connect):
+    transport, protocol, _ = await connect()
+    transport.close()
     await protocol.until_called("lost")
-    with pytest.raises(ConnectionAbortedError):
-        await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost")
+    assert await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost") is None
+
+
+async def test_upgrade_of_a_connection_closed_meanwhile_gives_none(loop, contexts, connect):
+    transport, protocol, _ = await connect()
+    upgrading = asyncio.ensure_future(
+        loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost")
+    )
+    await turns(5)
+    transport.close()
+    assert await asyncio.wait_for(upgrading, 5) is None
+
+
+async def test_the_context_is_where_programs_look_for_it(loop, contexts):
+    connector = Connector(loop, contexts, "server", None)
+    ours, peer = connector.pair()
+    context = contexts.server()
+    transport, protocol = await loop.connect_accepted_socket(Upgrader, ours)
+    upgrading = asyncio.ensure_future(loop.start_tls(transport, protocol, context, server_side=True))
+    await peer.handshake()
+    transport = await upgrading
+    assert getattr(transport, "_ssl_protocol", transport)._sslcontext is context
+    transport.abort()
+    connector.clean()
+    await turns(5)
 
 
 class Foreign(asyncio.Transport):

@@ -80,7 +80,7 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     """Put TLS between a transport of ours and `protocol`; returns the new transport, whose handshake has begun.
 
     early: bytes of the peer's TLS that the transport has delivered already.
-    Raises TypeError for transports of others, ConnectionAbortedError for one that is closed or about to be.
+    Raises TypeError for transports of others.
     """
     cdef Tls below = None, tls
     cdef Stream stream
@@ -91,8 +91,6 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
         stream = transport._core
     else:
         raise TypeError(f"transport {transport!r} is not supported by start_tls()")
-    if transport.is_closing():
-        raise ConnectionAbortedError("the connection was closed")
     tls = settings.new_tls(protocol, waiter)
     tls.made = True
     tls.made_before = transport.get_protocol() is protocol
@@ -132,6 +130,11 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
     @property
     def _loop(self):
         return (<Tls> self._core).stream.turn
+
+    @property
+    def _sslcontext(self):
+        # Programs that check which context a connection has look here.
+        return self.get_extra_info("sslcontext")
 
     @property
     def _protocol_paused(self):

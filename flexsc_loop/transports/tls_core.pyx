@@ -88,7 +88,8 @@ cdef class Tls(Layer):
         self.phase = LOST
         self.stop_timer()
         self.cipher.forget()
-        self.tell_waiter(exc or ConnectionAbortedError("the connection was closed"))
+        # An upgrade, whose transport its owner has closed meanwhile, ends without an error, as asyncio's does.
+        self.tell_waiter(exc if exc is not None or self.made else ConnectionAbortedError("the connection was closed"))
         self.protocol = self.callback = self.above = self.facade = None
         if told:
             protocol.connection_lost(exc)
@@ -239,7 +240,7 @@ cdef class Tls(Layer):
         if waiter is None or waiter.done():
             return 0
         if error is None:
-            waiter.set_result(None)
+            waiter.set_result(self.phase != LOST)
         else:
             waiter.set_exception(error)
         return 0

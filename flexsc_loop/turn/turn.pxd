@@ -75,6 +75,7 @@ cdef class Handle(Runnable):
 
 cdef class TimerHandle(Handle):
     cdef double deadline
+    cdef bint whole
     cdef public bint _scheduled
 
 

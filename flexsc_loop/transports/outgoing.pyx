@@ -295,6 +295,7 @@ cdef class Outgoing(Endpoint):
             return self.sent()
         self.page.make_room(count)
         self.flying = count
+        self.turn.chains += 1
         for i in range(count):
             (<SendTo> self.flight[i]).prepare(ENTRY_LINK if i + 1 < count else 0)
         return 0
@@ -305,6 +306,7 @@ cdef class Outgoing(Endpoint):
         self.flying -= 1
         if self.flying:
             return 0
+        self.turn.chains -= 1
         flight, self.flight = self.flight, []
         for op in flight:
             if (op.result == -ECANCELED or op.result == -EAGAIN) and not self.dropping and not self.page.closed:

@@ -94,6 +94,7 @@ cdef class Turn:
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t endings              # endpoints that were closed and have not ended yet
+    cdef size_t chains               # of linked sends, in flight
     cdef dict attributes             # the loop's __dict__
     cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
@@ -117,6 +118,7 @@ cdef class Turn:
     cdef int publish_now(self) except -1
     cdef bint at_leisure(self) noexcept
     cdef int send_much(self) except -1
+    cdef int send_all(self) except -1
     cdef int run_endings(self) except -1
     cdef int drop_queue(self, flexsc_queue* queue) except -1
     cdef int run_slowly(self, Runnable item) except -1

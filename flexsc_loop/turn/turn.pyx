@@ -71,6 +71,7 @@ cdef object Future = futures.Future
 cdef object Task = tasks.Task
 cdef double LONGEST_SLEEP = 24 * 3600.0
 cdef double CLOCK_RESOLUTION = 1e-9
+cdef double CHAIN_S = 0.05  # so long a loop that stops lets linked sends end
 
 
 cdef double monotonic() noexcept nogil:
@@ -618,16 +619,24 @@ cdef class Turn:
                 self.flush_dirty()
                 self.page.publish()
                 if self.page.eager or self.endings:
-                    # What was written must have been tried before the loop may be closed, what waits for an earlier
-                    # send to end included.
-                    self.page.barrier()
-                    while self.dirty_count:
-                        self.flush_dirty()
-                        self.page.publish()
-                        self.page.barrier()
+                    self.send_all()
         if self.endings and not self.page.closed:
             # What was closed in this run ends in it, if it need not wait for a peer: no other turn may ever come.
             self.run_endings()
+
+    cdef int send_all(self) except -1:
+        """Have all that was written tried before the loop may be closed, what waits for earlier sends included.
+
+        A barrier does not wait for all of a chain: what is linked is done later than what was queued after it, and
+        never as long as a socket is full.
+        """
+        cdef double until = monotonic() + CHAIN_S
+        self.page.barrier()
+        while self.dirty_count or (self.chains and monotonic() < until):
+            self.flush_dirty()
+            self.page.publish()
+            self.page.barrier()
+        return 0
 
     cdef int run_endings(self) except -1:
         """Let what was closed end, if it is ready to."""

@@ -33,6 +33,7 @@ MAX_SWING = 0.15
 BUSY_LIMIT = 0.9
 WINDOW_S = 0.15
 WINDOW_WARMUP_S = 0.05
+WINDOW_CONNECTIONS = 128
 COUNTING_S = 1.0
 PRIMING_S = 0.1
 
@@ -320,7 +321,9 @@ def _reason_kept(row: Row) -> Iterator[None]:
 
 def _run_round(rows: Sequence[Row], load: Workload, settings: Settings, number: int, progress: Progress) -> None:
     """One round: a fresh server for each loop, and windows of load on them in turn."""
-    count = max(1, round(settings.seconds / settings.window))
+    # Each window makes its connections anew: many of them need more time until all are served.
+    stretch = max(1.0, load.connections / WINDOW_CONNECTIONS)
+    count = max(1, round(settings.seconds / (settings.window * stretch)))
     servers: dict[str, Server] = {}
     taken: dict[str, list[Sample]] = {row.choice.label: [] for row in rows}
     with ExitStack() as stack:
@@ -335,7 +338,7 @@ def _run_round(rows: Sequence[Row], load: Workload, settings: Settings, number: 
                     servers[label] = stack.enter_context(server)
                     prime(load, servers[label], settings)
         for window in range(count):
-            warmup = min(settings.warmup, WINDOW_WARMUP_S) if window else settings.warmup
+            warmup = min(settings.warmup, WINDOW_WARMUP_S * stretch) if window else settings.warmup
             for row in rows if (number + window) % 2 == 0 else rows[::-1]:
                 label = row.choice.label
                 if row.unavailable is None:

@@ -230,7 +230,7 @@ def ask_client(
 ) -> dict[str, Any]:
     """The program under test asks the database and measures itself; same figures as the load generator's.
 
-    `load_busy` is the share of the time that all of the database's processes together were on their CPU.
+    `load_busy` is the share of their CPUs' time that all of the database's processes together used.
     `counters` are read at both ends of the whole run.
     """
     base = settings.database
@@ -244,7 +244,8 @@ def ask_client(
     result = server.ask(
         limit, port=base.port, connections=load.connections, seconds=seconds, warmup=warmup
     )
-    result["load_busy"] = (base.cpu_ns() - cpu) / (time.monotonic_ns() - started)
+    available = (time.monotonic_ns() - started) * len(settings.placement.database_cpus)
+    result["load_busy"] = (base.cpu_ns() - cpu) / available
     if counters:
         result["counters"] = [now - then for now, then in zip(read(), before, strict=True)]
         result["requests"] = result["total_requests"]

@@ -24,19 +24,16 @@ def may_use_real_time() -> bool:
     return done.returncode == 0
 
 
-def cores_first(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[int]:
-    """`cpus` in an order in which one of each core comes first, and then the cores' other hardware threads."""
-    first: list[int] = []
-    others: list[int] = []
-    seen: set[str] = set()
+def cores(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> list[list[int]]:
+    """`cpus` by core; a core's CPUs are its hardware threads."""
+    found: dict[str, list[int]] = {}
     for cpu in sorted(cpus):
         try:
             core = (topology / f"cpu{cpu}/topology/thread_siblings_list").read_text()
         except OSError:
             core = str(cpu)
-        (others if core in seen else first).append(cpu)
-        seen.add(core)
-    return first + others
+        found.setdefault(core, []).append(cpu)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Placement:
     """Which CPU is whose, the load generator's real-time priority (0: none), and what that costs in accuracy.
 
     `thread_cpu`, of pinned syscall threads, is a CPU of its own where there are three, and else the load generator's.
-    `database_cpus` are those of a database that stands in for the load generator: its CPU, and all that are left over.
+    `database_cpus` are those of a database that stands in for the load generator: its CPU, and one of each core that is
+    left over.
     """
 
     server_cpu: int
@@ -63,9 +61,11 @@ class Placement:
     def choose(cls) -> Placement:
         """The first CPU for the server, the second for the load, the third, where there is one, for syscall threads.
 
-        Of those that this process may use, and on cores of their own as far as they go.
+        Of those that this process may use, and on cores of their own as far as they go; the server shares one last.
         """
-        cpus = cores_first(os.sched_getaffinity(0))
+        by_core = cores(os.sched_getaffinity(0))
+        alone = [core[0] for core in by_core]
+        cpus = alone + [cpu for core in reversed(by_core) for cpu in core[1:]]
         notes = []
         if len(cpus) == 1:
             notes.append("there is one CPU only: server and load generator share it, and no pinned thread is measured")
@@ -74,7 +74,7 @@ class Placement:
             notes.append("the load generator runs without real-time priority (not permitted here; root has it)")
         load_cpu = cpus[min(1, len(cpus) - 1)]
         thread_cpu = cpus[2] if len(cpus) > 2 else load_cpu
-        return cls(cpus[0], load_cpu, thread_cpu, (load_cpu, *cpus[3:]), fifo, tuple(notes))
+        return cls(cpus[0], load_cpu, thread_cpu, (load_cpu, *alone[3:]), fifo, tuple(notes))
 
 
 @cache

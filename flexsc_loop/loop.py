@@ -213,10 +213,10 @@ class Loop(
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
         tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
-        if transport.is_closing():
-            return None
         waiter = self.create_future()
         upgraded = upgrade(transport, protocol, tls, waiter, _read_early(protocol) if server_side else b"")
+        if upgraded is None:
+            return None
         try:
             alive = await waiter
         except BaseException:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks import placement
-from benchmarks.placement import Placement, cores_first
+from benchmarks.placement import Placement, cores
 
 
 def make_topology(folder: Path, cores: list[tuple[int, ...]]) -> Path:
@@ -21,37 +20,35 @@ def make_topology(folder: Path, cores: list[tuple[int, ...]]) -> Path:
     return folder
 
 
-def test_each_core_comes_before_second_threads(tmp_path: Path) -> None:
+def test_cpus_by_core(tmp_path: Path) -> None:
     topology = make_topology(tmp_path, [(0, 1), (2, 3), (4, 5)])
-    assert cores_first([5, 0, 1, 2, 3, 4], topology) == [0, 2, 4, 1, 3, 5]
-    assert cores_first([1, 3, 2], topology) == [1, 2, 3]
-
-
-def test_without_topology_each_cpu_is_a_core(tmp_path: Path) -> None:
-    assert cores_first([2, 0, 1], tmp_path) == [0, 1, 2]
+    assert cores([5, 0, 1, 2, 3, 4], topology) == [[0, 1], [2, 3], [4, 5]]
+    assert cores([1, 3, 2], topology) == [[1], [2, 3]]
+    assert cores([2, 0, 7], topology) == [[0], [2], [7]]
 
 
 @pytest.mark.parametrize(
-    ("cpus", "server", "load", "thread", "database"),
+    ("found", "server", "load", "thread", "database"),
     [
-        ({3}, 3, 3, 3, (3,)),
-        ({3, 5}, 3, 5, 5, (5,)),
-        ({3, 5, 7}, 3, 5, 7, (5,)),
-        ({3, 5, 7, 8, 9}, 3, 5, 7, (5, 8, 9)),
+        ([[3]], 3, 3, 3, (3,)),
+        ([[3, 4]], 3, 4, 4, (4,)),
+        ([[3], [5]], 3, 5, 5, (5,)),
+        ([[0, 1], [2, 3]], 0, 2, 3, (2,)),
+        ([[3], [5], [7]], 3, 5, 7, (5,)),
+        ([[0, 8], [1, 9], [2, 10], [3, 11]], 0, 1, 2, (1, 3)),
     ],
 )
 def test_who_gets_which_cpu(
     monkeypatch: pytest.MonkeyPatch,
-    cpus: set[int],
+    found: list[list[int]],
     server: int,
     load: int,
     thread: int,
     database: tuple[int, ...],
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: cpus)
     monkeypatch.setattr(placement, "may_use_real_time", lambda: False)
-    monkeypatch.setattr(placement, "cores_first", lambda cpus: sorted(cpus))
+    monkeypatch.setattr(placement, "cores", lambda _cpus: found)
     chosen = Placement.choose()
     assert (chosen.server_cpu, chosen.load_cpu, chosen.thread_cpu) == (server, load, thread)
     assert chosen.database_cpus == database
-    assert chosen.shared == (len(cpus) == 1)
+    assert chosen.shared == (server == load)

@@ -352,6 +352,15 @@ async def test_upgrade_of_a_lost_connection_gives_none(loop, contexts, connect):
     assert await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost") is None
 
 
+@pytest.mark.ours  # asyncio begins a handshake, which nobody answers
+async def test_upgrade_of_a_connection_that_was_reset_says_so(loop, contexts, connect):
+    transport, protocol, peer = await connect()
+    peer.reset()
+    await protocol.until_called("lost")
+    with pytest.raises(ConnectionResetError):
+        await loop.start_tls(transport, protocol, contexts.client(), server_hostname="localhost")
+
+
 async def test_upgrade_of_a_connection_closed_meanwhile_gives_none(loop, contexts, connect):
     transport, protocol, _ = await connect()
     upgrading = asyncio.ensure_future(

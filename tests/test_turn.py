@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from support import Recorder, eventually, turns
+from support import Recorder, eventually, settle, turns
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="outside")
 
@@ -467,3 +467,53 @@ def test_other_threads_get_their_turn_while_the_loop_is_busy(loop):
         stop.set()
         thread.join()
     assert eventually(lambda: not thread.is_alive())
+
+
+class Notes(asyncio.Protocol):
+    """Writes down what it hears, and has a callback run for each."""
+
+    def __init__(self, loop, seen, name):
+        self.loop, self.seen, self.name = loop, seen, name
+
+    def data_received(self, data):
+        self.seen.append(f"data for {self.name}")
+        self.loop.call_soon(self.seen.append, f"callback of {self.name}")
+
+    def connection_lost(self, exc):
+        self.seen.append(f"{self.name} lost")
+
+
+async def test_all_that_has_arrived_is_delivered_before_what_it_makes_due(loop, connect):
+    seen = []
+    for_one, _, one = await connect()
+    for_two, _, two = await connect()
+    for_one.set_protocol(Notes(loop, seen, "one"))
+    for_two.set_protocol(Notes(loop, seen, "two"))
+    await turns(3)
+    one.send_now(b"x")
+    two.send_now(b"x")
+    time.sleep(0.05)  # both arrive in the next turn
+    await settle(lambda: len(seen) == 4)
+    assert {*seen[:2]} == {"data for one", "data for two"}
+
+
+async def test_a_connection_is_lost_before_later_callbacks_whatever_arrives(loop, connect):
+    seen = []
+    closes, _, _ = await connect()
+    receives, _, peer = await connect()
+    closes.set_protocol(Notes(loop, seen, "one"))
+    receives.set_protocol(Notes(loop, seen, "two"))
+    await turns(3)
+
+    def close():
+        closes.close()
+        loop.call_soon(later)
+
+    def later():
+        seen.append("later")
+
+    peer.send_now(b"x")
+    time.sleep(0.05)
+    loop.call_soon(close)
+    await settle(lambda: {"one lost", "later", "data for two"} <= {*seen})
+    assert seen.index("one lost") < seen.index("later")

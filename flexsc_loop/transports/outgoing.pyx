@@ -295,9 +295,10 @@ cdef class Outgoing(Endpoint):
             return self.sent()
         self.page.make_room(count)
         self.flying = count
-        self.turn.chains += 1
         for i in range(count):
             (<SendTo> self.flight[i]).prepare(ENTRY_LINK if i + 1 < count else 0)
+        self.chained = count > 1 or queue_count(&self.outbox) > 0
+        self.turn.chains += self.chained
         return 0
 
     cdef int landed(self) except -1:
@@ -306,7 +307,8 @@ cdef class Outgoing(Endpoint):
         self.flying -= 1
         if self.flying:
             return 0
-        self.turn.chains -= 1
+        self.turn.chains -= self.chained
+        self.chained = False
         flight, self.flight = self.flight, []
         for op in flight:
             if (op.result == -ECANCELED or op.result == -EAGAIN) and not self.dropping and not self.page.closed:

@@ -80,7 +80,8 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     """Put TLS between a transport of ours and `protocol`; returns the new transport, whose handshake has begun.
 
     early: bytes of the peer's TLS that the transport has delivered already.
-    Raises TypeError for transports of others.
+    Returns None if its owner has closed the connection.  Raises TypeError for transports of others, and the error that
+    has ended the connection.
     """
     cdef Tls below = None, tls
     cdef Stream stream
@@ -91,6 +92,10 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
         stream = transport._core
     else:
         raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+    if transport.is_closing():
+        if stream.error is not None:
+            raise stream.error
+        return None
     tls = settings.new_tls(protocol, waiter)
     tls.made = True
     tls.made_before = transport.get_protocol() is protocol

@@ -5,7 +5,7 @@ Owns: handles, timers, the ready queue, the order of things within a turn.  Impo
 its messages the same.
 
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
-due timers -> run callbacks that are due -> deliver what has arrived, each with the callbacks that it makes due.
+due timers -> run callbacks that are due -> deliver what has arrived -> run the callbacks that this has made due.
 """
 import sys
 from asyncio import base_events, events, format_helpers, futures, tasks
@@ -71,7 +71,7 @@ cdef object Future = futures.Future
 cdef object Task = tasks.Task
 cdef double LONGEST_SLEEP = 24 * 3600.0
 cdef double CLOCK_RESOLUTION = 1e-9
-cdef double CHAIN_S = 0.05  # so long a loop that stops lets linked sends end
+cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
 
 
 cdef double monotonic() noexcept nogil:
@@ -344,11 +344,12 @@ cdef class Turn:
         answering them was measured up to a quarter faster than parsing and answering them one by one.
         """
         cdef size_t count = queue_count(&self.arrived)
-        cdef bint delivers = count != 0
+        cdef size_t left
         cdef Endpoint endpoint
         cdef void* taken
         if queue_count(&self.ready):
             self.run_handles()
+        left = queue_count(&self.ready)
         while count and queue_count(&self.arrived):
             count -= 1
             taken = queue_pop(&self.arrived)
@@ -359,8 +360,9 @@ cdef class Turn:
             else:
                 endpoint.run(self)
             self.publish_if_due()
-        # A turn after which the loop stops runs nothing that it has made due itself.
-        if delivers and queue_count(&self.ready) and not self._stopping:
+        # What callbacks have made due waits for the next turn, and so does all after it, whatever has arrived.  A turn
+        # after which the loop stops runs nothing that it has made due itself.
+        if left == 0 and queue_count(&self.ready) and not self._stopping:
             self.run_handles()
         return 0
 
@@ -630,9 +632,9 @@ cdef class Turn:
         A barrier does not wait for all of a chain: what is linked is done later than what was queued after it, and
         never as long as a socket is full.
         """
-        cdef double until = monotonic() + CHAIN_S
+        cdef double until = monotonic() + SEND_ALL_S
         self.page.barrier()
-        while self.dirty_count or (self.chains and monotonic() < until):
+        while (self.dirty_count or self.chains) and monotonic() < until:
             self.flush_dirty()
             self.page.publish()
             self.page.barrier()

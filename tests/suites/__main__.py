@@ -29,7 +29,11 @@ def tell(line: str) -> None:
 def run(name: str, args: argparse.Namespace) -> bool:
     """Run one suite and print what came out; returns whether it holds."""
     suite, start = SUITES[name], time.monotonic()
-    parts = [part for part in suite.parts(args.quick) if any(fnmatchcase(part.name, one) for one in args.part or "*")]
+    every = suite.parts(args.quick)
+    parts = [part for part in every if any(fnmatchcase(part.name, one) for one in args.part or "*")]
+    if not parts:
+        print(f"{name} has no part {' or '.join(args.part)}; there are {', '.join(part.name for part in every)}")
+        return name not in args.suite
     exclusions = suite.exclusions()
     found = runs.run_suite(parts, args.way or OURS, exclusions, args.jobs, tell)
     for way, tables in found.items():

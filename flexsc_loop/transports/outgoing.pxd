@@ -47,7 +47,6 @@ cdef class Outgoing(Endpoint):
     cdef bint by_page                 # another thread sends: through entries, not from here
     cdef list flight                  # SendTos under way, in order
     cdef unsigned int flying          # of them, not completed
-    cdef bint chained                 # the loop knows that others wait behind the first of them
     cdef list spare                   # SendTos to be used again
 
     cdef int note_error(self, object error) except -1

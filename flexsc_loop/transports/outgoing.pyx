@@ -297,8 +297,7 @@ cdef class Outgoing(Endpoint):
         self.flying = count
         for i in range(count):
             (<SendTo> self.flight[i]).prepare(ENTRY_LINK if i + 1 < count else 0)
-        self.chained = count > 1 or queue_count(&self.outbox) > 0
-        self.turn.chains += self.chained
+        self.turn.chains += count > 1
         return 0
 
     cdef int landed(self) except -1:
@@ -307,9 +306,8 @@ cdef class Outgoing(Endpoint):
         self.flying -= 1
         if self.flying:
             return 0
-        self.turn.chains -= self.chained
-        self.chained = False
         flight, self.flight = self.flight, []
+        self.turn.chains -= len(flight) > 1
         for op in flight:
             if (op.result == -ECANCELED or op.result == -EAGAIN) and not self.dropping and not self.page.closed:
                 # One before it has failed, or the page is being replaced.

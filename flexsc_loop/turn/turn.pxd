@@ -94,7 +94,7 @@ cdef class Turn:
     cdef bint heavy                  # much has been written
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t endings              # endpoints that were closed and have not ended yet
-    cdef size_t chains               # of sends in flight with others behind them
+    cdef size_t chains               # of linked sends, in flight
     cdef dict attributes             # the loop's __dict__
     cdef bint replaced_clock         # a subclass has a `time` of its own
     cdef size_t flush_at             # so many written-to endpoints are flushed at once

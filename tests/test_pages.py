@@ -36,6 +36,7 @@ KEYS = {
     "completions",
     "syscalls",
     "wakeups",
+    "spins",
     "pool_empty",
     "overflows",
     "in_flight",

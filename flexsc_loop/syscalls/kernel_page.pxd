@@ -69,7 +69,6 @@ cdef extern from "uring.h":
     int uring_wait(uring* ring, int64_t timeout_ns, int64_t spin_ns, bint* looked_in_vain) noexcept nogil
     bint uring_wake(uring* ring) noexcept nogil
     int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
-    int64_t uring_now_ns() noexcept nogil
 
 
 cdef extern from *:

@@ -15,7 +15,8 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE,
     EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS,
-    Page, flexsc_completion, flexsc_pool, pool_close, pool_grow, pool_reset,
+    Page, flexsc_completion, flexsc_pool, flexsc_now_ns, pool_close, pool_grow, pool_reset,
+    spin_learn, spin_worth,
 )
 
 
@@ -264,15 +265,21 @@ cdef class KernelPage(Page):
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
         cdef bint in_vain = False
+        cdef int64_t spin_ns = self.spin_ns
         cdef int64_t before = 0
         cdef int res
         self.away = True
         with nogil:
-            if self.eager and timeout_ns != 0:
-                before = uring_now_ns()
-            res = uring_wait(&self.ring, timeout_ns, self.spin_ns, &in_vain)
-            if before:
-                self.adapt(in_vain, uring_now_ns() - before)
+            if timeout_ns != 0:
+                before = flexsc_now_ns()
+                if not self.eager:
+                    spin_ns = spin_worth(&self.spin, self.reaped)
+                self.spins += spin_ns > 0
+            res = uring_wait(&self.ring, timeout_ns, spin_ns, &in_vain)
+            if before and self.eager:
+                self.adapt(in_vain, flexsc_now_ns() - before)
+            elif before:
+                spin_learn(&self.spin, spin_ns, flexsc_now_ns() - before)
         self.away = False
         if res == -EINTR:
             return 1
@@ -364,7 +371,7 @@ cdef class KernelPage(Page):
     cdef list last_results(self):
         """The results that this ring still yields; those of a ring that this thread may enter are all."""
         cdef list held = []
-        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
         cdef uint32_t ended = 0, count, i
         if self.eager:
             self.queue_cancel_all()
@@ -378,7 +385,7 @@ cdef class KernelPage(Page):
                 held.append(self.batch[i])
                 ended += not self.batch[i].flags & COMPLETION_MORE and self.batch[i].user_data > SILENT
             self.batch_at = self.batch_end
-            if count == 0 and (not self.eager or ended >= self.in_flight or uring_now_ns() > until):
+            if count == 0 and (not self.eager or ended >= self.in_flight or flexsc_now_ns() > until):
                 return held
             if count == 0:
                 self.wait(1_000_000)
@@ -393,9 +400,9 @@ cdef class KernelPage(Page):
 
     cdef int cancel_all(self) except -1:
         """Have the kernel end everything, and take the results.  For the thread that may enter the ring."""
-        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
         self.queue_cancel_all()
-        while self.in_flight and uring_now_ns() < until:
+        while self.in_flight and flexsc_now_ns() < until:
             self.wait(1_000_000)
             self.reap()
         return 0
@@ -409,7 +416,7 @@ cdef class KernelPage(Page):
         return 0
 
     cpdef leave(self):
-        cdef int64_t until = uring_now_ns() + PATIENCE_NS
+        cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
         cdef list sends
         if self.eager or self.closed or self.pid != getpid():
             return
@@ -417,7 +424,7 @@ cdef class KernelPage(Page):
         sends = [op for op in self.operations() if not (<Operation> op).retractable]
         for op in sends:
             self.cancel(op)
-        while sends and uring_now_ns() < until:
+        while sends and flexsc_now_ns() < until:
             self.wait(1_000_000)
             self.reap()
             sends = [op for op in sends if (<Operation> op).user_data and not self.unpublished(op)]
@@ -464,7 +471,7 @@ cdef class KernelPage(Page):
         return {
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
             "syscalls": self.ring.syscalls + self.direct_calls, "wakeups": self.wakeups + self.ring.wakeups,
-            "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
+            "spins": self.spins, "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": self.thread_cpu_ns(),
         }

@@ -74,6 +74,15 @@ cdef extern from "pool.h":
     int pool_grow(flexsc_pool* pool, uint32_t least) noexcept
 
 
+cdef extern from "spin.h" nogil:
+    struct flexsc_spin:
+        pass
+
+    int64_t flexsc_now_ns() noexcept
+    int64_t spin_worth(const flexsc_spin* spin, uint32_t reaped) noexcept
+    void spin_learn(flexsc_spin* spin, int64_t spin_ns, int64_t took_ns) noexcept
+
+
 cdef enum:
     TAGS = 0xF           # bits of user_data that are 0 in an operation's address
     BATCH = 256          # completions copied out at once
@@ -105,8 +114,11 @@ cdef class Page:
     cdef readonly bint closed
     cdef bint away                         # the loop's thread serves the page just now, without the GIL
     cdef readonly bint bound               # a thread has begun to run the loop
-    cdef int64_t spin_ns
+    cdef int64_t spin_ns                   # with a syscall thread: how long the loop looks before it sleeps
     cdef int64_t spin_most
+    cdef flexsc_spin spin                  # with the own thread: whether it looks at all
+    cdef uint32_t reaped                   # completions of the last turn
+    cdef uint64_t spins                    # times that the loop looked before it slept
 
     # What each kind of page does in its own way.
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "spin.h"
 #include "uring_abi.h"
 
 _Static_assert(CALL_POLL == 6 && CALL_SENDMSG == 9 && CALL_RECVMSG == 10 && CALL_ACCEPT == 13 && CALL_CANCEL == 14 &&
@@ -150,13 +151,6 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
     return 0;
 }
 
-static inline int64_t uring_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 static inline struct uring_user uring_user_now(void)
 {
     struct uring_user user = {.uid = geteuid(), .gid = getegid()};
@@ -178,7 +172,7 @@ static inline bool uring_user_changed(struct uring *ring)
 /* The same, but says no without a look if the last one was just now. */
 static inline bool uring_user_changed_lately(struct uring *ring)
 {
-    int64_t now = uring_now_ns();
+    int64_t now = flexsc_now_ns();
     if (now - ring->user_seen_ns < URING_USER_LOOK_NS)
         return false;
     ring->user_seen_ns = now;
@@ -377,10 +371,11 @@ static inline void uring_relax(void)
 #endif
 }
 
-/* With a poller: look for completions for up to spin_ns without a system call.  True when there is one (or a wake). */
+/* Look for completions for up to spin_ns without a system call.  True when there is one, or a wake, or (without a
+ * poller) something that an enter will make one of. */
 static inline bool uring_look(struct uring *ring, int64_t spin_ns)
 {
-    int64_t until = uring_now_ns() + spin_ns;
+    int64_t until = flexsc_now_ns() + spin_ns;
     do {
         for (int i = 0; i < 64; i++) {
             if (uring_has_completions(ring) || atomic_load_explicit(&ring->woken, memory_order_relaxed))
@@ -388,13 +383,13 @@ static inline bool uring_look(struct uring *ring, int64_t spin_ns)
             uring_relax();
         }
         if (uring_wants_enter(ring))
-            return false;
-    } while (uring_now_ns() < until);
+            return !uring_polled(ring);
+    } while (flexsc_now_ns() < until);
     return false;
 }
 
 /* Publish, then wait until a completion is there, uring_wake() was called, or the time is over.
- * timeout_ns: 0 never sleeps, -1 sleeps without limit.  spin_ns: how long to look first (poller only).
+ * timeout_ns: 0 never sleeps, -1 sleeps without limit.  spin_ns: how long to look first.
  * Returns 0 or -errno (-EINTR: a signal ended the sleep; -ESTALE: the poller acts for a user or groups that are not this
  * thread's any more, which is told once).  *looked_in_vain says whether spinning found nothing. */
 static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spin_ns, int *looked_in_vain)
@@ -414,7 +409,15 @@ static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spi
     }
     if (uring_has_completions(ring))
         timeout_ns = 0;
-    if (timeout_ns != 0 && polled && spin_ns > 0) {
+    if (timeout_ns != 0 && spin_ns > 0 && submit && !uring_wants_enter(ring)) {
+        int res = uring_sys_enter(ring, submit, 0, 0, NULL, 0);
+        if (res < 0)
+            return res;
+        submit = uring_advance_tail(ring);
+        if (submit || uring_has_completions(ring))
+            timeout_ns = 0;
+    }
+    if (timeout_ns != 0 && spin_ns > 0) {
         atomic_store_explicit(&ring->sleep, URING_LOOKING, memory_order_seq_cst);
         if (timeout_ns > 0 && spin_ns > timeout_ns)
             spin_ns = timeout_ns;

@@ -88,16 +88,16 @@ void flexsc_page_publish(struct flexsc_page *page);
 /* Whether the server has taken all published entries. */
 bool flexsc_page_all_taken(const struct flexsc_page *page);
 
-/* Own thread: publish, make the calls, look at epoll, post completions.  Sleeps in epoll only while no completion
- * is there to reap: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Returns 0, or -EINTR when a signal ended
- * the sleep, or another -errno of epoll_wait. */
-int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns);
-
-/* Pinned thread: wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the
- * time is over.  Looks for up to `spin_ns` before it sleeps on the futex.  Returns as flexsc_page_serve(). */
+/* Publish, then wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the time is
+ * over: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Looks for up to `spin_ns` before it sleeps.  The own
+ * thread makes the calls, asks epoll, posts completions and sleeps in epoll; with a pinned thread it sleeps on a futex.
+ * Returns 0, or -EINTR when a signal ended the sleep, or another -errno of epoll_wait. */
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns);
 
-/* End a sleep of the loop in flexsc_page_serve() or flexsc_page_wait(), now or the next one.  Any thread. */
+/* The same without looking first. */
+int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns);
+
+/* End a sleep of the loop in flexsc_page_wait(), now or the next one.  Any thread. */
 void flexsc_page_wake(struct flexsc_page *page);
 
 /* Copy up to `most` completions out and advance the head.  Returns how many. */

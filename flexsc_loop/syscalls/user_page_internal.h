@@ -13,6 +13,7 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include "spin.h"
 #include "user_page.h"
 
 #define HIDDEN __attribute__((visibility("hidden")))
@@ -177,12 +178,6 @@ static inline void cpu_pause(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("isb" ::: "memory");
 #endif
-}
-
-static inline int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* ---- lists of entries: the first one's `prev` is the last, the last one's `next` is NULL ---- */

@@ -294,12 +294,29 @@ bool flexsc_page_all_taken(const struct flexsc_page *page) {
     return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL;
 }
 
+/* Own thread: ask epoll for up to `spin_ns`, until it knows something or a wake comes. */
+static int own_thread_spins(struct flexsc_page *page, int64_t spin_ns) {
+    int64_t end = flexsc_now_ns() + spin_ns;
+    int n;
+    while ((n = page_epoll(page, 0)) == 0 && flexsc_now_ns() < end &&
+           atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) != LOOP_POKED)
+        cpu_pause();
+    return n;
+}
+
 /* Own thread: ask epoll, and sleep there if there is nothing else to do. */
-static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns) {
+static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
     if (flexsc_page_has_completions(page) || page->ready.count != 0 || page->fresh != NULL)
         timeout_ns = 0;
     if (timeout_ns == 0)
         return page->parked == 0 ? 0 : page_epoll(page, 0);
+    if (spin_ns > 0) {
+        int n = own_thread_spins(page, timeout_ns > 0 && timeout_ns < spin_ns ? timeout_ns : spin_ns);
+        if (n != 0)
+            return n;
+        if (timeout_ns > 0)
+            timeout_ns = timeout_ns > spin_ns ? timeout_ns - spin_ns : 0;
+    }
     if (!loop_falls_asleep(page, LOOP_IN_EPOLL))
         return page_epoll(page, 0);
     int n = page_epoll(page, timeout_ns);
@@ -307,37 +324,37 @@ static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns) {
     return n;
 }
 
-int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) {
-    flexsc_page_publish(page);
-    if (page->pinned)
-        return flexsc_page_wait(page, timeout_ns, 0);
+static int own_thread_serves(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
     page_run_fresh(page);
-    int n = own_thread_looks(page, timeout_ns);
+    int n = own_thread_looks(page, timeout_ns, spin_ns);
     if (n > 0)
         page_mark(page, n);
     page_run_ready(page);
     return n < 0 ? n : 0;
 }
 
+int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) { return flexsc_page_wait(page, timeout_ns, 0); }
+
 /* Look for completions or a wake for up to `spin_ns`.  Whether one came. */
 static bool loop_spins(struct flexsc_page *page, int64_t spin_ns) {
-    int64_t end = spin_ns > 0 ? now_ns() + spin_ns : 0;
+    int64_t end = spin_ns > 0 ? flexsc_now_ns() + spin_ns : 0;
     for (unsigned i = 1;; i++) {
         if (flexsc_page_has_completions(page) ||
             atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) == LOOP_POKED)
             return true;
-        if (spin_ns <= 0 || (i % 32 == 0 && now_ns() >= end))
+        if (spin_ns <= 0 || (i % 32 == 0 && flexsc_now_ns() >= end))
             return false;
         cpu_pause();
     }
 }
 
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
+    flexsc_page_publish(page);
     if (!page->pinned)
-        return flexsc_page_serve(page, timeout_ns);
+        return own_thread_serves(page, timeout_ns, spin_ns);
     if (flexsc_page_has_completions(page) || timeout_ns == 0)
         return 0;
-    int64_t deadline = timeout_ns > 0 ? now_ns() + timeout_ns : -1;
+    int64_t deadline = timeout_ns > 0 ? flexsc_now_ns() + timeout_ns : -1;
     loop_spins(page, timeout_ns > 0 && timeout_ns < spin_ns ? timeout_ns : spin_ns);
     for (;;) {
         if (flexsc_page_has_completions(page) || !loop_falls_asleep(page, LOOP_IN_FUTEX))
@@ -347,7 +364,7 @@ int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_
         atomic_thread_fence(memory_order_seq_cst);
         int rc = 0;
         if (!flexsc_page_has_completions(page)) {
-            int64_t left = deadline < 0 ? -1 : deadline - now_ns();
+            int64_t left = deadline < 0 ? -1 : deadline - flexsc_now_ns();
             rc = deadline >= 0 && left <= 0
                      ? -ETIMEDOUT
                      : page_futex_wait(&page->loop_sleep, LOOP_IN_FUTEX, left, &page->counters.loop_syscalls);

@@ -89,7 +89,7 @@ static void thread_serves(struct flexsc_page *page) {
         if (worked || posts || atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY) {
             idle_since = 0;
         } else if (idle_since == 0 || ++looks % 16 == 0) {
-            int64_t now = now_ns();
+            int64_t now = flexsc_now_ns();
             if (idle_since == 0)
                 idle_since = now;
             sleeps = now - idle_since >= page->spin_ns;

@@ -1,6 +1,8 @@
 /* The user page: sleeping and waking, cancelling and reusing against a peer that acts at the same time. */
 #include "user_page_rig.h"
 
+#include "../../flexsc_loop/syscalls/spin.h"
+
 /* ---- waking the loop ---- */
 
 static void test_wake_before_sleep(enum mode mode) {
@@ -61,7 +63,7 @@ static void test_signal_ends_sleep(enum mode mode) {
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
     CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0, "timer");
     timer_settime(timer, 0, &soon, NULL);
-    int rc = mode == OWN ? flexsc_page_serve(rig.page, -1) : flexsc_page_wait(rig.page, -1, 0);
+    int rc = flexsc_page_wait(rig.page, -1, rig.loop_spin_ns);
     CHECK(rc == -EINTR, "returned %d", rc);
     timer_delete(timer);
     rig_close(&rig);
@@ -77,6 +79,79 @@ static void test_timeouts(enum mode mode) {
         CHECK(slept >= timeouts[i] && slept < timeouts[i] + 200000000, "%ld ns became %ld", (long)timeouts[i],
               (long)slept);
     }
+    rig_close(&rig);
+}
+
+/* ---- looking before a sleep ---- */
+
+static int64_t sleeps(struct flexsc_spin *spin, int64_t ns) {
+    int64_t spin_ns = spin_worth(spin, 1);
+    spin_learn(spin, spin_ns, ns);
+    return spin_ns;
+}
+
+/* How many waits of `ns` come before the first that looks. */
+static int waits_before_a_look(struct flexsc_spin *spin, int64_t ns) {
+    for (int i = 0; i < 100000; i++)
+        if (sleeps(spin, ns) > 0)
+            return i;
+    return -1;
+}
+
+static void test_when_it_looks(enum mode mode) {
+    (void)mode;
+    struct flexsc_spin spin = {0};
+    CHECK(waits_before_a_look(&spin, SPIN_SHORT_NS) == -1, "looks, though every sleep was long");
+    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == SPIN_AFTER, "short sleeps");
+    for (int i = 0; i < 100; i++)
+        CHECK(sleeps(&spin, SPIN_NS / 2) > 0, "does not go on looking, though it has found something");
+    CHECK(spin_worth(&spin, SPIN_FEW + 1) == 0, "looks after a large batch");
+    /* Sleeps that are short, but longer than a look: each look is in vain, and twice as many sleeps come before the next. */
+    sleeps(&spin, SPIN_NS);
+    for (int needed = 2 * SPIN_AFTER; needed <= SPIN_AFTER_MOST; needed *= 2)
+        CHECK(waits_before_a_look(&spin, SPIN_NS) == needed, "not %d", needed);
+    CHECK(waits_before_a_look(&spin, SPIN_NS) == SPIN_AFTER_MOST, "more than the most");
+    /* A look that finds something makes it try as readily as at first. */
+    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == SPIN_AFTER_MOST, "not the most");
+    sleeps(&spin, SPIN_SHORT_NS);
+    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == 2 * SPIN_AFTER, "a look in vain is not forgotten");
+}
+
+/* One long sleep begins the count anew. */
+static void test_long_sleeps_between(enum mode mode) {
+    (void)mode;
+    struct flexsc_spin spin = {0};
+    for (int i = 0; i < 1000; i++)
+        CHECK(sleeps(&spin, i % SPIN_AFTER == 0 ? SPIN_SHORT_NS : 1000) == 0, "looks after a long sleep");
+}
+
+/* What is looked for long enough is found without a sleep; a signal does not end a look. */
+static void test_looking_finds(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    struct waker waker = {.page = rig.page, .rounds = rounds(500)};
+    pthread_t thread;
+    rig.loop_spin_ns = 1000000000;
+    rig.turns = 0;
+    pthread_create(&thread, NULL, waker_main, &waker);
+    while (waker.seen != waker.rounds) {
+        int64_t start = rig_now_ns();
+        rig_turn(&rig, -1);
+        CHECK(rig_now_ns() - start < 900000000, "the wake was not seen");
+        waker.seen = atomic_load(&waker.asked);
+    }
+    pthread_join(thread, NULL);
+    int fds[2];
+    char in[8];
+    make_pair(SOCK_STREAM, fds);
+    for (int i = rounds(500); i > 0; i--) {
+        struct op op = {0};
+        rig_submit(&rig, &op, CALL_RECV, fds[0], 0, in, 8, 0);
+        rig_turn(&rig, 0);
+        CHECK(write(fds[1], "abc", 3) == 3, "write");
+        CHECK(rig_await(&rig, &op) == 3, "got %d", op.res);
+    }
+    close(fds[0]);
+    close(fds[1]);
     rig_close(&rig);
 }
 
@@ -672,6 +747,9 @@ static const struct test tests[] = {
     {"wake during sleep", test_wake_during_sleep, IN_ALL_MODES},
     {"signal ends sleep", test_signal_ends_sleep, IN_ALL_MODES},
     {"timeouts", test_timeouts, IN_ALL_MODES},
+    {"when it looks", test_when_it_looks, 1u << OWN},
+    {"long sleeps between", test_long_sleeps_between, 1u << OWN},
+    {"looking finds", test_looking_finds, IN_ALL_MODES},
     {"publish to a drowsy thread", test_publish_to_drowsy_thread, IN_PINNED_MODES},
     {"post to a drowsy loop", test_post_to_drowsy_loop, IN_PINNED_MODES},
     {"full ring", test_full_ring, IN_ALL_MODES},

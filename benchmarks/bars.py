@@ -118,9 +118,9 @@ def measure_open_loop(bar: Bar, bench: Bench) -> Outcome:
     if peak.unavailable:
         return Outcome.failed(f"uvloop: {peak.unavailable}")
     paced = load.varied(rate=peak.median("rate") * PEAK_SHARE)
-    # At a fixed rate the rate cannot swing, so its steadiness says nothing and there is no second run.  One window,
-    # because a short one has few requests in its last hundredth.
-    settings = replace(settings, window=settings.seconds)
+    # At a fixed rate the rate cannot swing, so its steadiness says nothing and there is no second run.  The windows are
+    # longer, because a short one has few requests in its last hundredth, and there are enough of them for a median.
+    settings = replace(settings, seconds=2 * settings.seconds, window=settings.seconds / 5)
     return _load_outcome(compare(paced, bench.loops(bar), settings, progress=bench.progress), "p99_us")
 
 

@@ -44,7 +44,20 @@ static struct thread *find(pid_t tid)
     return &threads[thread_count++];
 }
 
-/* Attaches to every thread that can be attached to (the kernel's own cannot); returns how many. */
+/* Whether it is one of io_uring's own threads: they make no system calls, and may never stop. */
+static int of_io_uring(pid_t pid, pid_t tid)
+{
+    char path[64], name[5] = "";
+    snprintf(path, sizeof path, "/proc/%d/task/%d/comm", pid, tid);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    size_t got = fread(name, 1, sizeof name - 1, file);
+    fclose(file);
+    return got == 4 && strcmp(name, "iou-") == 0;
+}
+
+/* Attaches to every thread that can be attached to; returns how many. */
 static int attach_all(pid_t pid)
 {
     char path[64];
@@ -55,7 +68,8 @@ static int attach_all(pid_t pid)
         return 0;
     for (struct dirent *entry; (entry = readdir(tasks));) {
         pid_t tid = atoi(entry->d_name);
-        if (tid <= 0 || ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE) != 0)
+        if (tid <= 0 || of_io_uring(pid, tid) ||
+            ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE) != 0)
             continue;
         ptrace(PTRACE_INTERRUPT, tid, 0, 0);
         find(tid);
@@ -77,13 +91,13 @@ static int handle_stop(struct thread *t, int status)
     return event ? 0 : signal;
 }
 
-/* Waits until a stop or until standard input ends (SIGIO interrupts the wait); false when nothing is left to trace. */
+/* Waits for a stop and lets the thread go on; false when an alarm has ended the wait, or nothing is left to trace. */
 static int step(void)
 {
     int status;
     pid_t tid = waitpid(-1, &status, __WALL);
     if (tid < 0)
-        return errno == EINTR;
+        return 0;
     struct thread *t = find(tid);
     if (!t)
         return 1;
@@ -95,11 +109,13 @@ static int step(void)
     return 1;
 }
 
+/* A thread that does not stop within a second is let go when this process ends. */
 static void detach_all(void)
 {
     for (int i = 0; i < thread_count; i++) {
         int status;
         struct thread *t = &threads[i];
+        alarm(1);
         if (t->gone || ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) != 0 || waitpid(t->tid, &status, __WALL) < 0)
             continue;
         int signal = WIFSTOPPED(status) ? handle_stop(t, status) : 0;

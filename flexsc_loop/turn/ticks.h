@@ -21,17 +21,17 @@ static inline uint64_t ticks_now(void)
 #endif
 }
 
-/* About 200 µs in ticks. */
-static inline uint64_t ticks_in_200_us(void)
+/* About 400 µs in ticks. */
+static inline uint64_t ticks_in_400_us(void)
 {
 #if defined(__x86_64__)
-    return 500000; /* the counter runs at 2 to 4 GHz */
+    return 1000000; /* the counter runs at 2 to 4 GHz */
 #elif defined(__aarch64__)
     uint64_t frequency;
     __asm__ volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
-    return frequency / 5000;
+    return frequency / 2500;
 #else
-    return 200000;
+    return 400000;
 #endif
 }
 

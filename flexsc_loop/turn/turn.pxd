@@ -35,7 +35,7 @@ cdef extern from "timers.h":
 
 cdef extern from "ticks.h":
     uint64_t ticks_now() noexcept
-    uint64_t ticks_in_200_us() noexcept
+    uint64_t ticks_in_400_us() noexcept
 
 
 cdef enum:

@@ -394,7 +394,7 @@ cdef class Turn:
             return 0
         if self.heavy:
             self.send_much()
-        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_200_us()
+        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_400_us()
                 or (self.page.eager and self.page.hungry())):
             self.publish_now()
         return 0

@@ -130,13 +130,14 @@ class Loop(
 
         turns; submitted: entries filled; batches: times that entries were handed over; completions: results taken;
         syscalls: system calls that the loop's thread made to move data, to connect, accept, close and wait; wakeups:
-        times that another thread (or, with a syscall thread, the loop) woke a sleeper; spins: times that the
-        loop looked for completions before it would sleep; pool_empty: receives that found no buffer; overflows: completions that found no place at first; in_flight: operations now; connections: open
-        stream connections now; thread_cpu_ns: CPU time of the syscall thread, 0 without one.
+        times that another thread (or, with a syscall thread, the loop) woke a sleeper; spins: times that the loop
+        looked for completions before it would sleep; pool_empty: receives that found no buffer; overflows: completions
+        that found no place at first; in_flight: operations now; connections: open stream connections now;
+        thread_cpu_ns: CPU time of the syscall thread, 0 without one.
         """
         zero = dict.fromkeys(
-            ("submitted", "batches", "completions", "syscalls", "wakeups", "spins", "pool_empty", "overflows", "in_flight",
-             "thread_cpu_ns"), 0)
+            ("submitted", "batches", "completions", "syscalls", "wakeups", "spins", "pool_empty", "overflows",
+             "in_flight", "thread_cpu_ns"), 0)
         return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters()}
 
     # ---- servers

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool
+from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool, flexsc_spin
 
 
 cdef extern from "uring.h":
@@ -66,7 +66,8 @@ cdef extern from "uring.h":
     bint uring_polled(const uring* ring) noexcept
     int uring_publish(uring* ring) noexcept nogil
     int uring_make_room(uring* ring) noexcept nogil
-    int uring_wait(uring* ring, int64_t timeout_ns, int64_t spin_ns, bint* looked_in_vain) noexcept nogil
+    int uring_wait(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin,
+                   bint* looked_in_vain) noexcept nogil
     bint uring_wake(uring* ring) noexcept nogil
     int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
 

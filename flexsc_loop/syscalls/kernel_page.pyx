@@ -16,7 +16,7 @@ from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE,
     EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS,
     Page, flexsc_completion, flexsc_pool, flexsc_now_ns, pool_close, pool_grow, pool_reset,
-    spin_learn, spin_worth,
+    spin_worth,
 )
 
 
@@ -265,21 +265,16 @@ cdef class KernelPage(Page):
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
         cdef bint in_vain = False
-        cdef int64_t spin_ns = self.spin_ns
+        cdef int64_t spin_ns = self.spin_ns if self.eager else spin_worth(&self.spin, self.reaped)
         cdef int64_t before = 0
         cdef int res
         self.away = True
         with nogil:
-            if timeout_ns != 0:
+            if self.eager and timeout_ns != 0:
                 before = flexsc_now_ns()
-                if not self.eager:
-                    spin_ns = spin_worth(&self.spin, self.reaped)
-                self.spins += spin_ns > 0
-            res = uring_wait(&self.ring, timeout_ns, spin_ns, &in_vain)
-            if before and self.eager:
+            res = uring_wait(&self.ring, timeout_ns, spin_ns, &self.spin, &in_vain)
+            if before:
                 self.adapt(in_vain, flexsc_now_ns() - before)
-            elif before:
-                spin_learn(&self.spin, spin_ns, flexsc_now_ns() - before)
         self.away = False
         if res == -EINTR:
             return 1
@@ -471,7 +466,7 @@ cdef class KernelPage(Page):
         return {
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
             "syscalls": self.ring.syscalls + self.direct_calls, "wakeups": self.wakeups + self.ring.wakeups,
-            "spins": self.spins, "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
+            "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": self.thread_cpu_ns(),
         }

@@ -76,11 +76,10 @@ cdef extern from "pool.h":
 
 cdef extern from "spin.h" nogil:
     struct flexsc_spin:
-        pass
+        uint64_t looks
 
     int64_t flexsc_now_ns() noexcept
     int64_t spin_worth(const flexsc_spin* spin, uint32_t reaped) noexcept
-    void spin_learn(flexsc_spin* spin, int64_t spin_ns, int64_t took_ns) noexcept
 
 
 cdef enum:
@@ -117,8 +116,7 @@ cdef class Page:
     cdef int64_t spin_ns                   # with a syscall thread: how long the loop looks before it sleeps
     cdef int64_t spin_most
     cdef flexsc_spin spin                  # with the own thread: whether it looks at all
-    cdef uint32_t reaped                   # completions of the last turn
-    cdef uint64_t spins                    # times that the loop looked before it slept
+    cdef uint32_t reaped                   # completions of the last turn that waited
 
     # What each kind of page does in its own way.
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,

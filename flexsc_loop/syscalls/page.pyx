@@ -186,7 +186,6 @@ cdef class Page:
             pool_publish(&self.pool)
             if self.datagrams.ring != NULL:
                 pool_publish(&self.datagrams)
-        self.reaped = count
         return count
 
     cdef bytes take_buffer(self, int res, uint32_t flags):

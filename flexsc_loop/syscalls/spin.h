@@ -7,15 +7,9 @@
 #ifndef FLEXSC_SPIN_H
 #define FLEXSC_SPIN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
-
-static inline int64_t flexsc_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 enum {
     SPIN_NS = 20000,       /* about what going to sleep and waking up may cost */
@@ -28,7 +22,15 @@ enum {
 struct flexsc_spin {
     uint32_t short_sleeps; /* in a row */
     uint32_t needed;       /* so many before a look; 0 stands for SPIN_AFTER */
+    uint64_t looks;
 };
+
+static inline int64_t flexsc_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 /* How long to look before the next sleep, in nanoseconds, 0 for not at all; `reaped`: completions of the last turn. */
 static inline int64_t spin_worth(const struct flexsc_spin *spin, uint32_t reaped)
@@ -36,21 +38,26 @@ static inline int64_t spin_worth(const struct flexsc_spin *spin, uint32_t reaped
     return reaped <= SPIN_FEW && spin->short_sleeps >= (spin->needed ? spin->needed : SPIN_AFTER) ? SPIN_NS : 0;
 }
 
-/* Learn from a wait that took `took_ns`, of which up to `spin_ns` were spent looking. */
-static inline void spin_learn(struct flexsc_spin *spin, int64_t spin_ns, int64_t took_ns)
+/* A look is over: it has found something, or it was in vain. */
+static inline void spin_looked(struct flexsc_spin *spin, bool found)
 {
-    if (spin_ns && took_ns >= spin_ns) {
-        uint32_t needed = spin->needed ? spin->needed : SPIN_AFTER;
-        spin->needed = needed < SPIN_AFTER_MOST ? 2 * needed : SPIN_AFTER_MOST;
-        spin->short_sleeps = 0;
-    } else if (spin_ns) {
+    spin->looks++;
+    if (found) {
         spin->needed = SPIN_AFTER;
-    } else if (took_ns < SPIN_SHORT_NS) {
-        if (spin->short_sleeps < SPIN_AFTER_MOST)
-            spin->short_sleeps++;
-    } else {
-        spin->short_sleeps = 0;
+        return;
     }
+    uint32_t needed = spin->needed ? spin->needed : SPIN_AFTER;
+    spin->needed = needed < SPIN_AFTER_MOST ? 2 * needed : SPIN_AFTER_MOST;
+    spin->short_sleeps = 0;
+}
+
+/* A sleep is over that has taken so long. */
+static inline void spin_slept(struct flexsc_spin *spin, int64_t ns)
+{
+    if (ns >= SPIN_SHORT_NS)
+        spin->short_sleeps = 0;
+    else if (spin->short_sleeps < SPIN_AFTER_MOST)
+        spin->short_sleeps++;
 }
 
 #endif

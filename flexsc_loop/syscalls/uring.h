@@ -376,23 +376,46 @@ static inline void uring_relax(void)
 static inline bool uring_look(struct uring *ring, int64_t spin_ns)
 {
     int64_t until = flexsc_now_ns() + spin_ns;
+    bool polled = uring_polled(ring);
     do {
         for (int i = 0; i < 64; i++) {
-            if (uring_has_completions(ring) || atomic_load_explicit(&ring->woken, memory_order_relaxed))
+            if (uring_has_completions(ring) || atomic_load_explicit(&ring->woken, memory_order_relaxed) ||
+                (!polled && uring_wants_enter(ring)))
                 return true;
             uring_relax();
         }
         if (uring_wants_enter(ring))
-            return !uring_polled(ring);
+            return false;
     } while (flexsc_now_ns() < until);
     return false;
 }
 
+/* Own thread: submit, and look for up to spin_ns.  Returns how many SQEs are still to be submitted, or -errno. */
+static inline int uring_submit_and_look(struct uring *ring, uint32_t submit, int64_t timeout_ns, int64_t spin_ns,
+                                        struct flexsc_spin *spin)
+{
+    if (submit && !uring_wants_enter(ring)) {
+        int res = uring_sys_enter(ring, submit, 0, 0, NULL, 0);
+        if (res < 0)
+            return res;
+        submit = uring_advance_tail(ring);
+    }
+    if (submit || uring_has_completions(ring) || uring_wants_enter(ring))
+        return (int)submit;
+    bool timer = timeout_ns > 0 && timeout_ns < spin_ns;
+    bool found = uring_look(ring, timer ? timeout_ns : spin_ns);
+    if (found || !timer)
+        spin_looked(spin, found);
+    return 0;
+}
+
 /* Publish, then wait until a completion is there, uring_wake() was called, or the time is over.
  * timeout_ns: 0 never sleeps, -1 sleeps without limit.  spin_ns: how long to look first.
+ * The own thread does not sleep after a look, not even one in vain: the caller comes back, having seen to signals.
  * Returns 0 or -errno (-EINTR: a signal ended the sleep; -ESTALE: the poller acts for a user or groups that are not this
  * thread's any more, which is told once).  *looked_in_vain says whether spinning found nothing. */
-static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spin_ns, int *looked_in_vain)
+static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin,
+                             int *looked_in_vain)
 {
     bool polled = uring_polled(ring);
     *looked_in_vain = 0;
@@ -409,15 +432,15 @@ static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spi
     }
     if (uring_has_completions(ring))
         timeout_ns = 0;
-    if (timeout_ns != 0 && spin_ns > 0 && submit && !uring_wants_enter(ring)) {
-        int res = uring_sys_enter(ring, submit, 0, 0, NULL, 0);
-        if (res < 0)
-            return res;
-        submit = uring_advance_tail(ring);
-        if (submit || uring_has_completions(ring))
-            timeout_ns = 0;
+    if (timeout_ns != 0 && spin_ns > 0 && !polled) {
+        int left = uring_submit_and_look(ring, submit, timeout_ns, spin_ns, spin);
+        if (left < 0)
+            return left;
+        submit = (uint32_t)left;
+        timeout_ns = 0;
     }
     if (timeout_ns != 0 && spin_ns > 0) {
+        spin->looks++;
         atomic_store_explicit(&ring->sleep, URING_LOOKING, memory_order_seq_cst);
         if (timeout_ns > 0 && spin_ns > timeout_ns)
             spin_ns = timeout_ns;
@@ -438,8 +461,13 @@ static inline int uring_wait(struct uring *ring, int64_t timeout_ns, int64_t spi
         if (atomic_load_explicit(&ring->woken, memory_order_seq_cst))
             timeout_ns = 0;
     }
-    if (timeout_ns != 0 || submit || uring_wants_enter(ring))
+    if (timeout_ns != 0 && !polled && !uring_wants_enter(ring)) {
+        int64_t began = flexsc_now_ns();
+        res = uring_enter_timed(ring, submit, 1, 0, timeout_ns);
+        spin_slept(spin, flexsc_now_ns() - began);
+    } else if (timeout_ns != 0 || submit || uring_wants_enter(ring)) {
         res = uring_enter_timed(ring, submit, timeout_ns != 0, 0, timeout_ns);
+    }
     atomic_store_explicit(&ring->sleep, URING_AWAKE, memory_order_relaxed);
     atomic_store_explicit(&ring->woken, 0, memory_order_relaxed);
     /* And once more: who was looked at just now may have changed before a sleep that took long. */

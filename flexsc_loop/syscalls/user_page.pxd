@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool_slot
+from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool_slot, flexsc_spin
 
 
 cdef extern from "user_page.h":
@@ -27,7 +27,7 @@ cdef extern from "user_page.h":
     void flexsc_page_submit(flexsc_page* page, flexsc_entry* entry) noexcept
     void flexsc_page_publish(flexsc_page* page) noexcept nogil
     int flexsc_page_serve(flexsc_page* page, int64_t timeout_ns) noexcept nogil
-    int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns) noexcept nogil
+    int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin) noexcept nogil
     void flexsc_page_wake(flexsc_page* page) noexcept nogil
     unsigned flexsc_page_reap(flexsc_page* page, flexsc_completion* out, unsigned most) noexcept
     bint flexsc_page_all_taken(const flexsc_page* page) noexcept

@@ -12,8 +12,8 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, flexsc_now_ns, pool_close,
-    pool_grow, spin_learn, spin_worth,
+    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, pool_close,
+    pool_grow, spin_worth,
 )
 
 
@@ -144,31 +144,19 @@ cdef class UserPage(Page):
         return 0
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
-        cdef int64_t spin_ns, before
+        cdef int64_t spin_ns = self.spin_ns if self.started else spin_worth(&self.spin, self.reaped)
         cdef int res
         self.unpublished = 0
         self.unlooked = 0
         if self.started:
+            # Not without the GIL: other threads may submit meanwhile.
+            flexsc_page_publish(self.user)
             if timeout_ns == 0:
-                flexsc_page_publish(self.user)
                 return 0
-            self.spins += 1
-            with nogil:
-                res = flexsc_page_wait(self.user, timeout_ns, self.spin_ns)
-        elif timeout_ns == 0:
-            self.away = True
-            with nogil:
-                res = flexsc_page_serve(self.user, 0)
-            self.away = False
-        else:
-            spin_ns = spin_worth(&self.spin, self.reaped)
-            self.spins += spin_ns > 0
-            self.away = True
-            with nogil:
-                before = flexsc_now_ns()
-                res = flexsc_page_wait(self.user, timeout_ns, spin_ns)
-                spin_learn(&self.spin, spin_ns, flexsc_now_ns() - before)
-            self.away = False
+        self.away = not self.started
+        with nogil:
+            res = flexsc_page_wait(self.user, timeout_ns, spin_ns, &self.spin)
+        self.away = False
         if res < 0 and res != -EINTR:
             raise OSError(-res, os.strerror(-res))
         return res == -EINTR
@@ -231,7 +219,7 @@ cdef class UserPage(Page):
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
             "syscalls": counted_loop_syscalls(self.user) + self.direct_calls,
             "wakeups": self.woken + counted_wakeups(self.user),
-            "spins": self.spins, "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
+            "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
         }

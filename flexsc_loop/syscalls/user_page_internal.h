@@ -13,7 +13,6 @@
 #include <sys/types.h>
 #include <time.h>
 
-#include "spin.h"
 #include "user_page.h"
 
 #define HIDDEN __attribute__((visibility("hidden")))

@@ -295,45 +295,51 @@ bool flexsc_page_all_taken(const struct flexsc_page *page) {
 }
 
 /* Own thread: ask epoll for up to `spin_ns`, until it knows something or a wake comes. */
-static int own_thread_spins(struct flexsc_page *page, int64_t spin_ns) {
-    int64_t end = flexsc_now_ns() + spin_ns;
+static int own_thread_spins(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
+    bool timer = timeout_ns > 0 && timeout_ns < spin_ns;
+    int64_t end = flexsc_now_ns() + (timer ? timeout_ns : spin_ns);
+    uint32_t poked = LOOP_POKED;
     int n;
-    while ((n = page_epoll(page, 0)) == 0 && flexsc_now_ns() < end &&
-           atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) != LOOP_POKED)
+    while ((n = page_epoll(page, 0)) == 0 && atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) != poked &&
+           flexsc_now_ns() < end)
         cpu_pause();
+    bool found = atomic_compare_exchange_strong(&page->loop_sleep, &poked, LOOP_AWAKE) || n != 0;
+    if (found || !timer)
+        spin_looked(spin, found);
     return n;
 }
 
-/* Own thread: ask epoll, and sleep there if there is nothing else to do. */
-static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
+/* Own thread: ask epoll, and sleep there if there is nothing else to do.  After a look it does not sleep, not even after
+ * one in vain: the caller comes back, having seen to signals. */
+static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
     if (flexsc_page_has_completions(page) || page->ready.count != 0 || page->fresh != NULL)
         timeout_ns = 0;
     if (timeout_ns == 0)
         return page->parked == 0 ? 0 : page_epoll(page, 0);
-    if (spin_ns > 0) {
-        int n = own_thread_spins(page, timeout_ns > 0 && timeout_ns < spin_ns ? timeout_ns : spin_ns);
-        if (n != 0)
-            return n;
-        if (timeout_ns > 0)
-            timeout_ns = timeout_ns > spin_ns ? timeout_ns - spin_ns : 0;
-    }
+    if (spin_ns > 0)
+        return own_thread_spins(page, timeout_ns, spin_ns, spin);
     if (!loop_falls_asleep(page, LOOP_IN_EPOLL))
         return page_epoll(page, 0);
+    int64_t began = flexsc_now_ns();
     int n = page_epoll(page, timeout_ns);
+    spin_slept(spin, flexsc_now_ns() - began);
     atomic_exchange(&page->loop_sleep, LOOP_AWAKE);
     return n;
 }
 
-static int own_thread_serves(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
+static int own_thread_serves(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
     page_run_fresh(page);
-    int n = own_thread_looks(page, timeout_ns, spin_ns);
+    int n = own_thread_looks(page, timeout_ns, spin_ns, spin);
     if (n > 0)
         page_mark(page, n);
     page_run_ready(page);
     return n < 0 ? n : 0;
 }
 
-int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) { return flexsc_page_wait(page, timeout_ns, 0); }
+int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) {
+    struct flexsc_spin unused = {0};
+    return flexsc_page_wait(page, timeout_ns, 0, &unused);
+}
 
 /* Look for completions or a wake for up to `spin_ns`.  Whether one came. */
 static bool loop_spins(struct flexsc_page *page, int64_t spin_ns) {
@@ -348,13 +354,14 @@ static bool loop_spins(struct flexsc_page *page, int64_t spin_ns) {
     }
 }
 
-int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns) {
+int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
     flexsc_page_publish(page);
     if (!page->pinned)
-        return own_thread_serves(page, timeout_ns, spin_ns);
+        return own_thread_serves(page, timeout_ns, spin_ns, spin);
     if (flexsc_page_has_completions(page) || timeout_ns == 0)
         return 0;
     int64_t deadline = timeout_ns > 0 ? flexsc_now_ns() + timeout_ns : -1;
+    spin->looks += spin_ns > 0;
     loop_spins(page, timeout_ns > 0 && timeout_ns < spin_ns ? timeout_ns : spin_ns);
     for (;;) {
         if (flexsc_page_has_completions(page) || !loop_falls_asleep(page, LOOP_IN_FUTEX))

@@ -594,7 +594,7 @@ cdef class Turn:
                 self.page.wait(patience)
             finally:
                 self.sleeping = False
-            self.page.reap()
+            self.page.reaped = self.page.reap()
             PyErr_CheckSignals()
         self.published_at = ticks_now()
         self.due_timers()

@@ -1,8 +1,6 @@
 /* The user page: sleeping and waking, cancelling and reusing against a peer that acts at the same time. */
 #include "user_page_rig.h"
 
-#include "../../flexsc_loop/syscalls/spin.h"
-
 /* ---- waking the loop ---- */
 
 static void test_wake_before_sleep(enum mode mode) {
@@ -63,7 +61,7 @@ static void test_signal_ends_sleep(enum mode mode) {
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1};
     CHECK(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0, "timer");
     timer_settime(timer, 0, &soon, NULL);
-    int rc = flexsc_page_wait(rig.page, -1, rig.loop_spin_ns);
+    int rc = flexsc_page_wait(rig.page, -1, rig.loop_spin_ns, &rig.spin);
     CHECK(rc == -EINTR, "returned %d", rc);
     timer_delete(timer);
     rig_close(&rig);
@@ -84,74 +82,101 @@ static void test_timeouts(enum mode mode) {
 
 /* ---- looking before a sleep ---- */
 
-static int64_t sleeps(struct flexsc_spin *spin, int64_t ns) {
-    int64_t spin_ns = spin_worth(spin, 1);
-    spin_learn(spin, spin_ns, ns);
-    return spin_ns;
-}
-
-/* How many waits of `ns` come before the first that looks. */
-static int waits_before_a_look(struct flexsc_spin *spin, int64_t ns) {
-    for (int i = 0; i < 100000; i++)
-        if (sleeps(spin, ns) > 0)
+/* How many sleeps of `ns` come before the first look; -1 if there is none. */
+static int sleeps_before_a_look(struct flexsc_spin *spin, int64_t ns) {
+    for (int i = 0; i < 100000; i++) {
+        if (spin_worth(spin, 1) > 0)
             return i;
+        spin_slept(spin, ns);
+    }
     return -1;
 }
 
 static void test_when_it_looks(enum mode mode) {
     (void)mode;
     struct flexsc_spin spin = {0};
-    CHECK(waits_before_a_look(&spin, SPIN_SHORT_NS) == -1, "looks, though every sleep was long");
-    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == SPIN_AFTER, "short sleeps");
-    for (int i = 0; i < 100; i++)
-        CHECK(sleeps(&spin, SPIN_NS / 2) > 0, "does not go on looking, though it has found something");
+    CHECK(sleeps_before_a_look(&spin, SPIN_SHORT_NS) == -1, "looks, though every sleep was long");
+    CHECK(sleeps_before_a_look(&spin, SPIN_SHORT_NS - 1) == SPIN_AFTER, "short sleeps");
+    spin_looked(&spin, true);
+    CHECK(spin_worth(&spin, SPIN_FEW) == SPIN_NS, "does not go on looking, though it has found something");
     CHECK(spin_worth(&spin, SPIN_FEW + 1) == 0, "looks after a large batch");
-    /* Sleeps that are short, but longer than a look: each look is in vain, and twice as many sleeps come before the next. */
-    sleeps(&spin, SPIN_NS);
-    for (int needed = 2 * SPIN_AFTER; needed <= SPIN_AFTER_MOST; needed *= 2)
-        CHECK(waits_before_a_look(&spin, SPIN_NS) == needed, "not %d", needed);
-    CHECK(waits_before_a_look(&spin, SPIN_NS) == SPIN_AFTER_MOST, "more than the most");
-    /* A look that finds something makes it try as readily as at first. */
-    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == SPIN_AFTER_MOST, "not the most");
-    sleeps(&spin, SPIN_SHORT_NS);
-    CHECK(waits_before_a_look(&spin, SPIN_NS / 2) == 2 * SPIN_AFTER, "a look in vain is not forgotten");
+    for (int needed = 2 * SPIN_AFTER; needed <= SPIN_AFTER_MOST; needed *= 2) {
+        spin_looked(&spin, false);
+        CHECK(sleeps_before_a_look(&spin, 1) == needed, "not %d", needed);
+    }
+    spin_looked(&spin, false);
+    CHECK(sleeps_before_a_look(&spin, 1) == SPIN_AFTER_MOST, "more than the most");
+    spin_looked(&spin, true);
+    spin_looked(&spin, false);
+    CHECK(sleeps_before_a_look(&spin, 1) == 2 * SPIN_AFTER, "what was found has not made it ready to look again");
+    for (int i = 0; i < 1000; i++) {
+        spin_slept(&spin, i % SPIN_AFTER == 0 ? SPIN_SHORT_NS : 1000);
+        CHECK(spin_worth(&spin, 1) == 0, "looks after a long sleep");
+    }
 }
 
-/* One long sleep begins the count anew. */
-static void test_long_sleeps_between(enum mode mode) {
-    (void)mode;
-    struct flexsc_spin spin = {0};
-    for (int i = 0; i < 1000; i++)
-        CHECK(sleeps(&spin, i % SPIN_AFTER == 0 ? SPIN_SHORT_NS : 1000) == 0, "looks after a long sleep");
-}
-
-/* What is looked for long enough is found without a sleep; a signal does not end a look. */
-static void test_looking_finds(enum mode mode) {
+/* Wakes that come before, while and after the loop looks, in turn with sleeps. */
+static void test_wake_while_looking(enum mode mode) {
     struct rig rig = rig_open(mode, 64);
-    struct waker waker = {.page = rig.page, .rounds = rounds(500)};
+    struct waker waker = {.page = rig.page, .rounds = rounds(20000)};
+    uint32_t random = 17;
     pthread_t thread;
-    rig.loop_spin_ns = 1000000000;
-    rig.turns = 0;
     pthread_create(&thread, NULL, waker_main, &waker);
     while (waker.seen != waker.rounds) {
-        int64_t start = rig_now_ns();
+        rig.loop_spin_ns = next_random(&random) % 3 ? next_random(&random) % 3000 : 0;
         rig_turn(&rig, -1);
-        CHECK(rig_now_ns() - start < 900000000, "the wake was not seen");
         waker.seen = atomic_load(&waker.asked);
     }
     pthread_join(thread, NULL);
-    int fds[2];
-    char in[8];
-    make_pair(SOCK_STREAM, fds);
-    for (int i = rounds(500); i > 0; i--) {
+    rig_close(&rig);
+}
+
+static void *writer_main(void *argument) {
+    linger_for(300000);
+    CHECK(write(*(int *)argument, "abc", 3) == 3, "write");
+    return NULL;
+}
+
+/* A look that is long enough finds what comes, and ends then. */
+static void test_looking_finds(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    rig.loop_spin_ns = 5000000000;
+    for (int i = rounds(100); i > 0; i--) {
         struct op op = {0};
+        pthread_t thread;
+        int fds[2];
+        char in[8];
+        make_pair(SOCK_STREAM, fds);
         rig_submit(&rig, &op, CALL_RECV, fds[0], 0, in, 8, 0);
         rig_turn(&rig, 0);
-        CHECK(write(fds[1], "abc", 3) == 3, "write");
-        CHECK(rig_await(&rig, &op) == 3, "got %d", op.res);
+        pthread_create(&thread, NULL, writer_main, &fds[1]);
+        int64_t start = rig_now_ns();
+        unsigned turns = 0;
+        while (op.entry != NULL) {
+            rig_turn(&rig, -1);
+            turns++;
+        }
+        CHECK(op.res == 3 && turns <= 2, "got %d after %u looks", op.res, turns);
+        CHECK(rig_now_ns() - start < 4000000000, "the look went on");
+        pthread_join(thread, NULL);
+        close(fds[0]);
+        close(fds[1]);
     }
-    close(fds[0]);
-    close(fds[1]);
+    rig_close(&rig);
+}
+
+/* The own thread comes back after a look in vain, and after one that a timer ends: neither early nor asleep. */
+static void test_looking_in_vain(enum mode mode) {
+    struct rig rig = rig_open(mode, 64);
+    rig.loop_spin_ns = 2000000;
+    int64_t start = rig_now_ns();
+    rig_turn(&rig, -1);
+    int64_t looked = rig_now_ns() - start;
+    CHECK(looked >= 2000000 && rig.spin.looks == 1 && rig.spin.needed == 2 * SPIN_AFTER, "%ld ns", (long)looked);
+    start = rig_now_ns();
+    rig_turn(&rig, 1000000);
+    looked = rig_now_ns() - start;
+    CHECK(looked >= 1000000 && rig.spin.needed == 2 * SPIN_AFTER, "a timer's end was learned from: %ld ns", (long)looked);
     rig_close(&rig);
 }
 
@@ -748,8 +773,9 @@ static const struct test tests[] = {
     {"signal ends sleep", test_signal_ends_sleep, IN_ALL_MODES},
     {"timeouts", test_timeouts, IN_ALL_MODES},
     {"when it looks", test_when_it_looks, 1u << OWN},
-    {"long sleeps between", test_long_sleeps_between, 1u << OWN},
+    {"wake while looking", test_wake_while_looking, IN_ALL_MODES},
     {"looking finds", test_looking_finds, IN_ALL_MODES},
+    {"looking in vain", test_looking_in_vain, 1u << OWN},
     {"publish to a drowsy thread", test_publish_to_drowsy_thread, IN_PINNED_MODES},
     {"post to a drowsy loop", test_post_to_drowsy_loop, IN_PINNED_MODES},
     {"full ring", test_full_ring, IN_ALL_MODES},

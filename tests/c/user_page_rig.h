@@ -72,8 +72,8 @@ struct op {
 struct rig {
     struct flexsc_page *page;
     enum mode mode;
-    int64_t loop_spin_ns; /* in OWN mode every other turn's */
-    unsigned turns;
+    int64_t loop_spin_ns; /* with it, OWN mode does not sleep */
+    struct flexsc_spin spin;
     struct flexsc_pool_slot *slots;
     unsigned slot_count;
     uint32_t buffer_size;
@@ -92,7 +92,7 @@ static inline int rig_start_thread(struct rig *rig) {
 }
 
 static inline struct rig rig_open(enum mode mode, unsigned completions) {
-    struct rig rig = {.mode = mode, .reap_most = 64, .loop_spin_ns = mode == PINNED_SLEEPY ? 0 : 5000};
+    struct rig rig = {.mode = mode, .reap_most = 64, .loop_spin_ns = mode == PINNED ? 5000 : 0};
     rig.page = flexsc_page_open(completions);
     CHECK(rig.page != NULL, "open: %s", strerror(errno));
     if (mode != OWN) {
@@ -188,8 +188,7 @@ static inline unsigned rig_reap(struct rig *rig) {
 
 /* One turn; the number of completions. */
 static inline unsigned rig_turn(struct rig *rig, int64_t timeout_ns) {
-    int64_t spin_ns = rig->mode == OWN && rig->turns++ % 2 ? 0 : rig->loop_spin_ns;
-    int rc = flexsc_page_wait(rig->page, timeout_ns, spin_ns);
+    int rc = flexsc_page_wait(rig->page, timeout_ns, rig->loop_spin_ns, &rig->spin);
     CHECK(rc == 0, "the wait failed: %s", strerror(-rc));
     return rig_reap(rig);
 }

@@ -89,14 +89,15 @@ void flexsc_page_publish(struct flexsc_page *page);
 /* Whether the server has taken all published entries. */
 bool flexsc_page_all_taken(const struct flexsc_page *page);
 
-/* Publish, then wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the time is
+/* Wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the time is
  * over: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Looks for up to `spin_ns` before it sleeps.  The own
- * thread makes the calls, asks epoll, posts completions and sleeps in epoll; if it is to look, it only looks, and `spin`
- * learns from that.  With a pinned thread it sleeps on a futex.
+ * thread publishes, makes the calls, asks epoll, posts completions and sleeps in epoll; if it is to look, it only looks,
+ * and `spin` learns from that.  With a pinned thread it sleeps on a futex, and nothing but atomics is touched: others
+ * may submit meanwhile.
  * Returns 0, or -EINTR when a signal ended the sleep, or another -errno of epoll_wait. */
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin);
 
-/* The same without looking first. */
+/* Publish, and the same without looking first. */
 int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns);
 
 /* End a sleep of the loop in flexsc_page_wait(), now or the next one.  Any thread. */

@@ -149,7 +149,7 @@ cdef class UserPage(Page):
         self.unpublished = 0
         self.unlooked = 0
         if self.started:
-            # Not without the GIL: other threads may submit meanwhile.
+            # With the GIL, because other threads may submit without it being refused.
             flexsc_page_publish(self.user)
             if timeout_ns == 0:
                 return 0

@@ -338,6 +338,7 @@ static int own_thread_serves(struct flexsc_page *page, int64_t timeout_ns, int64
 
 int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) {
     struct flexsc_spin unused = {0};
+    flexsc_page_publish(page);
     return flexsc_page_wait(page, timeout_ns, 0, &unused);
 }
 
@@ -355,9 +356,10 @@ static bool loop_spins(struct flexsc_page *page, int64_t spin_ns) {
 }
 
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
-    flexsc_page_publish(page);
-    if (!page->pinned)
+    if (!page->pinned) {
+        flexsc_page_publish(page);
         return own_thread_serves(page, timeout_ns, spin_ns, spin);
+    }
     if (flexsc_page_has_completions(page) || timeout_ns == 0)
         return 0;
     int64_t deadline = timeout_ns > 0 ? flexsc_now_ns() + timeout_ns : -1;

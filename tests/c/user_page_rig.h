@@ -188,6 +188,7 @@ static inline unsigned rig_reap(struct rig *rig) {
 
 /* One turn; the number of completions. */
 static inline unsigned rig_turn(struct rig *rig, int64_t timeout_ns) {
+    flexsc_page_publish(rig->page);
     int rc = flexsc_page_wait(rig->page, timeout_ns, rig->loop_spin_ns, &rig->spin);
     CHECK(rc == 0, "the wait failed: %s", strerror(-rc));
     return rig_reap(rig);

@@ -32,10 +32,15 @@ static inline int64_t flexsc_now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+static inline uint32_t spin_needed(const struct flexsc_spin *spin)
+{
+    return spin->needed ? spin->needed : SPIN_AFTER;
+}
+
 /* How long to look before the next sleep, in nanoseconds, 0 for not at all; `reaped`: completions of the last turn. */
 static inline int64_t spin_worth(const struct flexsc_spin *spin, uint32_t reaped)
 {
-    return reaped <= SPIN_FEW && spin->short_sleeps >= (spin->needed ? spin->needed : SPIN_AFTER) ? SPIN_NS : 0;
+    return reaped <= SPIN_FEW && spin->short_sleeps >= spin_needed(spin) ? SPIN_NS : 0;
 }
 
 /* A look is over: it has found something, or it was in vain. */
@@ -46,7 +51,7 @@ static inline void spin_looked(struct flexsc_spin *spin, bool found)
         spin->needed = SPIN_AFTER;
         return;
     }
-    uint32_t needed = spin->needed ? spin->needed : SPIN_AFTER;
+    uint32_t needed = spin_needed(spin);
     spin->needed = needed < SPIN_AFTER_MOST ? 2 * needed : SPIN_AFTER_MOST;
     spin->short_sleeps = 0;
 }

@@ -206,3 +206,16 @@ def test_the_cpu_time_of_a_thread_that_is_gone(way, new_loop):
     assert loop.stats()["thread_cpu_ns"] >= spent
     assert (spent > 0) is (way.threads != "off")
     assert loop.stats()["thread_cpu_ns"] <= began
+
+
+def test_the_cpu_time_of_a_thread_that_has_just_begun(way, new_loop):
+    """It is the thread's own from the first moment, not that of the thread that made the loop."""
+    began = time.thread_time_ns()
+    while time.thread_time_ns() - began < 200_000_000:
+        pass
+    for _ in range(10):
+        loop = new_loop()
+        assert loop.stats()["thread_cpu_ns"] < 100_000_000
+        loop.run_until_complete(work())
+        assert (loop.stats()["thread_cpu_ns"] > 0) is (way.threads != "off")
+        loop.close()

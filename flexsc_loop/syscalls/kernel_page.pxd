@@ -114,8 +114,9 @@ cdef class KernelPage(Page):
     cdef int change_user(self) except -1
     cdef list operations(self)
     cdef int find_poller(self) except -1
-    cdef int64_t thread_cpu_ns(self) noexcept
-    cdef void forget_poller(self) noexcept
+    cdef int await_poller(self) except -1
+    cdef int64_t thread_cpu_ns(self) except? -1
+    cdef int forget_poller(self) except -1
     cdef int close_unpublished(self) except -1
     cdef list last_results(self)
     cdef int cancel_all(self) except -1

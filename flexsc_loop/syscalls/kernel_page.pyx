@@ -9,7 +9,7 @@ kernel's poller (SQPOLL), pinned to a CPU.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from cpython.ref cimport Py_INCREF
-from posix.unistd cimport close as close_fd, getpid
+from posix.unistd cimport close as close_fd, getpid, usleep
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
@@ -30,7 +30,8 @@ cdef enum:
     IDLE_MS = 2                  # the poller sleeps after so much idleness
     CANCEL_ALL = 1 << 0
     CANCEL_ANY = 1 << 2
-    FDINFO_LOOKS = 16            # the kernel leaves the poller out of it while the ring is locked
+    POLLER_LOOKS = 16            # a new poller on a busy CPU does not run at once
+    POLLER_STEP_US = 100
     PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
     CANCEL_STEP_NS = 1_000_000
     CANCEL = 2                   # in user_data: a cancel of the operation that the rest names
@@ -92,7 +93,7 @@ cdef class KernelPage(Page):
         if res < 0:
             self.closed = True
             raise OSError(-res, "io_uring_setup")
-        self.poller = self.find_poller()
+        self.await_poller()
         self.owner = 0
         cdef WakeRead waker = WakeRead()
         waker.page = self
@@ -472,27 +473,41 @@ cdef class KernelPage(Page):
         }
 
     cdef int find_poller(self) except -1:
-        """The thread id of the poller, which the ring's fdinfo tells; 0 without one.
+        """The thread id of the poller, which the ring's fdinfo tells; 0 without one, and while it is not told.
 
-        Asked when the ring is new: after a change of the user /proc may be closed to us.
+        Asked when the ring is new: after a change of the user /proc may be closed to us.  Until the poller has run for
+        the first time, fdinfo names the thread that made the ring instead: hence the look at the name.
         """
-        if not self.eager:
+        if not self.eager or self.ring.fd < 0:
             return 0
-        for _ in range(FDINFO_LOOKS):
-            try:
-                with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
-                    found = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
-            except (OSError, ValueError):
+        try:
+            with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
+                found = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
+            if not found or found[0] <= 0:
                 return 0
-            if found and found[0] > 0:
-                return found[0]
+            with open(f"/proc/self/task/{found[0]}/comm") as file:
+                return found[0] if file.read().startswith("iou-sqp") else 0
+        except (OSError, ValueError):
+            return 0
+
+    cdef int await_poller(self) except -1:
+        """Find the poller of a new ring, which needs a moment to come up."""
+        for _ in range(POLLER_LOOKS if self.eager else 0):
+            self.poller = self.find_poller()
+            if self.poller:
+                break
+            with nogil:
+                usleep(POLLER_STEP_US)
         return 0
 
-    cdef int64_t thread_cpu_ns(self) noexcept:
+    cdef int64_t thread_cpu_ns(self) except? -1:
         """CPU time of the poller so far, and of those before it."""
+        if not self.poller:
+            self.poller = self.find_poller()
         return self.past_cpu_ns + (cpu_ns_of(self.poller) if self.poller else 0)
 
-    cdef void forget_poller(self) noexcept:
+    cdef int forget_poller(self) except -1:
         """Its ring is about to be closed."""
         self.past_cpu_ns = self.thread_cpu_ns()
         self.poller = 0
+        return 0

@@ -8,6 +8,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "flexsc_loop"
 ENTRIES = {"operation", "page", "kernel_page", "user_page"}
+EXTERNS = {"cpython_extra", "posix_socket"}
 SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".h", ".c"}
 
 FROM = re.compile(r"^\s*from\s+(\.*)([\w.]*)\s+c?import\s+(\(?[^#\n]*)", re.MULTILINE)
@@ -32,7 +33,7 @@ def floor(path):
     """The floor that a source file belongs to."""
     parts = path.relative_to(PACKAGE).parts
     if parts[0] == "syscalls":
-        if path.suffix in (".h", ".c"):
+        if path.suffix in (".h", ".c") or path.stem in EXTERNS:
             return 0
         return 1 if path.stem in ENTRIES else 2
     return {"turn": 3, "transports": 4, "files": 4}.get(parts[0], 5) if len(parts) > 1 else 5

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: addresses of datagrams: the kernel's sockaddr, and the tuples and strings that Python's sockets use.
 
-Owns: for each endpoint, which peers it has talked to lately.  Imports: nothing.
+Owns: for each endpoint, which peers it has talked to lately.  Imports: no other module.
 
 Only what is common and needs no look-up is done here: numeric IPv4 and IPv6 addresses, and Unix sockets.  Whatever
 else a program may pass is left to Python's socket module.
@@ -12,17 +12,15 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.long cimport PyLong_AsLong, PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.ref cimport Py_INCREF
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
-from cpython.unicode cimport PyUnicode_CheckExact
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_CheckExact
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    bint PyUnicode_IS_ASCII(object text) noexcept
-    void Py_XDECREF "Py_XDECREF"(void*)
+from flexsc_loop.syscalls.cpython_extra cimport PyUnicode_IS_ASCII
+from flexsc_loop.syscalls.posix_socket cimport AF_INET, AF_INET6, AF_UNIX
 
 
 cdef extern from "<string.h>" nogil:
@@ -36,13 +34,6 @@ cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t)
     int inet_pton(int family, const char* text, void* address)
     const char* inet_ntop(int family, const void* address, char* text, unsigned size)
-
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_INET
-        AF_INET6
-        AF_UNIX
 
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -229,8 +220,8 @@ cdef void put(Known* known, object address, object raw) noexcept:
     Py_INCREF(raw)
     known.address = <void*> address
     known.raw = <void*> raw
-    Py_XDECREF(old_address)
-    Py_XDECREF(old_raw)
+    Py_XDECREF(<PyObject*> old_address)
+    Py_XDECREF(<PyObject*> old_raw)
 
 
 cdef void clear(Known* known, size_t count) noexcept:
@@ -238,8 +229,8 @@ cdef void clear(Known* known, size_t count) noexcept:
     if known == NULL:
         return
     for i in range(count):
-        Py_XDECREF(known[i].address)
-        Py_XDECREF(known[i].raw)
+        Py_XDECREF(<PyObject*> known[i].address)
+        Py_XDECREF(<PyObject*> known[i].raw)
 
 
 @cython.no_gc  # holds bytes, strings, and tuples of strings and numbers

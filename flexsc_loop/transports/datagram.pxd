@@ -1,9 +1,9 @@
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.posix_socket cimport msghdr
 from flexsc_loop.transports.addresses cimport AddressBook
 from flexsc_loop.transports.outgoing cimport Outgoing
-from flexsc_loop.transports.stream cimport msghdr
 from flexsc_loop.turn.turn cimport flexsc_queue
 
 

@@ -15,38 +15,24 @@ from asyncio.log import logger
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EMSGSIZE, ENOTSOCK
 from libc.stdint cimport uint32_t
 
+from flexsc_loop.syscalls.cpython_extra cimport VECTORCALL_OFFSET, PyObject_Vectorcall
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_RECVMSG, COMPLETION_BUFFER, COMPLETION_BUFFER_SHIFT, DATAGRAM_MOST, EAGAIN, EBADF, ECANCELED, ENOBUFS,
     ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, flexsc_datagram, pool_buffer, pool_give, pool_grow,
 )
+from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
 from flexsc_loop.transports.outgoing cimport Outgoing
 from flexsc_loop.transports.stream cimport CLOSED, CLOSING, OPEN, hold_socket, release_socket
 from flexsc_loop.turn.turn cimport Turn, call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
 
-
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    enum:
-        VECTORCALL_OFFSET "PY_VECTORCALL_ARGUMENTS_OFFSET"
-    object PyObject_Vectorcall(object callable, PyObject** arguments, size_t count, PyObject* names)
-
-cdef extern from "<errno.h>" nogil:
-    enum:
-        EMSGSIZE
-        ENOTSOCK
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_TRUNC
-        AF_UNIX
 
 cdef enum:
     INET_NAME = 28                   # the sockaddr of IPv6, and more than that of IPv4

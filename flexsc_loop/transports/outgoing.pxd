@@ -1,8 +1,10 @@
 from libc.stdint cimport uint32_t
+from posix.uio cimport iovec
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
-from flexsc_loop.transports.stream cimport State, iovec, msghdr
+from flexsc_loop.syscalls.posix_socket cimport msghdr
+from flexsc_loop.transports.stream cimport State
 from flexsc_loop.turn.turn cimport Endpoint, flexsc_queue
 
 

@@ -22,17 +22,10 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_POLL, CALL_SENDMSG, EAGAIN, ECANCELED, ENTRY_LINK, ENTRY_OWNED,
 )
+from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, POLLOUT
 from flexsc_loop.transports.stream cimport CLOSED, CLOSING, call_for
 from flexsc_loop.turn.turn cimport Endpoint, queue_count, queue_free, queue_peek, queue_pop, queue_push
 
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLOUT
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_NOSIGNAL
 
 cdef extern from "datagrams.h":
     enum:

@@ -17,41 +17,26 @@ import warnings
 from asyncio import constants
 from asyncio.log import logger
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport errno as last_error
 from libc.stdint cimport uint32_t
+from posix.uio cimport iovec, writev
 from posix.unistd cimport read as read_fd
 
+from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
+from flexsc_loop.syscalls.posix_socket cimport POLLIN, POLLOUT, POLLRDHUP
 from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
 
-
-cdef extern from "Python.h":
-    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
-    object PyContext_CopyCurrent()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
 
 cdef extern from "<sys/ioctl.h>" nogil:
     enum:
         FIONREAD
     int ioctl(int fd, unsigned long request, int* result)
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    Py_ssize_t writev(int fd, const iovec* vector, int count)
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-        POLLOUT
-        POLLRDHUP
 
 cdef enum:
     READ_MOST = 256 * 1024           # of one turn

@@ -10,19 +10,14 @@ a read says so all the same (tickets and key updates look like data), reads go o
 """
 import ssl
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, _PyBytes_Resize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint8_t
 
-
-cdef extern from "Python.h":
-    enum:
-        PyBUF_READ
-        PyBUF_WRITE
-    int _PyBytes_Resize(PyObject** data, Py_ssize_t size) except -1
-    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 
 
 cdef enum:

@@ -13,17 +13,13 @@ from asyncio import constants, sslproto
 from asyncio.log import logger
 
 from cpython.bytes cimport PyBytes_GET_SIZE
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
 from flexsc_loop.transports.stream cimport Layer, Stream
 from flexsc_loop.transports.stream cimport CLOSED as STREAM_CLOSED
 from flexsc_loop.transports.stream cimport OPEN as STREAM_OPEN
 from flexsc_loop.transports.tls_cipher cimport PIECE, flexsc_records, flexsc_scan
 from flexsc_loop.turn.turn cimport monotonic
-
-
-cdef extern from "Python.h":
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
 
 
 cdef enum:

@@ -6,8 +6,10 @@ import asyncio
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.placement import ROOT
 
 NAMES = ("asyncio", "uvloop", "rloop", "aiofastnet", "flexsc")
 PAGES = ("auto", "kernel", "user")
@@ -18,28 +20,44 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 @dataclass(frozen=True)
 class LoopChoice:
-    """A loop and, for ours, the way to run it.  Written ``name[:pages[:threads]]``, such as ``flexsc:kernel:off``."""
+    """A loop and, for ours, the way to run it.  Written ``name[:pages[:threads]]``, such as ``flexsc:kernel:off``.
+
+    ``flexsc@FOLDER`` is another version of it: the one that is built in that checkout.
+    """
 
     name: str
     pages: str | None = None
     threads: str | None = None
+    root: Path = ROOT
+    """The checkout that servers run from."""
 
     @classmethod
     def parse(cls, text: str) -> LoopChoice:
         """Raises BenchmarkError, listing what is possible, for anything else than the form above."""
         name, _, rest = text.partition(":")
+        name, _, folder = name.partition("@")
         pages, _, threads = rest.partition(":")
         if name not in NAMES:
             raise BenchmarkError(f"unknown loop {name!r}; choose from {', '.join(NAMES)}")
-        if rest and name != "flexsc":
+        if (rest or folder) and name != "flexsc":
             raise BenchmarkError(f"{text!r}: only flexsc takes pages and threads, as in flexsc:kernel:off")
+        if folder and not (Path(folder) / "benchmarks" / "servers").is_dir():
+            raise BenchmarkError(f"{text!r}: {folder!r} is no checkout of this project")
         if pages and pages not in PAGES:
             raise BenchmarkError(f"{text!r}: unknown pages {pages!r}; choose from {', '.join(PAGES)}")
-        return cls(name, pages or None, threads or None)
+        return cls(name, pages or None, threads or None, Path(folder).resolve() if folder else ROOT)
 
     @property
     def label(self) -> str:
-        return ":".join(part for part in (self.name, self.pages, self.threads) if part)
+        return self._text(self.name if self.root == ROOT else f"{self.name}@{self.root}")
+
+    @property
+    def label_there(self) -> str:
+        """The label within the checkout that it names."""
+        return self._text(self.name)
+
+    def _text(self, name: str) -> str:
+        return ":".join(part for part in (name, self.pages, self.threads) if part)
 
     @property
     def pinned(self) -> bool:

@@ -28,7 +28,7 @@ from benchmarks import report
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.measure import Progress, silent
-from benchmarks.placement import ROOT, Placement, find_python
+from benchmarks.placement import Placement, find_python
 from benchmarks.servers.web import hello_app
 
 REPEATS = 5
@@ -333,11 +333,13 @@ class MicroRow:
 
 
 def _start_child(choice: LoopChoice, names: Sequence[str], python: str, cpu: int) -> dict[str, float | str]:
-    command = [python, "-m", "benchmarks.micro", "--child", "--loops", choice.label, "--cpu", str(cpu)]
+    command = [python, "-m", "benchmarks.micro", "--child", "--loops", choice.label_there, "--cpu", str(cpu)]
     for name in names:
         command += ["--only", name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=CHILD_LIMIT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=choice.root, timeout=CHILD_LIMIT_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise BenchmarkError(f"did not end within {CHILD_LIMIT_S} s") from error
     if done.returncode:

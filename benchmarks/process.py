@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
-from benchmarks.placement import ROOT
 
 START_LIMIT_S = 30.0
 
@@ -127,7 +126,7 @@ def running_server(workload: str, choice: LoopChoice, *, python: str, cpu: int) 
         command += ["--pages", choice.pages]
     if choice.threads:
         command += ["--threads", choice.threads]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(choice.root)}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
@@ -135,7 +134,7 @@ def running_server(workload: str, choice: LoopChoice, *, python: str, cpu: int) 
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            cwd=ROOT,
+            cwd=choice.root,
             env=environment,
         )
         server = None

@@ -15,8 +15,8 @@ from support import ROOT, child_environment, run_python
 README = ROOT / "README.md"
 PACKAGE = ROOT / "flexsc_loop"
 AT_THE_TOP = {
-    "LICENSE", "Makefile", "README.md", "benchmarks", "examples", "findings", "flexsc_loop", "pyproject.toml", "setup.cfg",
-    "tests",
+    "LICENSE", "Makefile", "README.md", "benchmarks", "examples", "findings", "flexsc_loop", "pyproject.toml",
+    "setup.cfg", "tests",
 }
 
 pytestmark = pytest.mark.skipif(not README.exists(), reason="not a checkout: the README is not here")

@@ -141,6 +141,63 @@ def test_no_star_imports_and_no_included_sources(path):
     assert not re.search(r"""^\s*include\s+["'][^"']+\.pyx["']""", text, re.MULTILINE)
 
 
+# ---- the layers of the user page, lowest first
+
+SYSCALLS = PACKAGE / "syscalls"
+LAYERS = ["results", "fds", "calls", "service", "thread", "loop"]
+DEFINITION = re.compile(r"^(?!static\b)[a-z_][\w \t]*[ *](\w+)\([^;{]*\)\s*\{", re.MULTILINE)
+
+
+def c_code(path):
+    """C source without comments and strings."""
+    return re.sub(r'"(?:[^"\\]|\\.)*"', '""', without_comments(path.read_text()))
+
+
+def defined(layer):
+    """The functions that a layer has for the others."""
+    return set(DEFINITION.findall(c_code(SYSCALLS / f"user_page_{layer}.c")))
+
+
+def mentioned(layer):
+    files = [SYSCALLS / f"user_page_{layer}{suffix}" for suffix in (".c", ".h")]
+    code = "".join(c_code(path) for path in files if path.exists())
+    return set(re.findall(r"\w+", code))
+
+
+def test_the_layers_are_all_there():
+    assert {path.stem for path in SYSCALLS.glob("user_page_*.c")} == {f"user_page_{layer}" for layer in LAYERS}
+    assert all(defined(layer) for layer in LAYERS)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_of_the_user_page_calls_downwards_only(layer):
+    """It names no function of a layer above itself: neither called nor kept to be called later."""
+    above = {name: higher for higher in LAYERS[LAYERS.index(layer) + 1 :] for name in defined(higher)}
+    upward = {name: above[name] for name in mentioned(layer) & set(above)}
+    assert not upward
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_of_the_user_page_includes_no_header_from_above(layer):
+    above = {f"user_page_{higher}.h" for higher in LAYERS[LAYERS.index(layer) + 1 :]}
+    above |= {"user_page.h"} if LAYERS.index(layer) < LAYERS.index("service") else set()
+    for suffix in (".c", ".h"):
+        path = SYSCALLS / f"user_page_{layer}{suffix}"
+        if path.exists():
+            assert not above & set(HEADER.findall(without_comments(path.read_text())))
+
+
+def test_what_a_layer_defines_is_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "SYSCALLS", tmp_path)
+    (tmp_path / "user_page_fds.c").write_text(
+        "/* gone(int x) { } */\nstatic int own(void) {\n}\nint found(struct a *b,\n    int c) {\n    call(b);\n}\n"
+        "struct a *pointer(void) { return x; }\nint declared(int x);\nvoid printing(void) { f(\"quoted(\"); }\n"
+    )
+    assert defined("fds") == {"found", "pointer", "printing"}
+    assert "call" in mentioned("fds")
+    assert not {"gone", "quoted"} & mentioned("fds")
+
+
 def test_the_rules_of_this_test(tmp_path, monkeypatch):
     """An upward import in any spelling is found."""
     package = tmp_path / "flexsc_loop"

@@ -50,11 +50,28 @@ cdef extern from "uring.h":
         URING_ACCEPT_MULTISHOT
         URING_POLL_MULTISHOT
         URING_FEAT_NO_IOWAIT
+        URING_CANCEL_ALL
+        URING_CANCEL_ANY
+
+    bint uring_polled(const uring* ring) noexcept
+    int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
+
+
+cdef extern from "uring_setup.h":
+    enum:
+        URING_NO_POLLER
 
     int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil
     void uring_close(uring* ring) nogil
     void uring_close_fds(uring* ring) nogil
     int uring_enable(uring* ring) nogil
+
+
+cdef extern from "uring_user.h":
+    bint uring_user_changed(uring* ring) noexcept
+
+
+cdef extern from "uring_turn.h":
     uring_sqe* uring_next_sqe(uring* ring) noexcept
     uint32_t uring_unpublished(const uring* ring) noexcept
     bint uring_all_taken(const uring* ring) noexcept
@@ -62,14 +79,12 @@ cdef extern from "uring.h":
     bint uring_has_completions(const uring* ring) noexcept nogil
     bint uring_wants_enter(const uring* ring) noexcept nogil
     uint32_t uring_reap(uring* ring, flexsc_completion* out, uint32_t most) noexcept
-    bint uring_user_changed(uring* ring) noexcept
-    bint uring_polled(const uring* ring) noexcept
     int uring_publish(uring* ring) noexcept nogil
     int uring_make_room(uring* ring) noexcept nogil
-    int uring_wait(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin,
-                   bint* looked_in_vain) noexcept nogil
+    int uring_wait_own(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin) noexcept nogil
+    int uring_wait_polled(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin,
+                          bint* looked_in_vain) noexcept nogil
     bint uring_wake(uring* ring) noexcept nogil
-    int uring_sys_register(uring* ring, unsigned opcode, const void* arg, unsigned count) noexcept
 
 
 cdef extern from *:
@@ -93,7 +108,7 @@ cdef extern from *:
 
 cdef class KernelPage(Page):
     cdef uring ring
-    cdef readonly int poller_cpu           # -2: no poller
+    cdef readonly int poller_cpu           # or URING_NO_POLLER, or -1: any
     cdef readonly bint halved              # there was no memory for a ring of the size that was asked for
     cdef uint32_t entries, capacity
     cdef uint64_t wakeups
@@ -105,11 +120,12 @@ cdef class KernelPage(Page):
 
     cdef uring_sqe* next_sqe(self) except NULL
     cdef int open_ring(self) except -1
+    cdef int await_room(self) except -1
     cdef int register_pool(self, flexsc_pool* pool, int group) except -1
     cdef int register_pools(self) except -1
     cdef int queue_cancel(self, uint64_t user_data) except -1
     cdef bint unpublished(self, Operation op) noexcept
-    cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil
+    cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil
     cdef int move(self) except -1
     cdef int change_user(self) except -1
     cdef list operations(self)

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 1: entries of an io_uring ring.
 
-Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring.h, page, operation.
+Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring*.h, page, operation.
 
 Served by the loop's own thread (one `io_uring_enter` a turn submits and waits; SINGLE_ISSUER + DEFER_TASKRUN) or by the
 kernel's poller (SQPOLL), pinned to a CPU.
@@ -25,11 +25,8 @@ cdef extern from "<errno.h>" nogil:
         ESTALE
 
 cdef enum:
-    NO_POLLER = -2
     DIRECT_MOST = 2              # more sends than that are cheaper in one io_uring_enter
     IDLE_MS = 2                  # the poller sleeps after so much idleness
-    CANCEL_ALL = 1 << 0
-    CANCEL_ANY = 1 << 2
     POLLER_LOOKS = 16            # a new poller on a busy CPU does not run at once
     POLLER_STEP_US = 100
     PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
@@ -38,6 +35,16 @@ cdef enum:
     SILENT = 1                   # user_data of entries that nobody waits for
     STREAMS = 0                  # numbers of the two pools of receive buffers
     DATAGRAMS = 1
+
+
+cdef inline int raise_unless_passing(int res) except -1:
+    """What io_uring_enter says and another try does not.
+
+    EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
+    """
+    if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
+        raise OSError(-res, "io_uring_enter")
+    return 0
 
 
 cdef class WakeRead(Operation):
@@ -65,7 +72,7 @@ cdef class KernelPage(Page):
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
         self.ring.fd = self.ring.wake_fd = -1
         self.cancelling = {}
-        self.poller_cpu = NO_POLLER if cpu is None else cpu
+        self.poller_cpu = URING_NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
         self.direct_most = 0 if self.eager else DIRECT_MOST
         self.spin_most = 50_000 if self.eager else 0
@@ -129,28 +136,25 @@ cdef class KernelPage(Page):
 
     cdef uring_sqe* next_sqe(self) except NULL:
         cdef uring_sqe* sqe
-        cdef int res = 0
         self.refuse_if_away()
         sqe = uring_next_sqe(&self.ring)
         while sqe == NULL:
-            if not self.ring.enabled:
-                self.bind()
-            with nogil:
-                res = uring_make_room(&self.ring)
-            if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
-                raise OSError(-res, "io_uring_enter")
+            self.await_room()
             sqe = uring_next_sqe(&self.ring)
         return sqe
 
+    cdef int await_room(self) except -1:
+        """The submission queue is too full: hand over what is in it."""
+        cdef int res
+        if not self.ring.enabled:
+            self.bind()
+        with nogil:
+            res = uring_make_room(&self.ring)
+        return raise_unless_passing(res)
+
     cdef int make_room(self, uint32_t count) except -1:
-        cdef int res = 0
         while uring_room(&self.ring) < min(count, self.ring.sq_entries):
-            if not self.ring.enabled:
-                self.bind()
-            with nogil:
-                res = uring_make_room(&self.ring)
-            if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
-                raise OSError(-res, "io_uring_enter")
+            self.await_room()
         return 0
 
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
@@ -260,38 +264,35 @@ cdef class KernelPage(Page):
             with nogil:
                 res = uring_publish(&self.ring)
             self.away = False
-        if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
-            raise OSError(-res, "io_uring_enter")
-        return 0
+        return raise_unless_passing(res)
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
-        cdef bint in_vain = False
-        cdef int64_t spin_ns = self.spin_ns if self.eager else spin_worth(&self.spin, self.reaped)
-        cdef int64_t before = 0
         cdef int res
         self.away = True
         with nogil:
-            if self.eager and timeout_ns != 0:
-                before = flexsc_now_ns()
-            res = uring_wait(&self.ring, timeout_ns, spin_ns, &self.spin, &in_vain)
-            if before:
-                self.adapt(in_vain, flexsc_now_ns() - before)
+            if self.eager:
+                res = self.wait_polled(timeout_ns)
+            else:
+                res = uring_wait_own(&self.ring, timeout_ns, spin_worth(&self.spin, self.reaped), &self.spin)
         self.away = False
         if res == -EINTR:
             return 1
         if res == -ESTALE:
             return self.change_user()
-        # EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
-        if res < 0 and res != -EAGAIN and res != -EBUSY:
-            raise OSError(-res, "io_uring_enter")
-        return 0
+        return raise_unless_passing(res)
 
-    cdef void adapt(self, bint in_vain, int64_t took_ns) noexcept nogil:
+    cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil:
         """Look for completions as long as that tends to find some; hardly at all while the loop is idle."""
-        if not in_vain or took_ns < 2 * self.spin_most:
+        cdef bint in_vain = False
+        cdef int64_t before = 0 if timeout_ns == 0 else flexsc_now_ns()
+        cdef int res = uring_wait_polled(&self.ring, timeout_ns, self.spin_ns, &self.spin, &in_vain)
+        if timeout_ns == 0:
+            return res
+        if not in_vain or flexsc_now_ns() - before < 2 * self.spin_most:
             self.spin_ns = self.spin_most
         else:
             self.spin_ns //= 2
+        return res
 
     cdef bint idle(self) noexcept:
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
@@ -407,7 +408,7 @@ cdef class KernelPage(Page):
         cdef uring_sqe* sqe = self.next_sqe()
         sqe.opcode = CALL_CANCEL
         sqe.fd = -1
-        sqe.op_flags = CANCEL_ALL | CANCEL_ANY
+        sqe.op_flags = URING_CANCEL_ALL | URING_CANCEL_ANY
         sqe.user_data = SILENT
         return 0
 

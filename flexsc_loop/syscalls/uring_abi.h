@@ -96,6 +96,7 @@ enum { /* params.features */
 enum { /* io_uring_enter */
     URING_ENTER_GETEVENTS = 1u << 0,
     URING_ENTER_SQ_WAKEUP = 1u << 1,
+    URING_ENTER_SQ_WAIT = 1u << 2,
     URING_ENTER_EXT_ARG = 1u << 3,
     URING_ENTER_NO_IOWAIT = 1u << 7,
 };
@@ -124,6 +125,11 @@ enum { /* sqe.ioprio of receive, send and accept */
     URING_RECV_MULTISHOT = 1u << 1,
     URING_ACCEPT_MULTISHOT = 1u << 0,
     URING_POLL_MULTISHOT = 1u << 0, /* in `len` */
+};
+
+enum { /* sqe.op_flags of a cancel */
+    URING_CANCEL_ALL = 1u << 0,
+    URING_CANCEL_ANY = 1u << 2,
 };
 
 #define URING_OFF_SQ_RING 0ull

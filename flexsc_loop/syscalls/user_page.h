@@ -11,50 +11,24 @@
  * without COMPLETION_MORE.
  *
  * All calls are made without blocking.  One that would block is parked on its fd until epoll reports the fd
- * ready.  Sends go on until everything has been sent (or an error comes), however often the socket is full. */
+ * ready.  Sends go on until everything has been sent (or an error comes), however often the socket is full.
+ *
+ * The engine is made of layers, each of which calls only those below it:
+ *   user_page_loop.c     the loop's side: entries, publishing, waiting, cancelling
+ *   user_page_thread.c   the pinned thread
+ *   user_page_service.c  one pass of whoever serves; the guard
+ *   user_page_calls.c    making the calls
+ *   user_page_fds.c      who waits on which fd; epoll
+ *   user_page_results.c  completions, and waking the loop */
 #ifndef FLEXSC_USER_PAGE_H
 #define FLEXSC_USER_PAGE_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "calls.h"
 #include "spin.h"
-
-enum flexsc_status { ENTRY_FREE, ENTRY_SUBMITTED, ENTRY_BUSY, ENTRY_DONE };
-
-/* One call: number, arguments, status.  Its result is posted as a completion.  One cache line. */
-struct flexsc_entry {
-    uint8_t call;           /* enum flexsc_call */
-    uint8_t flags;          /* ENTRY_* */
-    _Atomic uint8_t status; /* enum flexsc_status */
-    uint8_t where;          /* server: on which list the entry is */
-    int32_t fd;
-    uint64_t addr;
-    uint64_t off;
-    uint32_t len;
-    uint32_t call_flags;
-    uint64_t user_data;
-    uint64_t done;             /* server: bytes sent so far */
-    struct flexsc_entry *next; /* list of submitted, parked, ready or free entries */
-    struct flexsc_entry *prev; /* server: makes removal from a parked or ready list O(1) */
-};
-
-_Static_assert(sizeof(struct flexsc_entry) == 64, "an entry is one cache line");
-
-/* What the page has counted since it was opened.  Each field has one writer; the loop's and the server's lie on
- * different cache lines. */
-struct flexsc_counters {
-    _Alignas(64) _Atomic uint64_t submitted; /* loop: entries */
-    _Atomic uint64_t batches;                /* loop: publishes that carried at least one entry */
-    _Atomic uint64_t loop_syscalls;          /* system calls made by the loop's thread, all of them */
-    _Atomic uint64_t wakeups;                /* loop: times that it woke the sleeping thread */
-    _Alignas(64) _Atomic uint64_t completions; /* server */
-    _Atomic uint64_t server_syscalls;          /* system calls made by the pinned thread */
-    _Atomic uint64_t pool_empty;               /* server: receives that ended with ENOBUFS */
-    _Atomic uint64_t overflows; /* server: times that it had to hold work back, the completion ring being full */
-};
+#include "user_page_entry.h"
 
 struct flexsc_page;
 

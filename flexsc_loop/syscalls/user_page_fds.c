@@ -1,25 +1,25 @@
-/* Floor 0: what a user page knows of each fd: who waits on it, what epoll was told, what epoll said.
- *
- * An entry that has to wait hangs on its fd, never anywhere else, so what waits on one side of an fd is served in
- * the order in which it came, and a close finds all of it.  An fd that is worth a visit is on the `ready` list;
- * one that epoll must be told of is on the `unsettled` list, which is worked off before every look at epoll.
- *
- * Why an edge is never missed on an owned fd: EPOLL_CTL_ADD and MOD look at the level, so what came before is
- * reported; what comes after is a new edge.  READABLE is cleared only when the socket was seen empty *after*
- * the last event was fetched: by EAGAIN, or by a short read of a TCP socket that has not announced its end. */
+/* Floor 0: a user page's fds: who waits on each, what epoll was told, what epoll said. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 
-#include <errno.h>
+#include "user_page_fds.h"
+
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#include "user_page_internal.h"
+#include "user_page_os.h"
+
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+
+#define DOORBELL_DATA UINT64_MAX
 
 #define IN_EVENTS (EPOLLIN | EPOLLRDHUP | EPOLLPRI)
 #define END_EVENTS (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI)
@@ -32,52 +32,81 @@ _Static_assert(POLLIN == EPOLLIN && POLLOUT == EPOLLOUT && POLLPRI == EPOLLPRI &
 
 /* ---- the table ---- */
 
-static struct fd_state *state_at(const struct flexsc_page *page, int fd) {
-    return &page->blocks[(unsigned)fd / FDS_PER_BLOCK]->fds[(unsigned)fd % FDS_PER_BLOCK].state;
-}
-
-struct fd_state *fd_find(const struct flexsc_page *page, int fd) {
-    unsigned block = (unsigned)fd / FDS_PER_BLOCK;
-    if (fd < 0 || block >= page->block_count || page->blocks[block] == NULL)
-        return NULL;
-    return state_at(page, fd);
-}
-
-static int grow_blocks(struct flexsc_page *page, unsigned wanted) {
-    unsigned room = page->block_count == 0 ? 16 : page->block_count;
-    while (room < wanted)
-        room *= 2;
-    struct fd_block **blocks = realloc(page->blocks, room * sizeof *blocks);
-    if (blocks == NULL)
-        return -ENOMEM;
-    memset(blocks + page->block_count, 0, (room - page->block_count) * sizeof *blocks);
-    page->blocks = blocks;
-    page->block_count = room;
+static int open_doorbell(struct fds *fds) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = DOORBELL_DATA};
+    fds->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fds->doorbell < 0 || epoll_ctl(fds->epoll_fd, EPOLL_CTL_ADD, fds->doorbell, &event) != 0)
+        return -errno;
     return 0;
 }
 
-static int fd_get(struct flexsc_page *page, int fd, struct fd_state **state) {
-    *state = fd_find(page, fd);
+int fds_open(struct fds *fds, struct results *results) {
+    fds->results = results;
+    fds->doorbell = -1;
+    fds->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    return fds->epoll_fd < 0 ? -errno : open_doorbell(fds);
+}
+
+void fds_unmap(struct fds *fds) {
+    for (unsigned i = 0; i < fds->block_count; i++)
+        if (fds->blocks[i] != NULL)
+            munmap(fds->blocks[i], sizeof *fds->blocks[i]);
+}
+
+void fds_close(struct fds *fds) {
+    if (fds->doorbell >= 0)
+        close(fds->doorbell);
+    if (fds->epoll_fd >= 0)
+        close(fds->epoll_fd);
+    free(fds->blocks);
+}
+
+static struct fd_state *state_at(const struct fds *fds, int fd) {
+    return &fds->blocks[(unsigned)fd / FDS_PER_BLOCK]->fds[(unsigned)fd % FDS_PER_BLOCK].state;
+}
+
+struct fd_state *fds_find(const struct fds *fds, int fd) {
+    unsigned block = (unsigned)fd / FDS_PER_BLOCK;
+    if (fd < 0 || block >= fds->block_count || fds->blocks[block] == NULL)
+        return NULL;
+    return state_at(fds, fd);
+}
+
+static int grow_blocks(struct fds *fds, unsigned wanted) {
+    unsigned room = fds->block_count == 0 ? 16 : fds->block_count;
+    while (room < wanted)
+        room *= 2;
+    struct fd_block **blocks = realloc(fds->blocks, room * sizeof *blocks);
+    if (blocks == NULL)
+        return -ENOMEM;
+    memset(blocks + fds->block_count, 0, (room - fds->block_count) * sizeof *blocks);
+    fds->blocks = blocks;
+    fds->block_count = room;
+    return 0;
+}
+
+static int fd_get(struct fds *fds, int fd, struct fd_state **state) {
+    *state = fds_find(fds, fd);
     if (*state != NULL)
         return 0;
     /* No table is grown for a number that is not even open. */
-    count_syscall(page);
+    count_syscall(fds->results);
     if (fcntl(fd, F_GETFD) < 0)
         return -errno;
     unsigned block = (unsigned)fd / FDS_PER_BLOCK;
-    if (block >= page->block_count && grow_blocks(page, block + 1) != 0)
+    if (block >= fds->block_count && grow_blocks(fds, block + 1) != 0)
         return -ENOMEM;
-    struct fd_block *fresh = page_map(sizeof *fresh);
+    struct fd_block *fresh = map_memory(sizeof *fresh);
     if (fresh == NULL)
         return -ENOMEM;
-    count_syscall(page);
-    count_syscall(page);
+    count_syscall(fds->results);
+    count_syscall(fds->results);
     for (int i = 0; i < FDS_PER_BLOCK; i++) {
         fresh->fds[i].state.fd = (int32_t)(block * FDS_PER_BLOCK) + i;
         fresh->fds[i].state.ready = READABLE | WRITABLE;
     }
-    page->blocks[block] = fresh;
-    *state = state_at(page, fd);
+    fds->blocks[block] = fresh;
+    *state = state_at(fds, fd);
     return 0;
 }
 
@@ -94,30 +123,29 @@ static void fd_reset(struct fd_state *state, enum fd_kind kind) {
 }
 
 /* The number's next file starts from nothing. */
-void fd_forget(struct fd_state *state) {
+static void fd_forget(struct fd_state *state) {
     fd_reset(state, FD_UNKNOWN);
     state->flags &= (uint8_t)~FD_REGISTERED;
 }
 
-/* A number that has just been handed out anew can't have an older life, whoever ended that. */
-void fd_forget_idle(struct flexsc_page *page, int fd) {
-    struct fd_state *state = fd_find(page, fd);
+void fds_forget_idle(struct fds *fds, int fd) {
+    struct fd_state *state = fds_find(fds, fd);
     if (state != NULL && state->kind != FD_UNKNOWN && fd_idle(state))
         fd_forget(state);
 }
 
 /* ---- the two lists of fds ---- */
 
-static void make_ready(struct flexsc_page *page, struct fd_state *state) {
+static void make_ready(struct fds *fds, struct fd_state *state) {
     if (state->flags & FD_ON_READY)
         return;
     state->flags |= FD_ON_READY;
     state->next_ready = NULL;
-    if (page->ready.count++ == 0)
-        page->ready.first = state;
+    if (fds->ready.count++ == 0)
+        fds->ready.first = state;
     else
-        page->ready.last->next_ready = state;
-    page->ready.last = state;
+        fds->ready.last->next_ready = state;
+    fds->ready.last = state;
 }
 
 static uint32_t fd_wants(const struct fd_state *state) {
@@ -136,12 +164,12 @@ static bool fd_needs_arming(const struct fd_state *state) {
            ((state->flags & FD_REARM) || (fd_wants(state) & ~state->armed) != 0);
 }
 
-static void make_unsettled(struct flexsc_page *page, struct fd_state *state) {
+static void make_unsettled(struct fds *fds, struct fd_state *state) {
     if ((state->flags & FD_ON_UNSETTLED) || !fd_needs_arming(state))
         return;
     state->flags |= FD_ON_UNSETTLED;
-    state->next_unsettled = page->unsettled;
-    page->unsettled = state;
+    state->next_unsettled = fds->unsettled;
+    fds->unsettled = state;
 }
 
 /* ---- parking ---- */
@@ -152,8 +180,7 @@ static struct flexsc_entry **side_of(struct fd_state *state, const struct flexsc
     return side_is_reader(entry->call) ? &state->readers : &state->writers;
 }
 
-/* Whether to make the call now.  If not, `otherwise` says why. */
-bool fd_may_try(const struct fd_state *state, const struct flexsc_entry *entry, enum outcome *otherwise) {
+bool fds_may_try(const struct fd_state *state, const struct flexsc_entry *entry, enum outcome *otherwise) {
     bool reader = side_is_reader(entry->call);
     bool asked_to_wait = entry->flags & ENTRY_POLL_FIRST;
     *otherwise = BLOCKED;
@@ -190,15 +217,13 @@ static void fd_adopt(struct fd_state *state, const struct flexsc_entry *entry) {
     }
 }
 
-void fd_park(struct flexsc_page *page, struct flexsc_entry *entry, enum outcome outcome) {
+int fds_park(struct fds *fds, struct flexsc_entry *entry, enum outcome outcome) {
     struct fd_state *state;
-    int rc = fd_get(page, entry->fd, &state);
-    if (rc < 0) {
-        page_finish(page, entry, rc, 0);
-        return;
-    }
+    int rc = fd_get(fds, entry->fd, &state);
+    if (rc < 0)
+        return rc;
     fd_adopt(state, entry);
-    page->parked++;
+    fds->parked++;
     if (entry->call == CALL_POLL) {
         list_push(&state->pollers, entry, IN_POLLERS);
         /* A poll asks for the level, and edges don't tell. */
@@ -214,37 +239,56 @@ void fd_park(struct flexsc_page *page, struct flexsc_entry *entry, enum outcome 
             state->ready |= bit;
     }
     if (outcome == AGAIN || state->kind == FD_UNPOLLABLE)
-        make_ready(page, state);
+        make_ready(fds, state);
     else
-        make_unsettled(page, state);
+        make_unsettled(fds, state);
+    return 0;
 }
 
-void fd_unpark(struct flexsc_page *page, struct flexsc_entry *entry) {
-    list_remove(side_of(state_at(page, entry->fd), entry), entry);
-    page->parked--;
+void fds_finish(struct fds *fds, struct flexsc_entry *entry, int32_t res, uint32_t flags) {
+    FLEXSC_CHECK(entry->where != IN_FRESH && entry->where != IN_SPILL);
+    if (entry->where != NOWHERE) {
+        FLEXSC_CHECK(fds->parked > 0);
+        list_remove(side_of(state_at(fds, entry->fd), entry), entry);
+        fds->parked--;
+    }
+    results_last(fds->results, entry, res, flags);
 }
 
-/* Whether whatever else there may be to read on an fd that looked empty is going to be an event.  Not if an end or an
- * error may be queued behind the data: its event has been fetched already. */
-bool fd_will_tell_of_more(const struct fd_state *state) {
+static void end_waiting(struct fds *fds, struct flexsc_entry **list) {
+    while (*list != NULL)
+        fds_finish(fds, *list, cut_short(*list), 0);
+}
+
+void fds_end(struct fds *fds, int fd) {
+    struct fd_state *state = fds_find(fds, fd);
+    if (state == NULL)
+        return;
+    end_waiting(fds, &state->readers);
+    end_waiting(fds, &state->writers);
+    end_waiting(fds, &state->pollers);
+    fd_forget(state);
+}
+
+/* Not if an end or an error may be queued behind the data: its event has been fetched already. */
+bool fds_will_tell_of_more(const struct fd_state *state) {
     /* Not registered yet, or only for one shot: telling epoll about the fd looks at the level. */
     if (state == NULL || state->kind != FD_OWNED || !(state->armed & EPOLLIN))
         return true;
     return !(state->flags & FD_ENDING);
 }
 
-/* Whether a read that did not fill its buffer has emptied the socket for sure, so that the next byte is an event. */
-bool fd_drained_by_short_read(struct flexsc_page *page, struct fd_state *state) {
+bool fds_drained_by_short_read(struct fds *fds, struct fd_state *state) {
     if (state == NULL || state->kind != FD_OWNED || !(state->armed & EPOLLIN))
         return true;
-    if (!fd_will_tell_of_more(state))
+    if (!fds_will_tell_of_more(state))
         return false;
     /* Datagrams, Unix sockets with credentials, ... return short with more behind. */
     if (!(state->flags & FD_TCP_ASKED)) {
         int protocol = 0;
         socklen_t size = sizeof protocol;
         state->flags |= FD_TCP_ASKED;
-        count_syscall(page);
+        count_syscall(fds->results);
         if (getsockopt(state->fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 && protocol == IPPROTO_TCP)
             state->flags |= FD_TCP;
     }
@@ -253,32 +297,32 @@ bool fd_drained_by_short_read(struct flexsc_page *page, struct fd_state *state) 
 
 /* ---- telling epoll ---- */
 
-static void end_list(struct flexsc_page *page, struct flexsc_entry **list, int32_t res) {
+static void end_list(struct fds *fds, struct flexsc_entry **list, int32_t res) {
     while (*list != NULL)
-        page_finish(page, *list, res, 0);
+        fds_finish(fds, *list, res, 0);
 }
 
 /* epoll does not take the fd. */
-static void fd_refused(struct flexsc_page *page, struct fd_state *state, int error) {
+static void fd_refused(struct fds *fds, struct fd_state *state, int error) {
     state->flags &= (uint8_t)~FD_REGISTERED;
     if (error != EPERM) {
-        end_list(page, &state->readers, -error);
-        end_list(page, &state->writers, -error);
-        end_list(page, &state->pollers, -error);
+        end_list(fds, &state->readers, -error);
+        end_list(fds, &state->writers, -error);
+        end_list(fds, &state->pollers, -error);
         fd_forget(state);
         return;
     }
     /* A regular file is always ready, says poll(2).  What can't be had from it at once is the caller's business. */
     state->kind = FD_UNPOLLABLE;
     state->ready = READABLE | WRITABLE;
-    make_ready(page, state);
+    make_ready(fds, state);
 }
 
-static int tell_epoll(struct flexsc_page *page, struct fd_state *state, struct epoll_event *event) {
+static int tell_epoll(struct fds *fds, struct fd_state *state, struct epoll_event *event) {
     int op = (state->flags & FD_REGISTERED) ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     for (int i = 0; i < 3; i++) {
-        count_syscall(page);
-        if (epoll_ctl(page->epoll_fd, op, state->fd, event) == 0)
+        count_syscall(fds->results);
+        if (epoll_ctl(fds->epoll_fd, op, state->fd, event) == 0)
             return 0;
         /* The number has become another file, or epoll still knows it from an earlier life. */
         if (errno == ENOENT && op == EPOLL_CTL_MOD)
@@ -291,7 +335,7 @@ static int tell_epoll(struct flexsc_page *page, struct fd_state *state, struct e
     return errno;
 }
 
-static void fd_arm(struct flexsc_page *page, struct fd_state *state) {
+static void fd_arm(struct fds *fds, struct fd_state *state) {
     uint32_t events = fd_wants(state);
     uint32_t how = EPOLLONESHOT;
     if (state->kind == FD_OWNED) {
@@ -304,31 +348,59 @@ static void fd_arm(struct flexsc_page *page, struct fd_state *state) {
     state->flags &= (uint8_t)~FD_REARM;
     struct epoll_event event = {.events = events | how,
                                 .data.u64 = (uint64_t)state->generation << 32 | (uint32_t)state->fd};
-    int error = tell_epoll(page, state, &event);
+    int error = tell_epoll(fds, state, &event);
     if (error != 0) {
-        fd_refused(page, state, error);
+        fd_refused(fds, state, error);
         return;
     }
     state->flags |= FD_REGISTERED;
     state->armed = events;
 }
 
-void page_settle(struct flexsc_page *page) {
-    while (page->unsettled != NULL) {
-        struct fd_state *state = page->unsettled;
-        page->unsettled = state->next_unsettled;
+void fds_settle(struct fds *fds) {
+    while (fds->unsettled != NULL) {
+        struct fd_state *state = fds->unsettled;
+        fds->unsettled = state->next_unsettled;
         state->flags &= (uint8_t)~FD_ON_UNSETTLED;
         if (fd_needs_arming(state))
-            fd_arm(page, state);
+            fd_arm(fds, state);
     }
 }
 
-/* ---- what epoll said ---- */
+/* ---- what epoll says ---- */
 
-static void mark_one(struct flexsc_page *page, const struct epoll_event *event) {
+int fds_look(struct fds *fds, int64_t timeout_ns) {
+    if (timeout_ns > 0 && !fds->no_pwait2) {
+        struct timespec timeout = timespec_of(timeout_ns);
+        count_syscall(fds->results);
+        long n = syscall(SYS_epoll_pwait2, fds->epoll_fd, fds->events, EVENTS_PER_LOOK, &timeout, NULL, 0);
+        /* Before Linux 5.11, or a sandbox that does not know the call. */
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+            return n < 0 ? -errno : (int)n;
+        fds->no_pwait2 = true;
+    }
+    int timeout_ms = -1;
+    if (timeout_ns >= 0) {
+        int64_t ms = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0);
+        timeout_ms = ms > 0x7fffffff ? 0x7fffffff : (int)ms;
+    }
+    count_syscall(fds->results);
+    int n = epoll_wait(fds->epoll_fd, fds->events, EVENTS_PER_LOOK, timeout_ms);
+    return n < 0 ? -errno : n;
+}
+
+/* Fails only when the counter is full, and then epoll has long had its edge. */
+void fds_ring(const struct fds *fds) {
+    uint64_t one = 1;
+    ssize_t rc = write(fds->doorbell, &one, sizeof one);
+    (void)rc;
+}
+
+static void mark_one(struct fds *fds, const struct epoll_event *event) {
     if (event->data.u64 == DOORBELL_DATA)
         return;
-    struct fd_state *state = state_at(page, (int)(uint32_t)event->data.u64);
+    struct fd_state *state = state_at(fds, (int)(uint32_t)event->data.u64);
+    FLEXSC_CHECK(state->fd == (int)(uint32_t)event->data.u64);
     if (state->generation != (uint32_t)(event->data.u64 >> 32))
         return;
     uint32_t events = event->events;
@@ -343,34 +415,26 @@ static void mark_one(struct flexsc_page *page, const struct epoll_event *event) 
     for (struct flexsc_entry *poller = state->pollers; poller != NULL; poller = poller->next)
         poller->done |= events & (poller->call_flags | ALWAYS_EVENTS);
     if (!fd_idle(state))
-        make_ready(page, state);
+        make_ready(fds, state);
 }
 
-/* Take note of page->events[0..events). */
-void page_mark(struct flexsc_page *page, int events) {
+void fds_mark(struct fds *fds, int events) {
     for (int i = 0; i < events; i++)
-        mark_one(page, &page->events[i]);
+        mark_one(fds, &fds->events[i]);
 }
 
-/* Serve one side of a ready fd.  True: it could go on. */
-static bool run_side(struct flexsc_page *page, struct fd_state *state, struct flexsc_entry **side, uint8_t bit) {
-    for (int i = 0; *side != NULL && (state->ready & bit); i++) {
-        if (i == ENTRIES_PER_VISIT || !page_has_room(page))
-            return true;
-        struct flexsc_entry *entry = *side;
-        enum outcome outcome = page_try(page, state, entry);
-        if (outcome == AGAIN)
-            return true;
-        if (outcome == BLOCKED && state->kind == FD_UNPOLLABLE)
-            page_finish(page, entry, -EAGAIN, 0);
-        else if (outcome == BLOCKED)
-            state->ready &= (uint8_t)~bit;
-    }
-    return false;
+/* ---- visits ---- */
+
+struct fd_state *fds_next_ready(struct fds *fds) {
+    struct fd_state *state = fds->ready.first;
+    FLEXSC_CHECK(fds->ready.count > 0 && (state->flags & FD_ON_READY));
+    fds->ready.first = state->next_ready;
+    fds->ready.count--;
+    state->flags &= (uint8_t)~FD_ON_READY;
+    return state;
 }
 
-/* Complete the pollers whose events have come.  True: there was no room for all. */
-static bool run_pollers(struct flexsc_page *page, struct fd_state *state) {
+bool fds_run_pollers(struct fds *fds, struct fd_state *state) {
     struct flexsc_entry *next;
     for (struct flexsc_entry *poller = state->pollers; poller != NULL; poller = next) {
         next = poller->next;
@@ -378,42 +442,21 @@ static bool run_pollers(struct flexsc_page *page, struct fd_state *state) {
             poller->done = poller->call_flags & FILE_EVENTS;
         else if (poller->done == 0)
             continue;
-        if (!page_has_room(page))
+        if (!results_have_room(fds->results))
             return true;
         if ((poller->flags & ENTRY_MULTISHOT) && state->kind == FD_OWNED) {
-            page_post_more(page, poller, (int32_t)poller->done);
+            results_more(fds->results, poller, (int32_t)poller->done, 0);
             poller->done = 0;
         } else {
-            page_finish(page, poller, (int32_t)poller->done, 0);
+            fds_finish(fds, poller, (int32_t)poller->done, 0);
         }
     }
     return false;
 }
 
-static void visit(struct flexsc_page *page, struct fd_state *state) {
-    bool more = run_pollers(page, state);
-    more |= run_side(page, state, &state->readers, READABLE);
-    more |= run_side(page, state, &state->writers, WRITABLE);
+void fds_visited(struct fds *fds, struct fd_state *state, bool more) {
     if (more)
-        make_ready(page, state);
+        make_ready(fds, state);
     else
-        make_unsettled(page, state);
-}
-
-/* Visit what is ready now, once.  Returns whether there was anything that could be done. */
-bool page_run_ready(struct flexsc_page *page) {
-    unsigned most = page->budget < VISITS_PER_PASS ? page->budget : VISITS_PER_PASS;
-    unsigned visits = page->ready.count < most ? page->ready.count : most;
-    bool worked = false;
-    while (visits-- > 0 && page_has_room(page)) {
-        if (atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY)
-            break;
-        struct fd_state *state = page->ready.first;
-        page->ready.first = state->next_ready;
-        page->ready.count--;
-        state->flags &= (uint8_t)~FD_ON_READY;
-        visit(page, state);
-        worked = true;
-    }
-    return worked;
+        make_unsettled(fds, state);
 }

@@ -7,49 +7,47 @@
 #define _GNU_SOURCE
 #endif
 
-#include <errno.h>
+#include "user_page_service.h"
+
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
-#include "user_page_internal.h"
+#include "user_page_os.h"
+
+enum {
+    CALLS_PER_HOLD = 64, /* before the thread lets go of the guard */
+    LOOKS_PER_TIME = 16, /* in vain, before it asks what time it is */
+    WANT_LOOKS = 200,    /* before it sleeps until nobody wants the guard */
+};
 
 /* ---- the thread's own side ---- */
 
 static void thread_locks(struct flexsc_page *page) {
-    for (int i = 0; atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY; i++) {
+    for (int i = 0; guard_is_wanted(page); i++) {
         uint32_t wanted = WANT_LOOP;
-        if (i < 200)
+        if (i < WANT_LOOKS)
             cpu_pause();
         else if (atomic_load(&page->want) == WANT_LOOP_THREAD_SLEEPS ||
                  atomic_compare_exchange_strong(&page->want, &wanted, WANT_LOOP_THREAD_SLEEPS))
-            page_futex_wait(&page->want, WANT_LOOP_THREAD_SLEEPS, -1, &page->counters.server_syscalls);
+            futex_wait(&page->want, WANT_LOOP_THREAD_SLEEPS, -1, &page->results.counters.server_syscalls);
     }
-    page_guard_lock(page, &page->counters.server_syscalls);
+    guard_lock(page, &page->results.counters.server_syscalls);
 }
 
-static void thread_unlocks(struct flexsc_page *page) { page_guard_unlock(page, &page->counters.server_syscalls); }
-
-static void wake_loop(struct flexsc_page *page) {
-    /* The tail must be visible before we look whether the loop sleeps: it announces its sleep and then looks at the
-     * tail once more. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&page->loop_sleep, memory_order_relaxed) == LOOP_IN_FUTEX)
-        page_wake_sleeping_loop(page);
-}
+static void thread_unlocks(struct flexsc_page *page) { guard_unlock(page, &page->results.counters.server_syscalls); }
 
 /* One pass under the guard: new entries, epoll, ready fds.  Whether there was anything to do. */
 static bool pass(struct flexsc_page *page) {
-    bool worked = page_run_fresh(page);
-    if (page->parked > 0) {
-        int n = page_epoll(page, 0);
+    bool worked = service_run_fresh(page);
+    if (page->fds.parked > 0) {
+        int n = fds_look(&page->fds, 0);
         if (n > 0)
-            page_mark(page, n);
+            fds_mark(&page->fds, n);
         /* While the ring is full, events are noted but give us nothing to do. */
-        worked |= n > 0 && !page->held_back;
+        worked |= n > 0 && !page->results.held_back;
     }
-    return page_run_ready(page) | worked;
+    return service_run_ready(page) | worked;
 }
 
 /* Whether what the thread is about to wait for has come. */
@@ -58,19 +56,19 @@ static bool sleep_is_over(struct flexsc_page *page, enum thread_state state) {
         return true;
     if (state == THREAD_ASLEEP)
         return atomic_load(&page->inbox) != NULL;
-    return page->posted - atomic_load(&page->head) < page->ring_size;
+    return page->results.posted - atomic_load(&page->results.head) < page->results.size;
 }
 
 /* Under the guard, after a pass that found nothing to do.  Lets go of the guard.  Returns the number of events. */
 static int thread_sleeps(struct flexsc_page *page) {
-    enum thread_state state = page->held_back ? THREAD_STALLED : THREAD_ASLEEP;
+    enum thread_state state = page->results.held_back ? THREAD_STALLED : THREAD_ASLEEP;
     atomic_store(&page->thread_state, state);
     /* The announcement must be visible before we look once more at what we wait for: the loop changes that first
      * and looks at the announcement afterwards. */
     atomic_thread_fence(memory_order_seq_cst);
     bool over = sleep_is_over(page, state);
     thread_unlocks(page);
-    int n = over ? 0 : page_epoll(page, -1);
+    int n = over ? 0 : fds_look(&page->fds, -1);
     atomic_store(&page->thread_state, THREAD_AWAKE);
     return n;
 }
@@ -80,15 +78,15 @@ static void thread_serves(struct flexsc_page *page) {
     unsigned looks = 0;
     while (!atomic_load_explicit(&page->stop, memory_order_acquire)) {
         thread_locks(page);
-        uint32_t posted = page->posted;
+        uint32_t posted = page->results.posted;
         bool worked = pass(page);
-        bool posts = page->posted != posted;
+        bool posts = page->results.posted != posted;
         bool sleeps = false;
-        bool held_back = page->held_back;
+        bool held_back = page->results.held_back;
         int n = 0;
-        if (worked || posts || atomic_load_explicit(&page->want, memory_order_relaxed) != WANT_NOBODY) {
+        if (worked || posts || guard_is_wanted(page)) {
             idle_since = 0;
-        } else if (idle_since == 0 || ++looks % 16 == 0) {
+        } else if (idle_since == 0 || ++looks % LOOKS_PER_TIME == 0) {
             int64_t now = flexsc_now_ns();
             if (idle_since == 0)
                 idle_since = now;
@@ -101,13 +99,13 @@ static void thread_serves(struct flexsc_page *page) {
         }
         if (n > 0) {
             thread_locks(page);
-            page_mark(page, n);
+            fds_mark(&page->fds, n);
             thread_unlocks(page);
         }
         if (sleeps && !held_back)
             idle_since = 0;
         if (posts)
-            wake_loop(page);
+            results_wake_loop(&page->results);
         else
             cpu_pause();
     }
@@ -134,7 +132,7 @@ static void *thread_main(void *argument) {
     int rc = pin(page->cpu);
     atomic_store(&page->tid, (int)syscall(SYS_gettid));
     atomic_store(&page->start_result, (uint32_t)rc);
-    page_futex_wake(&page->start_result, &page->counters.server_syscalls);
+    futex_wake(&page->start_result, &page->results.counters.server_syscalls);
     if (rc == 0)
         thread_serves(page);
     struct timespec cpu = {0};
@@ -160,7 +158,7 @@ static void join(struct flexsc_page *page) {
     pthread_join(page->thread, NULL);
     page->pinned = false;
     page->budget = UINT32_MAX;
-    page->syscalls = &page->counters.loop_syscalls;
+    page->results.syscalls = &page->results.counters.loop_syscalls;
     atomic_store(&page->tid, 0);
     atomic_store(&page->thread_state, THREAD_AWAKE);
 }
@@ -172,13 +170,13 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
     page->spin_ns = spin_ns;
     page->pinned = true;
     page->budget = CALLS_PER_HOLD;
-    page->syscalls = &page->counters.server_syscalls;
+    page->results.syscalls = &page->results.counters.server_syscalls;
     atomic_store(&page->stop, 0);
     atomic_store(&page->start_result, START_PENDING);
     int rc = create_with_signals_blocked(page);
     if (rc == 0) {
         while (atomic_load(&page->start_result) == START_PENDING)
-            page_futex_wait(&page->start_result, START_PENDING, -1, &page->counters.loop_syscalls);
+            futex_wait(&page->start_result, START_PENDING, -1, &page->results.counters.loop_syscalls);
         rc = (int)atomic_load(&page->start_result);
         if (rc != 0)
             join(page);
@@ -186,7 +184,7 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
     }
     page->pinned = false;
     page->budget = UINT32_MAX;
-    page->syscalls = &page->counters.loop_syscalls;
+    page->results.syscalls = &page->results.counters.loop_syscalls;
     return rc;
 }
 
@@ -194,7 +192,7 @@ void flexsc_thread_stop(struct flexsc_page *page) {
     if (!page->pinned)
         return;
     atomic_store(&page->stop, 1);
-    page_ring_doorbell(page);
+    ring_doorbell(page);
     join(page);
 }
 

@@ -15,7 +15,7 @@ static void reap_nops(struct rig *rig, int n) {
             flexsc_entry_give(rig->page, (struct flexsc_entry *)(uintptr_t)completions[i].user_data);
         n -= (int)got;
         if (got == 0 && rig->mode != OWN)
-            flexsc_page_wait(rig->page, -1, 1000000);
+            flexsc_page_wait(rig->page, -1, 1000000, &rig->spin);
     }
 }
 

@@ -17,7 +17,7 @@ mkdir -p "$build"
 compile() { # name, program, flags...
     program=$1 source=$2
     shift 2
-    "$CC" -std=c11 -g -Wall -Wextra -Wshadow "$@" "$source" "$sources"/user_page*.c -pthread -o "$program"
+    "$CC" -std=c11 -g -Wall -Wextra -Wshadow "$@" "$source" "$sources"/user_page_*.c -pthread -o "$program"
 }
 
 passed=0

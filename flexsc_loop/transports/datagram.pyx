@@ -2,7 +2,7 @@
 """Floor 4: datagram endpoints, UDP and Unix sockets.
 
 Owns: the endpoint's socket from here until `connection_lost`, what was received and not delivered.  Imports: addresses,
-outgoing, stream, page, operation, turn.
+connection, outgoing, page, operation, turn.
 
 One operation completes again and again, each time with a whole datagram in a large pool buffer.
 """
@@ -29,8 +29,8 @@ from flexsc_loop.syscalls.page cimport (
 )
 from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
-from flexsc_loop.transports.outgoing cimport Outgoing
-from flexsc_loop.transports.stream cimport CLOSED, CLOSING, OPEN, hold_socket, release_socket
+from flexsc_loop.transports.connection cimport hold_socket, release_socket
+from flexsc_loop.transports.outgoing cimport CLOSED, CLOSING, OPEN, Outgoing
 from flexsc_loop.turn.turn cimport Turn, call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
 
 

@@ -16,23 +16,11 @@ from flexsc_loop.syscalls.page cimport (
     CALL_ACCEPT, CALL_CLOSE, CALL_POLL, EAGAIN, EBADF, ECANCELED, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
     ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
+from flexsc_loop.syscalls.posix_socket cimport POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls cimport Settings
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        SOCK_CLOEXEC
-        SOCK_NONBLOCK
-    struct sockaddr:
-        pass
-    ctypedef unsigned int socklen_t
-    int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
-
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
 
 cdef enum:
     SHARE = 4                         # connections that a shared listener takes at once

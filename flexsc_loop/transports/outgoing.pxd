@@ -4,8 +4,13 @@ from posix.uio cimport iovec
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.syscalls.posix_socket cimport msghdr
-from flexsc_loop.transports.stream cimport State
 from flexsc_loop.turn.turn cimport Endpoint, flexsc_queue
+
+
+cdef enum State:
+    OPEN         # connection_made is due or has been called; reads and writes go on
+    CLOSING      # close() or abort() was called: operations are being ended, writes perhaps drained
+    CLOSED       # connection_lost has been called, the fd is closed or on its way
 
 
 cdef class Writable(Operation):

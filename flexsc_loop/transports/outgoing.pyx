@@ -1,7 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: datagrams on their way out.
 
-Owns: what was sent and the kernel has not taken, and the accounting of it.  Imports: stream, page, operation, turn.
+Owns: what was sent and the kernel has not taken, and the accounting of it.  Imports: connection, page,
+operation, turn.
 
 What a turn sends leaves at its end.  Where the loop's own thread serves the page, that is one sendmmsg(2), which keeps
 the order even when the socket is full, and costs less than an entry for each datagram.  With a syscall thread, linked
@@ -23,7 +24,7 @@ from flexsc_loop.syscalls.page cimport (
     CALL_POLL, CALL_SENDMSG, EAGAIN, ECANCELED, ENTRY_LINK, ENTRY_OWNED,
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, POLLOUT
-from flexsc_loop.transports.stream cimport CLOSED, CLOSING, call_for
+from flexsc_loop.transports.connection cimport call_for
 from flexsc_loop.turn.turn cimport Endpoint, queue_count, queue_free, queue_peek, queue_pop, queue_push
 
 

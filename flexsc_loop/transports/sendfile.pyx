@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: sendfile(2) over the loop's own connections and over sockets that stay their caller's.
 
-Owns: how far a file has got.  Imports: page, operation, turn, stream, sockets.
+Owns: how far a file has got.  Imports: stream, reading, page, operation, turn.
 
 sendfile(2) is called at once, in the caller's turn, and again as long as the socket takes what it is given; only
 waiting goes through the page.  io_uring has no sendfile, and a chain of splices goes through the kernel's pipe code
@@ -20,7 +20,8 @@ from posix.unistd cimport pread
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, EBADF, EINTR, ENTRY_OWNED, Page
-from flexsc_loop.transports.stream cimport OPEN, Stream
+from flexsc_loop.transports.reading cimport FLOWING
+from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.turn.turn cimport Turn
 
 
@@ -122,7 +123,7 @@ cdef class FileSend:
         """Whether reading and writing is the cheapest: the file then leaves together with what was written before."""
         cdef Stream stream = self.stream
         return (0 < min(self.left, self.size - self.offset) <= READ_UP_TO
-                and stream.unsent <= READ_UP_TO and (stream.send is None or stream.send.user_data == 0))
+                and stream.unsent <= READ_UP_TO and not stream.sending())
 
     cdef int write_small(self) except -1:
         cdef int64_t size = min(self.left, self.size - self.offset)
@@ -149,7 +150,7 @@ cdef class FileSend:
         cdef Py_ssize_t count
         if stream.unsent == 0:
             return True
-        if (stream.send is not None and stream.send.user_data != 0) or stream.unsent > LEAD_UP_TO:
+        if stream.sending() or stream.unsent > LEAD_UP_TO:
             return False
         data = b"".join(stream.outbox) if isinstance(stream.outbox, list) else stream.outbox
         self.turn.page.direct_calls += 1
@@ -160,7 +161,7 @@ cdef class FileSend:
         self.cork = True
         stream.unsent -= count
         stream.outbox = data[count:] or None
-        if stream.protocol_paused:
+        if stream.paused_protocol is not None:
             stream.wake_up()
         return stream.unsent == 0
 
@@ -291,7 +292,7 @@ async def send_over_stream(Turn turn not None, transport, file, offset, count):
         job.write_small()
         job.settle()
         return job.sent
-    resume = stream.state == OPEN and not stream.paused
+    resume = stream.reading == FLOWING
     stream.pause_reading()
     stream.held = True
     try:

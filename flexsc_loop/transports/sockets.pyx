@@ -18,15 +18,16 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_ACCEPT, CALL_POLL, CALL_RECV, CALL_RECVMSG, CALL_SEND, EAGAIN, EBADF, ECANCELED,
 )
+from flexsc_loop.syscalls.posix_socket cimport msghdr
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, decode
 from flexsc_loop.transports.readiness cimport ReadinessTurn
-from flexsc_loop.transports.stream cimport iovec, msghdr
 from flexsc_loop.turn.turn cimport Endpoint
 
 

@@ -4,17 +4,11 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from flexsc_loop.syscalls.operation import Operation
-from flexsc_loop.turn.turn import Endpoint, Turn
+from flexsc_loop.transports.reading import Reading
+from flexsc_loop.turn.turn import Turn
 
 @disjoint_base
-class Receive(Operation): ...
-@disjoint_base
-class Send(Operation): ...
-@disjoint_base
-class Layer: ...
-@disjoint_base
-class Stream(Endpoint): ...
+class Stream(Reading): ...
 
 class StreamTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...

@@ -101,9 +101,9 @@ def upgrade(transport, protocol, Settings settings not None, waiter, bytes early
     tls.made_before = transport.get_protocol() is protocol
     if tls.made_before:
         # Whoever has been paused by the carrier is resumed by us.
-        tls.writing_paused = stream.protocol_paused if below is None else below.writing_paused
+        tls.writing_paused = stream.paused_protocol is not None if below is None else below.writing_paused
     if below is None:
-        stream.protocol_paused = False
+        stream.paused_protocol = None
     else:
         below.writing_paused = False
     transport.set_protocol(tls)

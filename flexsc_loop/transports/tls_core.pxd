@@ -1,4 +1,5 @@
-from flexsc_loop.transports.stream cimport Layer, Stream
+from flexsc_loop.transports.connection cimport Layer
+from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.transports.tls_cipher cimport Cipher
 
 

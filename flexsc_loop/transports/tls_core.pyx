@@ -2,7 +2,7 @@
 """Floor 4: TLS connections over our streams, and over TLS.
 
 Owns: the phases of a connection from handshake to shutdown, flow control, and whom to tell what.  Imports: tls_cipher,
-stream, turn.
+stream, writing, connection, turn.
 
 What is written in one turn is encrypted at its end, in one go, when the stream is flushed; large writes at once, while
 they are in the cache.
@@ -15,10 +15,10 @@ from asyncio.log import logger
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
-from flexsc_loop.transports.stream cimport Layer, Stream
-from flexsc_loop.transports.stream cimport CLOSED as STREAM_CLOSED
-from flexsc_loop.transports.stream cimport OPEN as STREAM_OPEN
+from flexsc_loop.transports.connection cimport Layer
+from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.transports.tls_cipher cimport PIECE, flexsc_records, flexsc_scan
+from flexsc_loop.transports.writing cimport DROPPING, LOST as STREAM_LOST, TAKING
 from flexsc_loop.turn.turn cimport monotonic
 
 
@@ -405,14 +405,14 @@ cdef class Tls(Layer):
             raise TypeError(f"data: expecting a bytes-like instance, got {type(data).__name__}")
         if PyBytes_GET_SIZE(kept) == 0:
             return 0
-        if self.phase > OPEN or self.stream.state != STREAM_OPEN:
+        if self.phase > OPEN or self.stream.writing != TAKING:
             return self.lost_write()
         self.cipher.add(kept)
         if self.phase == OPEN:
             if PyBytes_GET_SIZE(kept) >= AT_ONCE:
                 # It is in the cache now.
                 self.encrypt_now()
-            if self.stream.state != STREAM_CLOSED:
+            if self.stream.writing != STREAM_LOST:
                 self.stream.send_in_time()
         return self.pause_if_much()
 
@@ -441,7 +441,7 @@ cdef class Tls(Layer):
                 continue
             if self.below is not None:
                 self.below.write(data)
-            elif not self.stream.dropping and self.stream.state != STREAM_CLOSED:
+            elif self.stream.writing < DROPPING:
                 self.stream.enqueue(<bytes> data)
                 if self.stream.unsent >= HEAVY:
                     self.stream.turn.heavy = True
@@ -454,13 +454,13 @@ cdef class Tls(Layer):
             return 0
         if self.below is not None:
             return self.below.write(data)
-        if not self.stream.dropping and self.stream.state != STREAM_CLOSED:
+        if self.stream.writing < DROPPING:
             self.stream.enqueue(<bytes> data)
             self.stream.after_write()
         return 0
 
     cdef int want_flush(self) except -1:
-        if self.stream.state != STREAM_CLOSED:
+        if self.stream.writing != STREAM_LOST:
             self.stream.wants_flush()
         return 0
 
@@ -504,7 +504,7 @@ cdef class Tls(Layer):
         return 0
 
     cdef int start_shutdown(self) except -1:
-        if self.stream.state != STREAM_OPEN or self.stream.turn._closed:
+        if self.stream.writing != TAKING or self.stream.turn._closed:
             return self.finish()
         self.phase = FLUSHING
         self.start_timer(self.shutdown_timeout, self.shutdown_late)
@@ -552,7 +552,7 @@ cdef class Tls(Layer):
             return 0
         self.report(error, message)
         if (not isinstance(error, SSLError) or self.below is not None or self.stream.unsent
-                or self.stream.state != STREAM_OPEN or self.stream.turn._closed or not self.cipher.outgoing.pending):
+                or self.stream.writing != TAKING or self.stream.turn._closed or not self.cipher.outgoing.pending):
             return self.abort(error)
         self.pump()
         self.phase = DONE
@@ -609,7 +609,7 @@ cdef class Tls(Layer):
         return self.pause_if_much()
 
     cdef bint closing(self) noexcept:
-        return self.phase > OPEN or self.stream.state != STREAM_OPEN
+        return self.phase > OPEN or self.stream.writing != TAKING
 
     cdef object extra_info(self, object name, object default):
         if name == "sslcontext":

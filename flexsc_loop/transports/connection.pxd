@@ -1,0 +1,32 @@
+from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.turn.turn cimport Endpoint
+
+
+cdef class Layer:
+    cdef int feed(self, bytes data) except -1
+    cdef int gather(self) except -1
+    cdef int progressed(self) except -1
+    cdef int settle(self) except -1
+    cdef int carrier_closing(self) except -1
+
+
+cdef class Connection(Endpoint):
+    cdef Page page
+    cdef int fd                       # -1 once the connection is lost
+    cdef object context               # everything of the protocol's is called in it
+    cdef object data_received         # bound method, None with a BufferedProtocol
+    cdef Layer layer                  # the protocol, if it is a layer of ours
+    cdef object protocol
+    cdef object facade                # the asyncio transport that users hold
+
+    cdef int adopt_protocol(self, object protocol) except -1
+    cdef int close(self) except -1
+    cdef int force_close(self, object error) except -1
+    cdef int fatal(self, object error, str message) except -1
+    cdef int complain(self, str message, object error) except -1
+    cdef str describe(self)
+
+
+cdef object call_for(object context, object callback)
+cdef int hold_socket(object sock) except -1
+cdef int release_socket(object sock) except? -1

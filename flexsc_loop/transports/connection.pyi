@@ -1,0 +1,8 @@
+from typing_extensions import disjoint_base
+
+from flexsc_loop.turn.turn import Endpoint
+
+@disjoint_base
+class Layer: ...
+@disjoint_base
+class Connection(Endpoint): ...

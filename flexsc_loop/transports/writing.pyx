@@ -1,0 +1,410 @@
+# cython: language_level=3, cdivision=True
+"""Floor 4: the sending half of a stream connection.
+
+Owns: what was written and not sent, flow control.  Imports: connection, page, operation.
+
+What one turn has written goes out at its end in one send, vectored if it is much.
+"""
+import os
+from asyncio import constants
+from asyncio.log import logger
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.errno cimport EPIPE, errno
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport (
+    CALL_SEND, CALL_SENDMSG, EAGAIN, ECANCELED, EINTR, ENTRY_OWNED, ENTRY_POLL_FIRST,
+)
+from flexsc_loop.syscalls.posix_socket cimport (
+    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, SHUT_RDWR, SHUT_WR, send, sendmsg, shutdown,
+)
+from flexsc_loop.transports.connection cimport Connection, Layer, call_for
+
+
+cdef enum:
+    JOIN_UP_TO = 16 * 1024           # smaller writes of one turn are copied together: cheaper than a vector
+    VECTOR_MOST = 1024               # IOV_MAX
+    SEND_MOST = 512 * 1024           # of one call, so that progress shows while a slow peer reads
+    HIGH_WATER = 64 * 1024
+    SEVERAL = 8                      # turns in which a stream that writes piecemeal is given the time to do so
+    HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
+
+
+cdef bint may_become(WriteState state, WriteState to) noexcept:
+    """Whether there is a way from one state of writing to another."""
+    if to == FINISHING:
+        return state == TAKING
+    if to == DRAINING:
+        return state == TAKING or state == FINISHING
+    if to == DROPPING:
+        return TAKING < state < DROPPING
+    return to == LOST and TAKING < state < LOST
+
+
+cdef class Send(Operation):
+    """Sends what one turn has written to one connection, to the last byte."""
+
+    cdef int load(self, object written) except -1:
+        """Take over `written`: bytes, or a list of bytes."""
+        cdef size_t count
+        self.offset = 0
+        self.first = 0
+        self.total = 0
+        if isinstance(written, list):
+            if len(<list> written) == 1:
+                written = (<list> written)[0]
+            else:
+                for chunk in <list> written:
+                    self.total += PyBytes_GET_SIZE(chunk)
+                if self.total <= JOIN_UP_TO:
+                    written = b"".join(<list> written)
+        self.keep = written
+        if isinstance(written, bytes):
+            self.total = PyBytes_GET_SIZE(written)
+            return 0
+        count = min(<size_t> len(<list> written), <size_t> VECTOR_MOST)
+        self.vector = <iovec*> PyMem_Malloc(count * sizeof(iovec))
+        if self.vector == NULL:
+            raise MemoryError
+        return 0
+
+    cdef int prepare(self, uint32_t flags) except -1:
+        cdef Writing stream = self.stream
+        if self.vector != NULL:
+            self.fill_vector()
+            return stream.page.submit(self, CALL_SENDMSG, stream.fd, &self.header, 1, 0, MSG_WAITALL | MSG_NOSIGNAL,
+                                      flags)
+        return stream.page.submit(self, CALL_SEND, stream.fd, PyBytes_AS_STRING(self.keep) + self.offset,
+                                  min(self.total, <size_t> SEND_MOST), 0, MSG_WAITALL | MSG_NOSIGNAL, flags)
+
+    cdef int fill_vector(self) except -1:
+        """Point at what is left.  Made anew each time: a server in user space counts in the vector itself."""
+        cdef size_t count = min(<size_t> len(<list> self.keep) - self.first, <size_t> VECTOR_MOST)
+        cdef size_t used = 0, offset = self.offset, room = SEND_MOST
+        while used < count and room:
+            chunk = (<list> self.keep)[self.first + used]
+            self.vector[used].iov_base = PyBytes_AS_STRING(chunk) + offset
+            self.vector[used].iov_len = min(<size_t> PyBytes_GET_SIZE(chunk) - offset, room)
+            room -= self.vector[used].iov_len
+            offset = 0
+            used += 1
+        memset(&self.header, 0, sizeof(self.header))
+        self.header.msg_iov = self.vector
+        self.header.msg_iovlen = used
+        return 0
+
+    cdef int advance(self, size_t sent) except -1:
+        """Account for `sent` bytes; the rest is sent with the next `prepare`."""
+        cdef size_t size
+        self.total -= sent
+        self.offset += sent
+        if self.vector == NULL:
+            return 0
+        while self.total:
+            size = PyBytes_GET_SIZE((<list> self.keep)[self.first])
+            if self.offset < size:
+                break
+            self.offset -= size
+            self.first += 1
+        return 0
+
+    cdef int unload(self) except -1:
+        self.keep = None
+        PyMem_Free(self.vector)
+        self.vector = NULL
+        return 0
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        cdef Writing stream = self.stream
+        if stream is None:
+            return self.unload()
+        if res >= 0:
+            stream.unsent -= res
+            self.advance(res)
+        elif res != -EAGAIN and res != -ECANCELED:
+            self.unload()
+            return stream.send_failed(-res)
+        if self.total and stream.writing < DROPPING and not stream.page.closed:
+            # A short send, no memory just now, or a page that is being replaced: go on.
+            return self.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST if res == -EAGAIN else ENTRY_OWNED)
+        self.unload()
+        return stream.sent()
+
+    def __dealloc__(self):
+        PyMem_Free(self.vector)
+
+
+cdef class Writing(Connection):
+    """A connection that can be written to."""
+
+    def __cinit__(self):
+        self.high = HIGH_WATER
+        self.low = HIGH_WATER // 4
+
+    cdef int change_writing(self, WriteState to) except -1:
+        """Every change of state is made here."""
+        assert may_become(<WriteState> self.writing, to), f"writing: {self.writing} to {to}"
+        self.writing = to
+        return 0
+
+    cdef bint sending(self) noexcept:
+        """Whether a send is in flight."""
+        return self.send is not None and self.send.user_data != 0
+
+    # ---- what the transport passes on
+
+    cdef int write(self, object data) except -1:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self.eof_written:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self.held:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        if not data:
+            return 0
+        if self.writing >= DRAINING:
+            return self.lost_write()
+        # Whatever may change under our hands is copied now.
+        self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
+        return self.after_write()
+
+    cdef int lost_write(self) except -1:
+        if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            logger.warning("socket.send() raised exception.")
+        self.writes_lost += 1
+        return 0
+
+    cdef int enqueue(self, bytes data) except -1:
+        if self.outbox is None:
+            self.outbox = data
+        elif isinstance(self.outbox, list):
+            (<list> self.outbox).append(data)
+        else:
+            self.outbox = [self.outbox, data]
+        self.unsent += PyBytes_GET_SIZE(data)
+        return 0
+
+    cdef int after_write(self) except -1:
+        self.send_in_time()
+        if self.unsent >= HEAVY:
+            self.turn.heavy = True
+        if self.unsent > self.high and self.paused_protocol is None:
+            self.pause_protocol()
+        return 0
+
+    cdef int write_eof(self) except -1:
+        if self.writing != TAKING or self.eof_written:
+            return 0
+        self.eof_written = True
+        if self.unsent == 0:
+            self.send_eof()
+        return 0
+
+    # ---- sending
+
+    cdef int send_in_time(self) except -1:
+        """Have what was written sent: at the end of the turn or, if that has no advantage, now."""
+        cdef bint busy = self.sending()
+        if self.written:
+            return 0
+        if not busy and self.may_send_at_once():
+            return self.send_at_once()
+        # A layer encrypts while a send is in flight, too.
+        return self.wants_flush() if not busy or self.layer is not None else 0
+
+    cdef bint may_send_at_once(self) noexcept:
+        """Whether a write has nothing to wait for: no other writes of this turn, as far as one can tell.
+
+        The peer then has its answer while the callback that wrote it goes on.
+        """
+        if self.prompt_in == <uint8_t> self.turn.turns:
+            # The second write of a turn: in the next ones, wait and join them.
+            self.several = SEVERAL
+        return self.several == 0 and self.unsent < HEAVY and self.turn.at_leisure()
+
+    cdef int send_at_once(self) except -1:
+        self.prompt_in = <uint8_t> self.turn.turns
+        self.turn.prompt += 1
+        self.turn.sparse = True
+        try:
+            return self.flush()
+        finally:
+            self.turn.sparse = False
+
+    cdef int flush(self) except -1:
+        cdef Layer layer = self.layer
+        if layer is not None:
+            layer.gather()
+        if self.several:
+            self.several = SEVERAL if isinstance(self.outbox, list) else self.several - 1
+        return self.send_more()
+
+    cdef int send_more(self) except -1:
+        """Submit the outbox, unless a send is in flight."""
+        if self.outbox is None or self.sending():
+            return 0
+        if self.send is None:
+            self.send = Send.__new__(Send)
+            self.send.stream = self
+        written = self.outbox
+        self.outbox = None
+        self.send.load(written)
+        return self.send_now() if self.turn.sparse else self.send.prepare(ENTRY_OWNED)
+
+    cdef int send_now(self) except -1:
+        """Where an entry has nothing to share with others, a call here and now is cheaper than entry and completion."""
+        cdef Send rest = self.send
+        cdef ssize_t count
+        cdef int error
+        if rest.vector != NULL:
+            rest.fill_vector()
+            count = sendmsg(self.fd, &rest.header, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            count = send(self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST),
+                         MSG_DONTWAIT | MSG_NOSIGNAL)
+        error = errno
+        self.page.direct_calls += 1
+        if count < 0 and error != EAGAIN and error != EINTR:
+            rest.unload()
+            if error == EPIPE:
+                self.await_cause()
+            return self.send_failed(error)
+        if count > 0:
+            self.unsent -= count
+            rest.advance(count)
+        if rest.total:
+            return rest.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
+        rest.unload()
+        return self.sent()
+
+    cdef int sent(self) except -1:
+        """The send in flight has ended.  Bookkeeping only."""
+        if self.writing >= DROPPING:
+            return self.wake_up()
+        if self.outbox is not None and not self.page.closed:
+            self.send_more()
+        elif self.eof_written:
+            self.send_eof()
+        if self.layer is not None:
+            self.layer.progressed()
+        if self.writing != TAKING or self.paused_protocol is not None or self.drained is not None:
+            self.wake_up()
+        return 0
+
+    cdef int send_failed(self, int error) except -1:
+        # What was to follow must not be sent after a gap.
+        self.outbox = None
+        error = self.cause_of(error)
+        if self.writing == TAKING or self.error is None:
+            self.fatal(OSError(error, os.strerror(error)), "Fatal write error on socket transport")
+        return self.wake_up()
+
+    cdef int send_eof(self) except -1:
+        self.page.direct_calls += 1
+        shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int await_cause(self) except -1:
+        """The peer has gone: the other half has been told why, or is about to be."""
+        return 0
+
+    cdef int cause_of(self, int error) noexcept:
+        """The errno that tells best why a send has failed with `error`."""
+        return error
+
+    # ---- ending
+
+    cdef int stop_writing(self) except -1:
+        """The connection is to end when all has gone out."""
+        if self.paused_protocol is not None:
+            return self.change_writing(FINISHING)
+        self.writes_lost += 1
+        return self.change_writing(DRAINING)
+
+    cdef int drop_unsent(self) except -1:
+        """What has not gone out by now does not."""
+        self.change_writing(DROPPING)
+        self.outbox = None
+        if self.held:
+            # sendfile() holds the fd until this makes it fail.
+            self.page.direct_calls += 1
+            shutdown(self.fd, SHUT_RDWR)
+        if self.sending():
+            self.page.cancel(self.send)
+        return 0
+
+    cdef int last_try(self) except -1:
+        """abort() drops what the socket has no room for; what was written in this turn may not have been tried yet."""
+        if self.outbox is None or self.held or self.sending():
+            return 0
+        written = b"".join(self.outbox) if isinstance(self.outbox, list) else self.outbox
+        self.page.direct_calls += 1
+        send(self.fd, PyBytes_AS_STRING(written), PyBytes_GET_SIZE(written), MSG_DONTWAIT | MSG_NOSIGNAL)
+        return 0
+
+    # ---- flow control
+
+    cdef int pause_protocol(self) except -1:
+        self.paused_protocol = self.protocol
+        try:
+            self.protocol.pause_writing()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.pause_writing() failed", error)
+        return 0
+
+    cdef int resume_protocol(self) except -1:
+        protocol, self.paused_protocol = self.paused_protocol, None
+        try:
+            call_for(self.context, protocol.resume_writing)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.complain("protocol.resume_writing() failed", error)
+        if self.writing == FINISHING and self.paused_protocol is None:
+            self.writes_lost += 1
+            self.change_writing(DRAINING)
+        return 0
+
+    cdef int set_limits(self, object high, object low) except -1:
+        if high is None:
+            high = HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self.high = high
+        self.low = low
+        if self.unsent > self.high and self.paused_protocol is None:
+            self.pause_protocol()
+        return 0
+
+    cdef object when_drained(self):
+        future = self.turn.create_future()
+        if self.unsent == 0:
+            future.set_result(None)
+        else:
+            if self.drained is None:
+                self.drained = []
+            self.drained.append(future)
+        return future
+
+    cdef int tell_drained(self) except -1:
+        waiters = self.drained
+        self.drained = None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
+
+    cdef int tell_drained_lost(self) except -1:
+        waiters, self.drained = self.drained, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_exception(ConnectionError("Connection is closed by peer"))
+        return 0

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from datagrams import LOCAL, Talker, udp_socket
 from sandbox import io_uring_blocked
-from support import WAYS, Peer, Recorder, Way, open_fds, tcp_pair, thread_names, turns, unix_pair
+from support import WAYS, Peer, Recorder, Way, open_fds, restless, tcp_pair, thread_names, turns, unix_pair
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ours: tests something that asyncio's own loop does not have",
         "slow: long; in full length only with --soak",
         "one_way: runs in one way only: the default one, or the first that --way names",
+        "restless: leaves the loop with something to do, which the test says why",
     ):
         config.addinivalue_line("markers", line)
     if not config.getoption("stdlib"):  # asyncio's own transports sometimes fail in __del__
@@ -78,6 +79,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     limit = mark.args[0] - 5 if mark and mark.args else 30
     loop = pyfuncitem.funcargs["loop"]
     loop.run_until_complete(asyncio.wait_for(pyfuncitem.obj(**arguments), limit))
+    if not pyfuncitem.get_closest_marker("restless"):
+        complaint = restless(loop)  # with all the connections that the test has left open
+        assert not complaint, complaint
     return True
 
 
@@ -183,6 +187,7 @@ def finish(loop: asyncio.AbstractEventLoop, idle: int | None) -> list[str]:
                 complaints.append(f"in flight before: {idle}; after: {stats}")
                 break
             gc.collect()
+        complaints += filter(None, [restless(loop)])
     loop.close()
     return complaints
 

@@ -148,6 +148,26 @@ async def settle(predicate: Callable[[], Any], seconds: float = 10.0) -> None:
         await asyncio.sleep(0.005)
 
 
+#: What counts as sleep: in so many seconds so few turns and system calls, and less than half of them on a CPU.
+WINDOW, TURNS, CALLS = 0.002, 10, 20
+
+
+def restless(loop: Any, seconds: float = 2.0) -> str | None:
+    """What keeps a loop that has nothing to do from sleeping; None as soon as it and its syscall thread sleep."""
+    if loop.is_closed() or not hasattr(loop, "stats") or loop.is_running():
+        return None
+    end = time.monotonic() + seconds
+    while True:
+        before, cpu, start = loop.stats(), time.thread_time_ns(), time.monotonic_ns()
+        loop.run_until_complete(asyncio.sleep(WINDOW))
+        after, cpu, span = loop.stats(), time.thread_time_ns() - cpu, time.monotonic_ns() - start
+        made = {key: after[key] - before[key] for key in ("turns", "syscalls", "thread_cpu_ns")}
+        if made["turns"] <= TURNS and made["syscalls"] <= CALLS and max(cpu, made["thread_cpu_ns"]) < span / 2:
+            return None
+        if time.monotonic() > end:
+            return f"the loop does not sleep: in {span} ns {made}, and {cpu} ns of its thread's CPU time"
+
+
 def payload(size: int, seed: int = 0) -> bytes:
     """`size` bytes that differ everywhere, the same for the same seed."""
     return random.Random(size * 1_000_003 + seed).randbytes(size)

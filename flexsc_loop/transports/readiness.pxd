@@ -1,7 +1,6 @@
 from libc.stdint cimport uint32_t
 
-from flexsc_loop.turn.handles cimport Handle
-from flexsc_loop.turn.turn cimport Turn
+from flexsc_loop.turn.turn cimport Handle, Turn
 
 
 cdef class ReadinessTurn(Turn):

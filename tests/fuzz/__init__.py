@@ -1,0 +1,28 @@
+"""A differential fuzzer: random programs run on the standard loop and on this one, and everybody must see the same.
+
+A program is a list of steps, a step a list of operations (`operations.py`) on things (`kinds.py` names the modules).
+The far ends are plain sockets of the harness.  After each step everything comes to rest, and each thing gives a
+*view*: what its callbacks and its far end have seen so far.  This loop has to reach the standard loop's views, stay
+there, and sleep.
+
+What may differ from the standard loop, and is therefore not in a view:
+
+- how a stream of bytes is cut into pieces, and how many turns anything takes;
+- how much the kernel and the transports hold in between.  So how much the far end gets of a stream that was aborted,
+  reset, or closed with unread data in it (it has to be a beginning of what was written), and whether a reset or an
+  end is what it sees then;
+- how often `pause_writing` and `resume_writing` are called (they take turns; what holds at rest is compared, but not
+  with TLS, where the standard loop has two buffers and looks at one of them);
+- which of the network's errors (`ConnectionResetError`, `BrokenPipeError`, …) ends a connection;
+- whether a call or its cancellation wins where both happen in one step; the data is there for the next one then;
+- the context of what `resume_reading`, `close` and `abort` cause (Python 3.15 changed it): the programs call them in
+  the connection's own;
+- with TLS, whether what is called soon runs between data and the end (the standard loop's own code does not let it),
+  and which error ends a connection that was closed while data came;
+- what methods of a transport raise once it is lost;
+- the words of what reaches the exception handler: the kinds of exceptions are compared.
+
+What has to hold on any loop is checked as it happens: bytes are intact and in order; `connection_made` comes first,
+`connection_lost` last and once; nothing is delivered while paused or after the end; callbacks run in the context of
+their thing; a loop at rest has nothing to do; nothing is left in flight, open or running after the program.
+"""

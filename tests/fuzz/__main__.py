@@ -1,0 +1,109 @@
+"""Runs random programs for some time and says what differs from the standard loop.
+
+    python -m tests.fuzz --minutes 10 --way kernel-own      from a seed that is printed
+    python -m tests.fuzz --way user-own --seed 7 --count 1  program 7 again
+    python -m tests.fuzz --way user-own --replay FILE       a program that was kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.support import WAYS
+
+from . import kinds, operations, runs
+
+#: Programs that fail in the same way and are made smaller; the others are counted only.
+OF_A_SORT = 2
+
+
+def tell(text: str) -> None:
+    print(text, flush=True)
+
+
+class Session:
+    """One run of the fuzzer."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.compare = runs.Comparison(args.way)
+        self.sorts: Counter[str] = Counter()
+        self.unsteady = 0
+
+    def one(self, name: str, program: list[operations.Step]) -> None:
+        complaints = self.compare.complaints(program)
+        if not complaints:
+            return
+        sort = runs.sort_of(complaints[0])
+        if self.sorts[sort] >= OF_A_SORT:
+            self.sorts[sort] += 1
+            return
+        again = [self.compare.complaints(program) for _ in range(3)]
+        steady = sum(map(bool, again))
+        if not steady:
+            self.unsteady += 1
+            tell(f"{name}: once, and not in 3 more runs: {complaints[0][:600]}")
+        else:
+            self.sorts[sort] += 1
+            tell(f"{name}: {steady + 1} of 4 runs: {complaints[0][:600]}")
+            if not self.args.replay:
+                program = self.smaller(runs.until_it_fails(program, complaints[0]), sort, 1 if steady == 3 else 3)
+                complaints = self.compare.complaints(program) or complaints
+        path = Path(self.args.keep) / f"{self.args.way}-{name}.json"
+        runs.dump(path, program, complaint=complaints[0][:1000], way=self.args.way)
+        tell(f"  kept in {path}:\n{path.read_text()}")
+
+    def smaller(self, program: list[operations.Step], sort: str, tries: int) -> list[operations.Step]:
+        def fails(candidate: list[operations.Step]) -> bool:
+            for _ in range(tries):
+                if any(runs.sort_of(one) == sort for one in self.compare.complaints(candidate, 0.7)):
+                    return True
+            return False
+
+        return runs.shrink(program, fails)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--way", choices=[name for name, way in WAYS.items() if way.ours], default="auto")
+    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--count", type=int, default=10**9, help="no more programs than this")
+    parser.add_argument("--seed", type=int, help="of the first program; the next ones have the next numbers")
+    parser.add_argument("--length", type=int, default=14, help="steps of a program, about")
+    parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave these operations out")
+    parser.add_argument("--replay", nargs="*", help="programs that were kept, instead of new ones")
+    parser.add_argument("--keep", default=str(runs.ROOT / "build" / "fuzz"), help="folder for programs that fail")
+    args = parser.parse_args()
+    assert kinds
+    operations.leave_out(args.without)
+    seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
+    tell(f"{args.way}: from seed {seed}")
+    session, end, count = Session(args), time.monotonic() + args.minutes * 60, 0
+    try:
+        if args.replay:
+            for path in args.replay:
+                session.one(Path(path).stem, runs.load(Path(path)))
+                count += 1
+        while not args.replay and time.monotonic() < end and count < args.count:
+            session.one(str(seed + count), operations.program(seed + count, args.length))
+            count += 1
+            if count % 500 == 0:
+                tell(f"{time.strftime('%H:%M')} {args.way}: {count} programs")
+    finally:
+        session.compare.stop()
+    tell(f"{args.way}: {count} programs; failed once only: {session.unsteady}; failed:")
+    for sort, times in session.sorts.most_common():
+        tell(f"  {times} times: {sort}")
+    sys.exit(bool(session.sorts))
+
+
+if __name__ == "__main__":
+    main()

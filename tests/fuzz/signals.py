@@ -1,0 +1,58 @@
+"""Signal handlers of the loop, others put over them, and back."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from .operations import kind, opening, operation
+from .world import Thing, World
+
+
+@kind("signal", weight=2)
+class Signal(Thing):
+    """One signal; things of this kind share two of them."""
+
+    @opening()
+    def open(cls, world: World, slot: int) -> Signal | None:
+        free = {signal.SIGUSR1, signal.SIGUSR2} - {one.number for one in world.things.values() if isinstance(one, cls)}
+        if not free:
+            return None
+        self = cls(world, slot)
+        self.number = min(free)
+        self.before: Any = signal.signal(self.number, signal.SIG_IGN)
+        self.saved: Any = signal.SIG_IGN
+        return self
+
+    @operation(weight=6)
+    def add(self) -> None:
+        self.attempt(self.loop.add_signal_handler, self.number, self._called)
+
+    def _called(self) -> None:
+        self.note("called")
+
+    @operation(weight=8)
+    def send(self) -> None:
+        signal.raise_signal(self.number)
+
+    @operation(weight=3)
+    def remove(self) -> None:
+        self.note("removed", self.attempt(self.loop.remove_signal_handler, self.number), inside=False)
+
+    @operation(weight=3)
+    def put_over(self) -> None:
+        """As programs do for a while."""
+        before = signal.signal(self.number, self._over)
+        if before != self._over:
+            self.saved = before
+
+    def _over(self, *_: Any) -> None:
+        self.note("the one over it", inside=False)
+
+    @operation(weight=3)
+    def put_back(self) -> None:
+        signal.signal(self.number, self.saved)
+
+    async def finish(self) -> None:
+        self.loop.remove_signal_handler(self.number)
+        signal.signal(self.number, self.before)

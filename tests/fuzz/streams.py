@@ -1,0 +1,473 @@
+"""Stream transports: TCP, Unix sockets, TLS, pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import tempfile
+import time
+from typing import Any
+
+from .operations import LARGE, SMALL, kind, opening, operation
+from .peers import Checker, Peer, TlsPeer, piece
+from .world import ANY, Exit, Thing, World, family
+
+FLAGS = (False, False, True)
+
+
+def pair(how: str, small: bool) -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets that do not block."""
+    if how == "unix":
+        ours, theirs = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+        if small:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+    return ours, theirs
+
+
+class Recorder(asyncio.Protocol):
+    """A protocol that writes everything down and does what its thing says."""
+
+    def __init__(self, thing: Stream) -> None:
+        self.thing = thing
+
+    def connection_made(self, transport: Any) -> None:
+        thing = self.thing
+        if thing.log:
+            thing.complain("connection_made is not the first call")
+        thing.transport = transport
+        thing.happen("made")
+        if thing.start == "pause":
+            transport.pause_reading()
+        elif thing.start == "write":
+            thing.write(100)
+
+    def data_received(self, data: bytes) -> None:
+        thing = self.thing
+        if not data or type(data) is not bytes:
+            thing.complain(f"data_received({data!r})")
+        thing.arrived(data)
+
+    def eof_received(self) -> bool:
+        self.thing.happen("eof")
+        return self.thing.keep_open
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.thing.happen("lost", family(exc) if exc else None)
+        self.thing.lost = True
+
+    def pause_writing(self) -> None:
+        self.thing.writing(False)
+
+    def resume_writing(self) -> None:
+        self.thing.writing(True)
+
+
+class Buffered(Recorder, asyncio.BufferedProtocol):
+    """The same with a buffer of its own."""
+
+    def __init__(self, thing: Stream) -> None:
+        super().__init__(thing)
+        self.buffer = bytearray(3000)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, count: int) -> None:
+        self.thing.arrived(bytes(self.buffer[:count]))
+
+    data_received = None  # type: ignore[assignment]
+
+
+class Stream(Thing):
+    """A transport with a protocol, and its far end."""
+
+    marks = True
+
+    def __init__(self, world: World, slot: int, keep_open: bool, start: str, reaction: str) -> None:
+        super().__init__(world, slot)
+        self.keep_open, self.start, self.reaction = keep_open, start, reaction
+        self.transport: Any = None
+        self.peer: Any = None
+        self.check = Checker(2 * slot, self.complain)
+        self.written = 0
+        self.lost = self.over = self.torn = self.vague = self.writes_paused = False
+
+    @property
+    def received(self) -> int:
+        return self.check.count
+
+    # ---- what the protocol is told
+
+    def happen(self, *entry: Any) -> None:
+        if self.lost:
+            self.complain(f"{entry[0]} after connection_lost")
+        self.note(*entry)
+        if self.marks:
+            self.loop.call_soon(self._soon, entry[0])
+
+    def _soon(self, after: str) -> None:
+        """Runs before anything else happens to the connection."""
+        self.world.noted += 1
+        self.log.append(["soon", after])
+
+    def arrived(self, data: bytes) -> None:
+        if self.lost or self.over:
+            self.complain("data after the end")
+        if not self.transport.is_reading() and not self.transport.is_closing():
+            self.complain("data while paused")
+        self.check(data)
+        self.happen("data")
+        reaction = self.reaction
+        if reaction == "echo":
+            self.write(len(data), answer=True)
+        elif reaction == "bounce":
+            self.transport.pause_reading()
+            self.loop.call_later(0.001, self._resume)
+        elif reaction in ("close", "abort", "raise", "exit"):
+            self.reaction = ""
+            self.torn = self.vague = self.vague or reaction != "exit"
+            if reaction == "raise":
+                raise ValueError("from data_received")
+            if reaction == "exit":
+                raise Exit
+            getattr(self.transport, reaction)()
+
+    def _resume(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def writing(self, on: bool) -> None:
+        if on is not self.writes_paused:
+            self.complain("pause_writing and resume_writing do not take turns")
+        self.writes_paused = not on
+
+    # ---- our side
+
+    def write(self, count: int, *, answer: bool = False) -> None:
+        if "send_file" in self.tasks:
+            return
+        data = piece(self.peer.key + 1, self.written, count)
+        try:
+            self.transport.write(data)
+        except Exception as exc:
+            if not self.lost and not answer:  # how often data comes is free
+                self.note("write", type(exc).__name__, inside=False)
+        else:
+            if not self.transport.is_closing():
+                self.written += count
+
+    @operation(weight=8, size=(*SMALL, LARGE), times=(1, 1, 1, 3))
+    def send(self, size: int, times: int) -> None:
+        for _ in range(times):
+            self.context.run(self.write, size)
+
+    @operation(weight=2, size=SMALL)
+    def send_lines(self, size: int) -> None:
+        if "send_file" in self.tasks:
+            return
+        data = [piece(self.peer.key + 1, self.written + size * i, size) for i in range(3)]
+        if not self.transport.is_closing():
+            self.attempt(self.transport.writelines, data)
+            self.written += size * 3
+
+    @operation(weight=2, size=(10, 700))
+    def send_and_block(self, size: int) -> None:
+        """What has been written is sent although the callback goes on and waits for it."""
+        if self.peer.reading and not self.tasks and not self.writes_paused and not self.transport.is_closing():
+            self.pump()
+            self.context.run(self.write, size)
+            end = time.monotonic() + 0.3
+            while self.peer.received < self.written and time.monotonic() < end:
+                self.pump()
+            self.note("blocked for it", self.peer.received == self.written, inside=False)
+
+    @operation(weight=2, size=(700, LARGE))
+    def send_file(self, size: int) -> None:
+        if "send_file" not in self.tasks and not self.transport.is_closing():
+            self.spawn("send_file", self._send_file(size))
+
+    async def _send_file(self, size: int) -> Any:
+        with tempfile.TemporaryFile() as file:
+            file.write(piece(self.peer.key + 1, self.written, size))
+            file.seek(0)
+            self.written += size
+            try:
+                return await self.loop.sendfile(self.transport, file)
+            except BaseException:
+                self.vague = True
+                raise
+
+    @operation(weight=1)
+    def cancel_send_file(self) -> None:
+        """How much has been sent by then is free, so this is the last thing that is sent."""
+        if "send_file" in self.tasks:
+            self.vague = True
+            self.cancel("send_file")
+            self.transport.abort()
+
+    @operation()
+    def send_eof(self) -> None:
+        self.attempt(self.transport.write_eof)
+
+    @operation(weight=3)
+    def close(self) -> None:
+        self._tear()
+        self.attempt(self.transport.close)
+
+    @operation(weight=2)
+    def abort(self) -> None:
+        self._tear()
+        self.over = self.torn = True
+        self.attempt(self.transport.abort)
+
+    def _tear(self) -> None:
+        """Closing with unread data in the kernel resets the connection."""
+        if self.received < self.peer.told or self.peer.backlog:
+            self.torn = True
+        self.over = True
+
+    @operation()
+    def pause(self) -> None:
+        self.attempt(self.transport.pause_reading)
+
+    @operation()
+    def resume(self) -> None:
+        self.attempt(self.transport.resume_reading)
+
+    @operation(weight=1, high=(0, 1000, 100_000))
+    def limits(self, high: int) -> None:
+        self.attempt(lambda: self.transport.set_write_buffer_limits(high=high))
+
+    @operation(weight=1, reaction=("echo", "bounce", "close", "abort", "raise", "exit", ""))
+    def react(self, reaction: str) -> None:
+        self.reaction = reaction
+
+    # ---- the far end
+
+    @operation(weight=8, size=(*SMALL, LARGE))
+    def peer_send(self, size: int) -> None:
+        if self.transport is None or self.transport.is_closing():
+            self.torn = True
+        self.peer.send(size)
+
+    @operation(on=(True, False))
+    def peer_reads(self, on: bool) -> None:
+        self.peer.reading = on
+        self.peer.pump()
+
+    @operation(weight=2, size=(1, 100, 5000))
+    def peer_sips(self, size: int) -> None:
+        self.peer.thirst += size
+        self.peer.pump()
+
+    @operation(weight=3)
+    def peer_shutdown(self) -> None:
+        self.peer.end("shutdown")
+
+    @operation(weight=2)
+    def peer_close(self) -> None:
+        self.vague = self.vague or self.peer.received < self.written
+        self.peer.end("close")
+
+    @operation(weight=1)
+    def peer_reset(self) -> None:
+        self.vague = self.torn = True
+        self.peer.end("reset")
+
+    @operation(weight=2, size=(1, 100, 2000), how=("shutdown", "close"))
+    def peer_sends_and_ends(self, size: int, how: str) -> None:
+        """Data and the end arrive together."""
+        if self.transport.is_closing():
+            self.torn = True
+        if how == "close":
+            self.vague = self.vague or self.peer.received < self.written
+        self.peer.send(size)
+        self.peer.end(how)
+
+    # ---- rest
+
+    def pump(self) -> None:
+        self.peer.pump()
+
+    def busy(self) -> bool:
+        transport = self.transport
+        if "send_file" in self.tasks and self.peer.reading:
+            return True
+        if self.lost or transport is None:
+            return bool(self.peer.reading and self.peer.open and not self.peer.ended and transport is not None)
+        if transport.is_closing():
+            return self.peer.reading or not transport.get_write_buffer_size()
+        if transport.get_write_buffer_size() and self.peer.reading and self.peer.open:
+            return True
+        return bool(self.peer.backlog and transport.is_reading())
+
+    def view(self) -> Any:
+        transport = self.transport
+        return {
+            "calls": self._calls(),
+            "received": ANY if self.vague else self.received,
+            "peer": [ANY if self.torn or self.vague else self.peer.received, self._peers_end()],
+            "closing": transport.is_closing() if transport else None,
+            "reading": self._reads(),
+            "buffered": ANY if self.vague or self.torn else self._buffered(),
+            "writing": ANY if self.vague or self.torn else self._writes(),
+        }
+
+    def _calls(self) -> Any:
+        return merged(self.log)
+
+    def _buffered(self) -> Any:
+        return bool(self.transport.get_write_buffer_size()) if self.transport and not self.lost else False
+
+    def _writes(self) -> Any:
+        return not self.writes_paused
+
+    def _reads(self) -> Any:
+        return self.transport.is_reading() if self.transport else None
+
+    def _peers_end(self) -> Any:
+        ended = self.peer.ended
+        return "over" if ended and (self.torn or self.vague) else ended
+
+    async def finish(self) -> None:
+        self.peer.reading = True
+        self.torn = True
+        if self.transport is not None and not self.lost:
+            self.context.run(self.transport.abort)
+        self.peer.pump()
+
+    def dispose(self) -> None:
+        self.peer.close()
+
+
+def merged(log: list[list[Any]]) -> list[list[Any]]:
+    """Calls without how the data was cut: what follows data and is the same is left out."""
+    found: list[list[Any]] = []
+    for entry in log:
+        if entry == ["data"] and found[-2:] == [["data"], ["soon", "data"]]:
+            continue
+        if entry == ["soon", "data"] and found[-1:] == [["soon", "data"]]:
+            continue
+        if entry == ["data"] and found[-1:] == [["data"]]:
+            continue
+        found.append(entry)
+    return found
+
+
+SHAPE = {
+    "keep_open": FLAGS,
+    "start": ("", "", "", "pause", "write"),
+    "reaction": ("", "", "", "echo", "bounce", "close", "raise", "exit"),
+}
+
+
+@kind("stream", weight=8)
+class Plain(Stream):
+    """TCP and Unix sockets."""
+
+    @opening(how=("tcp", "unix"), small=FLAGS, way=("client", "accepted"), buffered=FLAGS, **SHAPE)
+    async def open(
+        cls, world: World, slot: int, how: str, small: bool, way: str, buffered: bool, **shape: Any
+    ) -> Plain:
+        self = cls(world, slot, **shape)
+        ours, theirs = pair(how, small)
+        self.peer = Peer(theirs, 2 * slot, self.complain)
+        factory = Buffered if buffered else Recorder
+        connect = {
+            "client": world.loop.create_unix_connection if how == "unix" else world.loop.create_connection,
+            "accepted": lambda factory, sock: world.loop.connect_accepted_socket(factory, sock),
+        }[way]
+        await world.loop.create_task(connect(lambda: factory(self), sock=ours), context=self.context)
+        return self
+
+
+_contexts: list[ssl.SSLContext] = []
+
+
+def contexts() -> list[ssl.SSLContext]:
+    """A server's and a client's, made once."""
+    if not _contexts:
+        import trustme
+
+        authority = trustme.CA()
+        server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+        authority.issue_cert("localhost").configure_cert(server)
+        authority.configure_trust(client)
+        _contexts.extend([server, client])
+    return _contexts
+
+
+@kind("tls", weight=4)
+class Tls(Stream):
+    """TLS, on either side."""
+
+    marks = False
+    downloaded = 0
+
+    def pump(self) -> None:
+        """After we have closed, the peer cannot go on sending for long."""
+        super().pump()
+        if not self.transport.is_closing():
+            self.downloaded = self.peer.raw
+        elif self.peer.raw - self.downloaded > 4_000_000:
+            self.complain("goes on downloading after close()")
+
+    def busy(self) -> bool:
+        if "send_file" in self.tasks and self.peer.reading:
+            return True
+        if self.transport.is_closing() and not self.lost:
+            return bool(self.peer.reading and self.peer.open)
+        if self.lost:
+            return super().busy()
+        unread = self.peer.reading and self.peer.open and not self.peer.ended and self.peer.received < self.written
+        return bool(unread or (self.peer.backlog and self.transport.is_reading()))
+
+    def _calls(self) -> Any:
+        """When data came after our close_notify, OpenSSL's error is one of the ways in which a connection ends."""
+        if self.torn:
+            return [entry[:1] for entry in merged(self.log) if entry != ["eof"]]
+        return super()._calls()
+
+    def _reads(self) -> Any:
+        return None if self.lost else self.transport.is_reading()
+
+    def _buffered(self) -> Any:
+        return ANY  # with records that nobody has asked for, on the standard loop
+
+    def _writes(self) -> Any:
+        return ANY  # the standard loop has two buffers there, and looks at one of them
+
+    @operation(weight=1)
+    def peer_cuts(self) -> None:
+        """An end without close_notify."""
+        if self.peer.open and not self.peer.shut:
+            self.peer.shut = True
+            self.peer.sock.shutdown(socket.SHUT_WR)
+
+    @opening(side=("client", "server"), small=FLAGS, **SHAPE)
+    async def open(cls, world: World, slot: int, side: str, small: bool, **shape: Any) -> Tls:
+        self = cls(world, slot, **shape)
+        ours, theirs = pair("tcp", small)
+        server, client = contexts()
+        there = client if side == "server" else server
+        self.peer = TlsPeer(theirs, 2 * slot, self.complain, there, server_side=side == "client")
+        if side == "server":
+            making = world.loop.connect_accepted_socket(lambda: Recorder(self), ours, ssl=server)
+        else:
+            making = world.loop.create_connection(
+                lambda: Recorder(self), sock=ours, ssl=client, server_hostname="localhost"
+            )
+        task = world.loop.create_task(making, context=self.context)
+        while not task.done():
+            self.peer.pump()
+            await asyncio.sleep(0.0005)
+        await task
+        return self

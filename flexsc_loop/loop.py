@@ -67,7 +67,7 @@ class Loop(
         self._closed = False
         _keep_heap()
         _loops.add(self)
-        logger.info("%s", "; ".join(self.choice.reasons))
+        logger.debug("%s", "; ".join(self.choice.reasons))
 
     # ---- running
 
@@ -245,6 +245,13 @@ class Loop(
             return socket.getaddrinfo(host, port, family, type, proto, flags)
         return await asyncio.BaseEventLoop.getaddrinfo(
             self, host, port, family=family, type=type, proto=proto, flags=flags)
+
+    @property
+    def _nest_patched(self) -> bool:
+        """nest_asyncio and nest_asyncio2 ask for it, then replace what runs a loop by code for asyncio's selectors."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("nest_asyncio"):
+            raise ValueError(f"Can't patch loop of type {type(self)}: it does not wait in a selector")
+        raise AttributeError("_nest_patched")
 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""

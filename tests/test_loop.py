@@ -4,13 +4,16 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import os
+import signal
 import socket
 import sys
 import threading
 import warnings
+import weakref
 
 import pytest
-from support import turns
+from support import echo, turns
 
 
 def test_is_an_asyncio_loop(loop):
@@ -235,6 +238,84 @@ def test_many_loops_one_after_the_other(way):
         loop = way.new_loop()
         loop.run_until_complete(turns())
         loop.close()
+
+
+# What a loop may have been used for.
+
+
+async def used_for_nothing():
+    await asyncio.sleep(0)
+
+
+async def used_for_streams():
+    await echo(1000)
+
+
+async def used_for_threads():
+    await asyncio.to_thread(int)
+
+
+async def used_for_datagrams():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
+    transport.sendto(b"x", transport.get_extra_info("sockname"))
+    await turns()
+    transport.close()
+    await turns()
+
+
+async def used_for_sockets():
+    loop = asyncio.get_running_loop()
+    one, two = socket.socketpair()
+    with one, two:
+        for sock in one, two:
+            sock.setblocking(False)
+        arrived = asyncio.Event()
+        loop.add_reader(two, arrived.set)
+        await loop.sock_sendall(one, b"x")
+        await arrived.wait()
+        loop.remove_reader(two)
+        await loop.sock_recv(two, 1)
+        waiting = asyncio.ensure_future(loop.sock_recv(two, 1))
+        await turns()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def used_for_signals():
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, came.set)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await came.wait()
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+async def used_for_a_timer_that_is_left():
+    asyncio.get_running_loop().call_later(1000, int)
+
+
+USES = [value for name, value in list(globals().items()) if name.startswith("used_for_")]
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__.removeprefix("used_for_"))
+def test_a_closed_loop_is_freed_at_once(way, use):
+    def run():
+        loop = way.new_loop()
+        try:
+            loop.run_until_complete(use())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+        return weakref.ref(loop)
+
+    run()
+    gc.collect()
+    gc.disable()
+    try:
+        assert run()() is None
+    finally:
+        gc.enable()
 
 
 def test_attributes_can_be_set_on_a_loop(loop):

@@ -4,7 +4,7 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.posix_socket cimport msghdr
 from flexsc_loop.transports.addresses cimport AddressBook
 from flexsc_loop.transports.outgoing cimport Outgoing
-from flexsc_loop.turn.turn cimport flexsc_queue
+from flexsc_loop.turn.handles cimport flexsc_queue
 
 
 cdef class ReceiveFrom(Operation):

@@ -31,7 +31,8 @@ from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
 from flexsc_loop.transports.connection cimport hold_socket, release_socket
 from flexsc_loop.transports.outgoing cimport CLOSED, CLOSING, OPEN, Outgoing
-from flexsc_loop.turn.turn cimport Turn, call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.handles cimport call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.turn cimport Turn
 
 
 cdef enum:

@@ -4,7 +4,8 @@ from posix.uio cimport iovec
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.syscalls.posix_socket cimport msghdr
-from flexsc_loop.turn.turn cimport Endpoint, flexsc_queue
+from flexsc_loop.turn.handles cimport flexsc_queue
+from flexsc_loop.turn.turn cimport Endpoint
 
 
 cdef enum State:

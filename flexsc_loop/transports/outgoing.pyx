@@ -25,7 +25,8 @@ from flexsc_loop.syscalls.page cimport (
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, POLLOUT
 from flexsc_loop.transports.connection cimport call_for
-from flexsc_loop.turn.turn cimport Endpoint, queue_count, queue_free, queue_peek, queue_pop, queue_push
+from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_peek, queue_pop, queue_push
+from flexsc_loop.turn.turn cimport Endpoint
 
 
 cdef extern from "datagrams.h":

@@ -30,7 +30,8 @@ from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, POLLOUT, POLLRDHUP
-from flexsc_loop.turn.turn cimport Endpoint, Turn, call_in
+from flexsc_loop.turn.handles cimport call_in
+from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
 cdef extern from "<sys/ioctl.h>" nogil:

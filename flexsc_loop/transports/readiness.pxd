@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t
 
-from flexsc_loop.turn.turn cimport Handle, Turn
+from flexsc_loop.turn.handles cimport Handle
+from flexsc_loop.turn.turn cimport Turn
 
 
 cdef class ReadinessTurn(Turn):

@@ -14,7 +14,8 @@ from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, ECANCELED
-from flexsc_loop.turn.turn cimport Endpoint, Handle, Turn, stack_here
+from flexsc_loop.turn.handles cimport Handle, stack_here
+from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
 cdef extern from "Python.h":
@@ -70,6 +71,9 @@ cdef class Watch(Endpoint):
         if handle is None or handle._cancelled:
             return 0
         handle.run(turn)
+        return self.cut_short()
+
+    cdef int cut_short(self) except -1:
         if self.handle is not None and not self.lost and self.poll.user_data == 0:
             self.poll.prepare()
         return 0

@@ -24,7 +24,7 @@ from flexsc_loop.syscalls.page cimport (
 from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, POLLIN, POLLRDHUP, recv
 from flexsc_loop.transports.connection cimport Layer, call_for
 from flexsc_loop.transports.writing cimport Writing
-from flexsc_loop.turn.turn cimport call_in
+from flexsc_loop.turn.handles cimport call_in
 
 
 cdef enum:

@@ -336,6 +336,7 @@ cdef class SocketTurn(ReadinessTurn):
     def _forget_sockets(self):
         """The loop is closing: let go of all callbacks."""
         self.forget_watches()
+        self.submissions.turn = None
         for fd in list(self.leftovers):
             self.drop_leftover(fd)
 

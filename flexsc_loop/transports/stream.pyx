@@ -22,7 +22,8 @@ from flexsc_loop.transports.addresses cimport decode
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
 from flexsc_loop.transports.reading cimport FLOWING, STOPPED, Reading, Receive
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
-from flexsc_loop.turn.turn cimport Turn, call_in
+from flexsc_loop.turn.handles cimport call_in
+from flexsc_loop.turn.turn cimport Turn
 
 
 @cython.no_gc_clear  # whether the fd is ours to close depends on the socket object

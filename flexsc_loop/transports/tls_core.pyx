@@ -19,7 +19,7 @@ from flexsc_loop.transports.connection cimport Layer
 from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.transports.tls_cipher cimport PIECE, flexsc_records, flexsc_scan
 from flexsc_loop.transports.writing cimport DROPPING, LOST as STREAM_LOST, TAKING
-from flexsc_loop.turn.turn cimport monotonic
+from flexsc_loop.turn.handles cimport monotonic
 
 
 cdef enum:

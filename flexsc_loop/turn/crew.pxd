@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from flexsc_loop.turn.turn cimport Turn, flexsc_queue
+from flexsc_loop.turn.handles cimport flexsc_queue
+from flexsc_loop.turn.turn cimport Turn
 
 
 cdef extern from "workers.h" nogil:

@@ -16,7 +16,8 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
-from flexsc_loop.turn.turn cimport Turn, queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.turn cimport Turn
 
 
 cdef extern from "Python.h":

@@ -19,7 +19,8 @@ from flexsc_loop.turn.crew cimport (
     AWAIT_BUSY, AWAIT_DONE, AWAIT_STUCK, Crew, Job, Worker, await_outcome, crew_await, crew_keep, crew_published,
     crew_set_untold, crew_set_waiting, flexsc_worker,
 )
-from flexsc_loop.turn.turn cimport Endpoint, Turn, queue_count
+from flexsc_loop.turn.handles cimport queue_count
+from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
 cdef enum:

@@ -1,36 +1,28 @@
 # cython: language_level=3, cdivision=True, binding=False
 """Floor 3: one turn of the loop.
 
-Owns: handles, timers, the ready queue, the order of things within a turn.  Imports: page; of asyncio only what makes
-its messages the same.
+Owns: the order of things within a turn, which endpoints have something to deliver or to send.  Imports: handles,
+timers, page; of asyncio only futures and tasks.
 
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
 due timers -> run callbacks that are due -> deliver what has arrived -> run the callbacks that this has made due.
 """
-import sys
-from asyncio import base_events, events, format_helpers, futures, tasks
+from asyncio import base_events, futures, tasks
 
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t
 
 from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.turn.handles cimport (
+    Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
+)
+from flexsc_loop.turn.timers cimport Timers
 
 
 cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
     unsigned long PyThread_get_thread_ident()
-    int PyContext_Enter(object context) except -1
-    int enter_context "PyContext_Enter"(object context) noexcept
-    int PyContext_Exit(object context) except -1
-    PyObject* PyObject_Call(object callable, object args, PyObject* kwargs)
-    Py_ssize_t Py_REFCNT(object)
-    PyObject* PyObject_CallOneArg(object callable, object argument)
-    void Py_DECREF_ "Py_DECREF"(PyObject*)
 
 
 cdef extern from "<sched.h>" nogil:
@@ -41,85 +33,38 @@ cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
         long tv_nsec
-    int clock_gettime(int clock, timespec* now)
     int nanosleep(const timespec* wanted, timespec* left)
-    enum: CLOCK_MONOTONIC
-
-
-cdef extern from *:
-    """
-    static inline int has_weakrefs(PyObject *object)
-    {
-        return *(PyObject **)((char *)object + Py_TYPE(object)->tp_weaklistoffset) != NULL;
-    }
-    """
-    bint has_weakrefs(object) noexcept
 
 
 cdef enum:
-    HELD_HERE = 1                # references to a handle that only the function running it has
-    TIMERS_WORTH_COMPACTING = 100
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     THREAD_BACKLOG_LATE = 16384  # so many, and the loop does not get to run
     STORM_PAUSE_NS = 200_000
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
+    DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
 cdef object Future = futures.Future
 cdef object Task = tasks.Task
-cdef double LONGEST_SLEEP = 24 * 3600.0
-cdef double CLOCK_RESOLUTION = 1e-9
 cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
 
 
-cdef double monotonic() noexcept nogil:
-    """Seconds of the clock that asyncio's loops use."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double> now.tv_sec + 1e-9 * <double> now.tv_nsec
-
-
-cdef int call_in(object context, object callback, object argument) except -1:
-    """Call `callback(argument)` in `context`."""
-    cdef PyObject* result
-    PyContext_Enter(context)
-    result = PyObject_CallOneArg(callback, argument)
-    PyContext_Exit(context)
-    if result == NULL:
-        return -1
-    Py_DECREF_(result)
-    return 0
-
-
-cdef int raised() except -1:
-    """Turn the error that C code has set into an exception here."""
-    return -1
-
-
-cdef str describe(object callback, object args, bint debug):
-    """Name a callback as asyncio does in its messages."""
-    if sys.version_info >= (3, 13):
-        return format_helpers._format_callback_source(callback, args, debug=debug)
-    return format_helpers._format_callback_source(callback, args)
-
-
-cdef object stack_here():
-    """The caller's stack, for `source_traceback`.  This module's own functions have no Python frames."""
-    return format_helpers.extract_stack(sys._getframe(0))
-
-
-cdef class Runnable:
-    """What can stand in the ready queue."""
+cdef class Endpoint:
+    """Something that has operations in flight and user code to call when they complete."""
 
     cdef int run(self, Turn turn) except -1:
-        """Do it.  What user code raises is reported, and only SystemExit and KeyboardInterrupt pass through."""
+        """Deliver.  What user code raises is reported, and only SystemExit and KeyboardInterrupt pass through."""
         return 0
 
+    def __call__(self):
+        """Deliver, where a tool wants to see each callback."""
+        self.run(self.turn)
 
-cdef class Endpoint(Runnable):
-    """Something that has operations in flight and user code to call when they complete."""
+    cdef int cut_short(self) except -1:
+        """`run` was left by an exit: have what was not done yet done when the loop runs again."""
+        return self.wake_up()
 
     cdef int wake_up(self) except -1:
         """Have `run` called in this turn: completions have left something to deliver."""
@@ -144,143 +89,16 @@ cdef class Endpoint(Runnable):
         return False
 
 
-@cython.no_gc
-cdef class Handle(Runnable):
-    """A callback in the ready queue; what `call_soon` returns.  The same as asyncio.Handle.
-
-    Not seen by the garbage collector: a handle is in the loop's hands until it has run or was cancelled, and holds
-    neither callback nor arguments afterwards, so no cycle goes through it.
-    """
-
-    cdef int run(self, Turn turn) except -1:
-        cdef PyObject* result
-        if self._cancelled:
-            return 0
-        callback = self._callback
-        args = self._args
-        context = self._context
-        if enter_context(context) < 0:
-            return turn.report(self, callback, args)
-        result = PyObject_Call(callback, args, NULL)
-        PyContext_Exit(context)
-        if result != NULL:
-            Py_DECREF_(result)
-            return 0
-        return turn.report(self, callback, args)
-
-    cdef int drop(self) except -1:
-        self._cancelled = True
-        self._callback = None
-        self._args = None
-        return 0
-
-    cdef int remember(self) except -1:
-        """Debug mode, it has run: keep what to show of it, but not what it was called with."""
-        if Py_REFCNT(self) > HELD_HERE and self._repr is None:
-            self._repr = repr(self)
-        self._callback = self._args = None
-        return 0
-
-    cdef bint debugging(self) noexcept:
-        return self._loop is not None and self._loop._debug
-
-    def cancel(self):
-        """Keep the callback from being called.  Without effect once it has been."""
-        if not self._cancelled:
-            if self.debugging():
-                self._repr = repr(self)
-            self.drop()
-
-    @property
-    def __class__(self):
-        # A C type can't inherit from asyncio.Handle; isinstance() asks here.
-        return events.Handle
-
-    def cancelled(self):
-        """Whether `cancel` has been called."""
-        return self._cancelled
-
-    def get_context(self):
-        """The contextvars.Context in which the callback runs."""
-        return self._context
-
-    def _run(self):
-        if self._loop is not None:
-            self.run(self._loop)
-
-    def _repr_info(self):
-        info = [type(self).__name__]
-        if self._cancelled:
-            info.append("cancelled")
-        if self._callback is not None:
-            info.append(describe(self._callback, self._args, self.debugging()))
-        if self._source_traceback:
-            frame = self._source_traceback[-1]
-            info.append(f"created at {frame[0]}:{frame[1]}")
-        return info
-
-    def __repr__(self):
-        if self._repr is not None:
-            return self._repr
-        return "<{}>".format(" ".join(self._repr_info()))
-
-
-@cython.no_gc
-cdef class TimerHandle(Handle):
-    """A callback with a deadline; what `call_later` and `call_at` return.  The same as asyncio.TimerHandle."""
-
-    cdef int drop(self) except -1:
-        if self._scheduled:
-            self._loop.timers_cancelled += 1
-        return Handle.drop(self)
-
-    @property
-    def __class__(self):
-        return events.TimerHandle
-
-    def when(self):
-        """The deadline in seconds of the loop's clock."""
-        return self._when
-
-    @property
-    def _when(self):
-        # As it was given: programs round deadlines up to whole seconds, and look for it.
-        return int(self.deadline) if self.whole else self.deadline
-
-    def _repr_info(self):
-        info = Handle._repr_info(self)
-        info.insert(2 if self._cancelled else 1, f"when={self._when}")
-        return info
-
-    def __hash__(self):
-        return hash(self.deadline)
-
-    def __richcmp__(self, other, int how):
-        if not isinstance(other, TimerHandle):
-            return NotImplemented
-        cdef TimerHandle one = self, two = other
-        if how in (0, 1):
-            return one.deadline < two.deadline or (how == 1 and one.deadline == two.deadline)
-        if how in (4, 5):
-            return one.deadline > two.deadline or (how == 5 and one.deadline == two.deadline)
-        same = (one.deadline == two.deadline and one._callback == two._callback and one._args == two._args
-                and one._cancelled == two._cancelled)
-        return same if how == 2 else not same
-
-
-cdef class Turn:
+cdef class Turn(Timers):
     """What of an event loop runs once per turn.  `Loop` adds everything else."""
 
     def __cinit__(self, *args, **kwargs):
-        self._closed = True  # until there is a page
         self.owned = {}
 
     def __dealloc__(self):
-        self.forget_everything()
-        queue_free(&self.ready)
+        self.drop_endpoints()
         queue_free(&self.arrived)
         PyMem_Free(self.dirty)
-        timers_free(&self.timers)
 
     def _use_page(self, Page page):
         self.page = page
@@ -289,47 +107,25 @@ cdef class Turn:
         self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _forget_everything(self):
-        self.forget_everything()
-
-    cdef int forget_everything(self) except -1:
-        """Drop all that waits to be run or flushed."""
-        cdef Handle handle
+        """The loop is closed: let go of all that waits to be run or flushed."""
         self.jobs = None
-        self.drop_queue(&self.ready)
-        self.drop_queue(&self.arrived)
-        while self.timers.count:
-            handle = <Handle> timers_pop(&self.timers)
-            (<TimerHandle> handle)._scheduled = False
-            handle._callback = handle._args = None
-            Py_DECREF(handle)
-        while self.spare_count:
-            self.spare_count -= 1
-            item = <object> self.spare[self.spare_count]
-            Py_DECREF(item)
+        self.drop_handles()
+        self.drop_timers()
+        self.drop_endpoints()
+
+    cdef int drop_endpoints(self) except -1:
+        cdef void* taken
+        while queue_count(&self.arrived):
+            taken = queue_pop(&self.arrived)
+            endpoint = <object> taken
+            Py_DECREF(endpoint)
         while self.dirty_count:
             self.dirty_count -= 1
-            item = <object> self.dirty[self.dirty_count]
-            Py_DECREF(item)
+            endpoint = <object> self.dirty[self.dirty_count]
+            Py_DECREF(endpoint)
         return 0
 
-    cdef int drop_queue(self, flexsc_queue* queue) except -1:
-        cdef void* taken
-        while queue_count(queue):
-            taken = queue_pop(queue)
-            item = <object> taken
-            Py_DECREF(item)
-            if isinstance(item, Handle):
-                (<Handle> item)._callback = (<Handle> item)._args = None
-        return 0
-
-    # ---- what is ready to run
-
-    cdef int push(self, Handle handle) except -1:
-        """Have a callback run in this turn or, if this turn's are being run already, in the next."""
-        if not queue_push(&self.ready, <void*> handle):
-            raise MemoryError
-        Py_INCREF(handle)
-        return 0
+    # ---- endpoints that have something to deliver
 
     cdef int push_arrived(self, Endpoint endpoint) except -1:
         if not queue_push(&self.arrived, <void*> endpoint):
@@ -337,7 +133,7 @@ cdef class Turn:
         Py_INCREF(endpoint)
         return 0
 
-    cdef int run_arrived(self) except -1:
+    cdef int run_all(self) except -1:
         """Run the callbacks that are due, then deliver what has arrived, then run what the deliveries have made due.
 
         In batches, because a program's code is larger than a CPU's first cache: parsing many requests and then
@@ -345,53 +141,59 @@ cdef class Turn:
         """
         cdef size_t count = queue_count(&self.arrived)
         cdef size_t left
-        cdef Endpoint endpoint
-        cdef void* taken
         if queue_count(&self.ready):
             self.run_handles()
         left = queue_count(&self.ready)
-        while count and queue_count(&self.arrived):
-            count -= 1
-            taken = queue_pop(&self.arrived)
-            endpoint = <Endpoint> taken
-            Py_DECREF(endpoint)
-            if self._debug:
-                self.run_slowly(endpoint)
-            else:
-                endpoint.run(self)
-            self.publish_if_due()
+        if count:
+            self.run_arrived(count)
         # What callbacks have made due waits for the next turn, and so does all after it, whatever has arrived.  A turn
         # after which the loop stops runs nothing that it has made due itself.
         if left == 0 and queue_count(&self.ready) and not self._stopping:
             self.run_handles()
         return 0
 
-    cdef int run_handles(self) except -1:
-        """Run what stands in the queue now; what is added meanwhile waits."""
-        cdef size_t count = queue_count(&self.ready)
-        cdef Handle handle
+    cdef int run_arrived(self, size_t count) except -1:
+        """Deliver what has arrived at `count` endpoints."""
+        cdef Endpoint endpoint
         cdef void* taken
-        while count and queue_count(&self.ready):
+        while count and queue_count(&self.arrived):
             count -= 1
-            taken = queue_pop(&self.ready)
-            handle = <Handle> taken
-            Py_DECREF(handle)
-            if self._debug:
-                self.run_slowly(handle)
-                handle.remember()
-            else:
-                handle.run(self)
-                if type(handle) is Handle:
-                    self.retire(handle)
-                else:
-                    handle._callback = handle._args = None
-            self.publish_if_due()
+            taken = queue_pop(&self.arrived)
+            endpoint = <Endpoint> taken
+            Py_DECREF(endpoint)
+            self.run_endpoint(endpoint)
+            self.ran()
         return 0
+
+    cdef int run_endpoint(self, Endpoint endpoint) except -1:
+        cdef bint done = False
+        try:
+            if self._debug or self.instrumented:
+                self.run_endpoint_slowly(endpoint)
+            else:
+                endpoint.run(self)
+            done = True
+        finally:
+            if not done:
+                endpoint.cut_short()
+        return 0
+
+    cdef int run_endpoint_slowly(self, Endpoint endpoint) except -1:
+        """Run as tools and debug mode want it."""
+        cdef double start = monotonic()
+        if self.run_instead is None:
+            endpoint.run(self)
+        else:
+            self.run_instead(self.new_handle(endpoint, (), None))
+        if self._debug:
+            self.complain_if_slow(start, endpoint)
+        return 0
+
+    cdef int ran(self) except -1:
+        return self.publish_if_due() if self.dirty_count else 0
 
     cdef int publish_if_due(self) except -1:
         """No reply waits for many others, a slow handler or much data; with an idle syscall thread, for nothing."""
-        if self.dirty_count == 0:
-            return 0
         if self.heavy:
             self.send_much()
         elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_400_us()
@@ -424,60 +226,18 @@ cdef class Turn:
         self.published_at = ticks_now()
         return 0
 
-    cdef int retire(self, Handle handle) except -1:
-        """A handle that has run: use it again if nobody else holds it."""
-        handle._callback = handle._args = None
-        if (Py_REFCNT(handle) == HELD_HERE and self.spare_count < SPARE_HANDLES and not has_weakrefs(handle)
-                and handle._source_traceback is None and handle._repr is None):
-            handle._context = handle._loop = None
-            handle._cancelled = False
-            Py_INCREF(handle)
-            self.spare[self.spare_count] = <void*> handle
-            self.spare_count += 1
-        return 0
-
-    cdef int run_slowly(self, Runnable item) except -1:
-        """Debug mode: run, and complain when that took long."""
-        cdef double start = monotonic()
-        # asyncio's exception handler asks it for the place that it comes from.
-        self._current_handle = item if isinstance(item, Handle) else None
-        try:
-            item.run(self)
-        finally:
-            self._current_handle = None
-        took = monotonic() - start
-        if took >= self.slow_callback_duration:
-            named = base_events._format_handle(item) if isinstance(item, Handle) else repr(item)
-            base_events.logger.warning("Executing %s took %.3f seconds", named, took)
-        return 0
-
-    cdef int report(self, object source, object callback, object args) except -1:
-        """Hand the error that a callback has just raised to the exception handler."""
-        try:
-            raised()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            context = {
-                "message": f"Exception in callback {describe(callback, args, self._debug)}",
-                "exception": error,
-                "handle": source,
-            }
-            if isinstance(source, Handle) and (<Handle> source)._source_traceback:
-                context["source_traceback"] = (<Handle> source)._source_traceback
-            self.call_exception_handler(context)
-        return 0
-
     # ---- endpoints to flush
 
     cdef int add_dirty(self, Endpoint endpoint) except -1:
         cdef void** bigger
+        cdef size_t room
         if self.dirty_count == self.dirty_room:
-            bigger = <void**> PyMem_Realloc(self.dirty, (2 * self.dirty_room + 64) * sizeof(void*))
+            room = max(2 * self.dirty_room, <size_t> DIRTY_ROOM)
+            bigger = <void**> PyMem_Realloc(self.dirty, room * sizeof(void*))
             if bigger == NULL:
                 raise MemoryError
             self.dirty = bigger
-            self.dirty_room = 2 * self.dirty_room + 64
+            self.dirty_room = room
         Py_INCREF(endpoint)
         self.dirty[self.dirty_count] = <void*> endpoint
         self.dirty_count += 1
@@ -513,70 +273,13 @@ cdef class Turn:
         jobs.flush()
         return 0
 
-    # ---- timers
-
-    cdef double now(self) except? -1:
-        """The loop's clock, which tests replace: by `loop.time = …`, or in a class of their own."""
-        if self.replaced_clock or (self.attributes is not None and "time" in self.attributes):
-            return self.time()
-        return monotonic()
-
-    cdef int due_timers(self) except -1:
-        """Move timers whose time has come to the ready queue."""
-        cdef TimerHandle handle
-        cdef double now
-        if self.timers_cancelled > TIMERS_WORTH_COMPACTING and 2 * self.timers_cancelled > self.timers.count:
-            self.compact_timers()
-        if self.timers.count == 0:
-            return 0
-        now = self.now() + CLOCK_RESOLUTION
-        while self.timers.count and self.timers.heap[0].when <= now:
-            handle = <TimerHandle> timers_pop(&self.timers)
-            handle._scheduled = False
-            if handle._cancelled:
-                self.timers_cancelled -= 1
-            else:
-                self.push(handle)
-            Py_DECREF(handle)
-        return 0
-
-    cdef int compact_timers(self) except -1:
-        """Take cancelled timers out of the heap, all at once."""
-        cdef size_t kept = 0, i
-        cdef TimerHandle handle
-        cdef size_t count = self.timers.count
-        # Let go of after the heap is in order: what goes with a context may run code, and that set timers.
-        cdef list dropped = []
-        for i in range(count):
-            handle = <TimerHandle> self.timers.heap[i].handle
-            if handle._cancelled:
-                handle._scheduled = False
-                dropped.append(handle)
-                Py_DECREF(handle)
-            else:
-                self.timers.heap[kept] = self.timers.heap[i]
-                kept += 1
-        self.timers.count = kept
-        self.timers_cancelled = 0
-        timers_rebuild(&self.timers)
-        return 0
+    # ---- the turn
 
     cdef int64_t patience(self) except? -2:
         """How long the loop may sleep, in nanoseconds: 0 not at all, -1 without limit."""
-        cdef double left
-        if queue_count(&self.ready) or queue_count(&self.arrived) or self._stopping:
+        if queue_count(&self.arrived) or self._stopping:
             return 0
-        if self.timers.count == 0:
-            return -1
-        left = self.timers.heap[0].when - self.now()
-        if left <= 0 or queue_count(&self.ready):
-            # A clock in Python may let another thread run, and that one call `call_soon_threadsafe`.
-            return 0
-        if left > LONGEST_SLEEP:
-            left = LONGEST_SLEEP
-        return <int64_t> ceil(left * 1e9)
-
-    # ---- the turn
+        return self.until_timer()
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
@@ -597,8 +300,9 @@ cdef class Turn:
             self.page.reaped = self.page.reap()
             PyErr_CheckSignals()
         self.published_at = ticks_now()
+        self.look_for_tools()
         self.due_timers()
-        return self.run_arrived()
+        return self.run_all()
 
     def _run_once(self):
         """One turn, for those who call this instead of `run_forever`."""
@@ -651,7 +355,7 @@ cdef class Turn:
             endpoint = <Endpoint> taken
             Py_DECREF(endpoint)
             if endpoint.ending():
-                endpoint.run(self)
+                self.run_endpoint(endpoint)
             else:
                 self.push_arrived(endpoint)
         return 0
@@ -663,34 +367,6 @@ cdef class Turn:
                 [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
 
     # ---- what asyncio calls
-
-    cdef Handle soon(self, object callback, tuple args, object context):
-        cdef Handle handle
-        if self.spare_count:
-            self.spare_count -= 1
-            handle = <Handle> self.spare[self.spare_count]
-            Py_DECREF(handle)
-        else:
-            handle = Handle.__new__(Handle)
-        handle._loop = self
-        handle._callback = callback
-        handle._args = args
-        handle._context = PyContext_CopyCurrent() if context is None else context
-        self.push(handle)
-        return handle
-
-    def call_soon(self, callback, *args, context=None):
-        """Have `callback(*args)` called in the next turn.  Source: asyncio.loop.call_soon."""
-        cdef Handle handle
-        if self._closed:
-            self._check_closed()
-        if self._debug:
-            self._check_thread()
-            self._check_callback(callback, "call_soon")
-            handle = self.soon(callback, args, context)
-            handle._source_traceback = stack_here()
-            return handle
-        return self.soon(callback, args, context)
 
     def call_soon_threadsafe(self, callback, *args, context=None):
         """As `call_soon`, from any thread; wakes the loop only if it sleeps."""
@@ -733,54 +409,6 @@ cdef class Turn:
             self.sleeping = False
             self.page.wake()
         return 0
-
-    cdef TimerHandle at(self, double when, object callback, tuple args, object context):
-        cdef TimerHandle handle = TimerHandle.__new__(TimerHandle)
-        if self._closed:
-            self._check_closed()
-        handle._loop = self
-        handle._callback = callback
-        handle._args = args
-        handle._context = PyContext_CopyCurrent() if context is None else context
-        handle.deadline = when
-        if not timers_push(&self.timers, when, <void*> handle):
-            raise MemoryError
-        Py_INCREF(handle)
-        handle._scheduled = True
-        if self._debug:
-            handle._source_traceback = stack_here()
-        return handle
-
-    def call_later(self, delay, callback, *args, context=None):
-        """Have `callback(*args)` called after `delay` seconds.  Source: asyncio.loop.call_later."""
-        if delay is None:
-            raise TypeError("delay must not be None")
-        if self._debug:
-            self._check_thread()
-            self._check_callback(callback, "call_later")
-        return self.at(self.now() + <double> delay, callback, args, context)
-
-    def call_at(self, when, callback, *args, context=None):
-        """Have `callback(*args)` called when the loop's clock shows `when`.  Source: asyncio.loop.call_at."""
-        if when is None:
-            raise TypeError("when cannot be None")
-        if self._debug:
-            self._check_thread()
-            self._check_callback(callback, "call_at")
-        cdef TimerHandle handle = self.at(<double> when, callback, args, context)
-        handle.whole = isinstance(when, int)
-        return handle
-
-    def _timer_handle_cancelled(self, handle):
-        """asyncio's own timer handles would call this; ours count for themselves."""
-
-    def time(self):
-        """Seconds of the loop's clock, CLOCK_MONOTONIC."""
-        return monotonic()
-
-    def get_debug(self):
-        """Whether debug mode is on."""
-        return self._debug
 
     def create_future(self):
         """A future of this loop."""

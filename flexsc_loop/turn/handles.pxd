@@ -1,0 +1,69 @@
+cdef extern from "queue.h":
+    struct flexsc_queue:
+        void** items
+        size_t head
+        size_t tail
+        size_t mask
+
+    size_t queue_count(const flexsc_queue* queue) noexcept
+    bint queue_push(flexsc_queue* queue, void* item) noexcept
+    void* queue_peek(const flexsc_queue* queue, size_t ahead) noexcept
+    void* queue_pop(flexsc_queue* queue) noexcept
+    void queue_free(flexsc_queue* queue) noexcept
+
+
+cdef enum:
+    SPARE_HANDLES = 512
+
+
+cdef class Handle:
+    cdef readonly Callbacks _loop
+    cdef readonly object _callback
+    cdef readonly object _args
+    cdef readonly object _context
+    cdef readonly bint _cancelled
+    cdef public object _source_traceback
+    cdef object _repr
+    cdef object __weakref__
+
+    cdef int run(self, Callbacks loop) except -1
+    cdef int drop(self) except -1
+    cdef int remember(self) except -1
+    cdef bint debugging(self) noexcept
+
+
+cdef class TimerHandle(Handle):
+    cdef double deadline
+    cdef bint whole
+    cdef public bint _scheduled
+
+
+cdef class Callbacks:
+    cdef flexsc_queue ready            # Handles to run, each with one reference
+    cdef void* spare[SPARE_HANDLES]    # handles that have run and are nobody's, each with one reference
+    cdef size_t spare_count
+    cdef size_t timers_cancelled       # of those that are scheduled
+    cdef bint instrumented             # one of the two that follow is not None
+    cdef object run_instead            # what a tool has put in the place of asyncio.Handle._run; None: nothing
+    cdef object run_timer_instead      # likewise asyncio.TimerHandle._run
+    cdef unsigned int run_version      # of asyncio.TimerHandle when it was looked for
+    cdef public bint _closed
+    cdef public bint _debug
+    cdef public object _current_handle
+
+    cdef int push(self, Handle handle) except -1
+    cdef int run_handles(self) except -1
+    cdef int ran(self) except -1
+    cdef int run_slowly(self, Handle handle) except -1
+    cdef int complain_if_slow(self, double start, object what) except -1
+    cdef int look_for_tools(self) except -1
+    cdef int retire(self, Handle handle) except -1
+    cdef Handle new_handle(self, object callback, tuple args, object context)
+    cdef Handle soon(self, object callback, tuple args, object context)
+    cdef int report(self, object source, object callback, object args) except -1
+    cdef int drop_handles(self) except -1
+
+
+cdef int call_in(object context, object callback, object argument) except -1
+cdef object stack_here()
+cdef double monotonic() noexcept nogil

@@ -178,6 +178,8 @@ def connections(loop, story):
 def datagrams(loop, story):
     class Receiver(asyncio.DatagramProtocol):
         def datagram_received(self, data, addr):
+            if data == b"4":
+                loop.call_soon(transport.close)
             story.step("data", data)
 
         def connection_lost(self, exc):
@@ -187,7 +189,6 @@ def datagrams(loop, story):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for i in range(5):
             sender.sendto(b"%d" % i, transport.get_extra_info("sockname"))
-    loop.call_later(0.005, transport.close)
     return {"data": [b"%d" % i for i in range(5)], "lost": [None]}, lambda: None
 
 

@@ -402,7 +402,8 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):
     A Transport as well, since asyncio's own endpoints are, and programs ask.
     """
 
-    __slots__ = ("_core", "__weakref__")
+    # Tests and tools replace methods on the instance, which a dictionary takes.
+    __slots__ = ("_core", "__weakref__", "__dict__")
 
     @property
     def _sock(self):

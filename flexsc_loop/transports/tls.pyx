@@ -127,7 +127,8 @@ cdef object new_transport(Tls tls):
 class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
     """A TLS connection of this loop: asyncio's transport contract.  Source: asyncio's documentation, "Transports"."""
 
-    __slots__ = ("_core", "__weakref__")
+    # Tests and tools replace methods on the instance, which a dictionary takes.
+    __slots__ = ("_core", "__weakref__", "__dict__")
 
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.FALLBACK

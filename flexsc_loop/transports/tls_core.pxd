@@ -32,6 +32,8 @@ cdef class Tls(Layer):
     cdef bint made_before             # it had it from the carrier, before start_tls
     cdef bint told_eof                # eof_received has been called
     cdef bint carrier_eof             # the carrier's stream has ended
+    cdef size_t dropped               # bytes that have come after close()
+    cdef double shut_at               # when our close_notify was written
 
     cdef Cipher cipher
     cdef bint paused                  # pause_reading
@@ -50,8 +52,12 @@ cdef class Tls(Layer):
 
     cdef int receive(self, bytes data) except -1
     cdef int after_reading(self) except -1
+    cdef bint has_rest(self) noexcept
+    cdef int read_rest(self) except -1
     cdef int drain(self) except -1
     cdef int fill_buffers(self, size_t count) except -1
+    cdef int drop(self, bytes data) except -1
+    cdef bint heard_enough(self) noexcept
     cdef int discard(self) except -1
     cdef int pass_on(self, bytes data) except -1
     cdef int peer_ended(self) except -1
@@ -72,6 +78,7 @@ cdef class Tls(Layer):
     cdef int start_shutdown(self) except -1
     cdef int shut_down(self) except -1
     cdef int finish(self) except -1
+    cdef int allow_time(self) except -1
     cdef int abort(self, object error) except -1
     cdef int fail(self, object error, str message) except -1
     cdef int report(self, object error, str message) except -1

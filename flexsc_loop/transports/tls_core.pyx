@@ -26,7 +26,9 @@ cdef enum:
     AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
     HEAVY = 32 * 1024                # so much encrypted is sent before others are served
     CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
+    DROP_MOST = 256 * 1024           # so much of what comes after close() is searched for the peer's close_notify
 
+cdef double LINGER_S = 1.0           # so long it may be sent after ours
 cdef object AGAIN = (ssl.SSLWantReadError, ssl.SSLSyscallError)
 cdef object SSLError = ssl.SSLError
 cdef str BROKEN = "Fatal error on SSL protocol"
@@ -60,10 +62,7 @@ cdef class Tls(Layer):
             self.tell_waiter(error)
             self.fail(error, "SSL handshake failed")
         elif self.phase == OPEN:
-            if self.cipher.unclear:
-                self.drain()
-            if self.phase == OPEN:
-                self.peer_ended()
+            self.read_rest()
         elif self.phase == FLUSHING:
             self.want_flush()
         elif self.phase == SHUTDOWN:
@@ -96,12 +95,11 @@ cdef class Tls(Layer):
         try:
             if self.phase == OPEN:
                 self.receive(data)
-            elif self.phase != WAITING and self.phase < DONE:
+            elif self.phase == HANDSHAKE:
                 self.cipher.put(data)
-                if self.phase == HANDSHAKE:
-                    self.shake()
-                else:
-                    self.discard()
+                self.shake()
+            elif self.phase == FLUSHING or self.phase == SHUTDOWN:
+                self.drop(data)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -132,19 +130,21 @@ cdef class Tls(Layer):
             self.want_flush()
         if self.writing_paused:
             self.stream.wake_up()
+        if self.timer is not None and (self.phase == DONE or self.cipher.ended or self.carrier_eof):
+            self.allow_time()
         return 0
 
     cdef int settle(self) except -1:
         cdef bint resume = self.writing_paused and self.phase < DONE and self.unsent() <= self.low
         cdef Tls above = self.above
-        if resume or (self.cipher.unclear and self.phase == OPEN and not self.paused):
+        if resume or self.has_rest():
             context = self.stream.context
             PyContext_Enter(context)
             try:
                 if resume:
                     self.resume_protocol()
-                if self.cipher.unclear and self.phase == OPEN and not self.paused:
-                    self.drain()
+                if self.has_rest():
+                    self.read_rest()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -207,9 +207,11 @@ cdef class Tls(Layer):
             logger.debug("%r: SSL handshake took %.1f ms", self.facade, (monotonic() - self.started) * 1e3)
         # What the peer has sent right after its handshake.
         self.cipher.unclear = self.cipher.incoming.pending > 0
-        if not self.made:
-            self.tell_made()
-        self.tell_waiter(None)
+        try:
+            if not self.made:
+                self.tell_made()
+        finally:
+            self.tell_waiter(None)
         if self.phase != OPEN:
             return 0
         if self.cipher.waiting:
@@ -259,8 +261,8 @@ cdef class Tls(Layer):
             error = ConnectionAbortedError(
                 f"SSL handshake is taking longer than {self.handshake_timeout} seconds: "
                 "aborting the connection")
-            self.report(error, "Fatal error on transport")
             self.abort(error)
+            self.report(error, "Fatal error on transport")
 
     def shutdown_late(self):
         """The shutdown's time is over."""
@@ -312,6 +314,19 @@ cdef class Tls(Layer):
             self.drain()
         return 0
 
+    cdef bint has_rest(self) noexcept:
+        """Whether something has come that was not read when it came, or not dealt with."""
+        if self.phase != OPEN or self.paused:
+            return False
+        return self.cipher.unclear or self.cipher.interrupted or self.cipher.ended or self.carrier_eof
+
+    cdef int read_rest(self) except -1:
+        """Deal with it, and with the peer's end behind it."""
+        self.after_reading()
+        if self.phase == OPEN and (self.cipher.ended or self.carrier_eof) and not self.cipher.unclear:
+            self.peer_ended()
+        return 0
+
     cdef int drain(self) except -1:
         """Read until there is nothing left."""
         if self.callback is None and self.above is None:
@@ -356,8 +371,28 @@ cdef class Tls(Layer):
         callback(data)
         return 0
 
+    cdef int drop(self, bytes data) except -1:
+        """Data has come after close(): nobody wants it any more, but the peer's close_notify that may be behind it.
+
+        A peer that goes on sending is not listened to for long: the connection ends as soon as what was written is out.
+        """
+        self.dropped += PyBytes_GET_SIZE(data)
+        self.cipher.put(data)
+        self.discard()
+        if self.heard_enough():
+            if self.phase == SHUTDOWN:
+                return self.finish()
+            if self.phase == FLUSHING:
+                return self.pause_carrier()
+        return 0
+
+    cdef bint heard_enough(self) noexcept:
+        if self.phase == SHUTDOWN and self.dropped and monotonic() - self.shut_at > LINGER_S:
+            return True
+        return self.dropped >= DROP_MOST
+
     cdef int discard(self) except -1:
-        """Read and forget, after close(): nobody wants data any more, but the peer's close_notify."""
+        """Read and forget."""
         cdef Cipher cipher = self.cipher
         cipher.skip_all()
         cipher.interrupted = False
@@ -521,22 +556,31 @@ cdef class Tls(Layer):
             if self.phase != FLUSHING:
                 return 0
         self.phase = SHUTDOWN
+        self.shut_at = monotonic()
         if self.carrier_eof:
             return self.finish()
         try:
             self.cipher.tls.unwrap()
         except AGAIN:
-            return self.pump()
+            self.pump()
+            return self.finish() if self.heard_enough() else 0
         except SSLError as error:
             return self.fail(error, "Fatal error on transport")
         self.pump()
         return self.finish()
 
     cdef int finish(self) except -1:
-        """Both have said that they are done."""
+        """Both have said that they are done, or the peer goes on and on."""
         self.phase = DONE
-        self.stop_timer()
+        if self.unsent_below():
+            self.allow_time()
+        else:
+            self.stop_timer()
         return self.stream.close() if self.below is None else self.below.close()
+
+    cdef int allow_time(self) except -1:
+        """A peer that has nothing to say any more may read what is left as slowly as it likes, but not stop reading."""
+        return self.start_timer(self.shutdown_timeout, self.shutdown_late)
 
     cdef int abort(self, object error) except -1:
         """End now; what was not sent is lost."""
@@ -550,15 +594,16 @@ cdef class Tls(Layer):
         """An error that ends the connection.  The peer is told why, if that needs no waiting."""
         if self.phase >= DONE:
             return 0
-        self.report(error, message)
         if (not isinstance(error, SSLError) or self.below is not None or self.stream.unsent
                 or self.stream.writing != TAKING or self.stream.turn._closed or not self.cipher.outgoing.pending):
-            return self.abort(error)
-        self.pump()
-        self.phase = DONE
-        self.stream.error = error
-        self.start_timer(self.shutdown_timeout, self.shutdown_late)
-        return self.stream.close()
+            self.abort(error)
+        else:
+            self.pump()
+            self.phase = DONE
+            self.stream.error = error
+            self.allow_time()
+            self.stream.close()
+        return self.report(error, message)
 
     cdef int report(self, object error, str message) except -1:
         if isinstance(error, OSError):
@@ -586,7 +631,7 @@ cdef class Tls(Layer):
         if self.phase <= OPEN and self.paused:
             self.paused = False
             self.resume_carrier()
-            if self.cipher.unclear:
+            if self.has_rest():
                 self.stream.wake_up()
         return 0
 

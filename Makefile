@@ -2,7 +2,7 @@
 #
 #   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
 #   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
-#   make suites    CPython's tests of asyncio and aiohttp's own, compared with the standard loop (ARGS="cpython --quick")
+#   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
 #   make lint      ruff, cython-lint, mypy, stubtest
 #   make stress    the C tests of the page and the turn: plain, ThreadSanitizer, AddressSanitizer + UBSan
 #   make bars      measure the project's bars; takes long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from support import ROOT, child_environment
@@ -98,8 +99,92 @@ def test_foreign_tests_run_on_the_loop_that_was_asked_for(way):
     assert "nothing worse than on the standard loop" in done.stdout
 
 
+@pytest.fixture
+def project(suites, tmp_path):
+    """A project that publishes nothing, and a checkout of it."""
+    from tests.suites import projects
+
+    (tmp_path / "tests" / "sub").mkdir(parents=True)
+    for name in ("test_one.py", "test_two.py", "sub/test_three.py", "helper.py"):
+        (tmp_path / "tests" / name).touch()
+    return projects.Project(
+        name="nowhere",
+        version="1",
+        fetch=projects.from_checkout_only,
+        groups={"some": ("sub/*.py",)},
+        quick=("test_two.py",),
+        take=("tests",),
+        excluded=(),
+    )
+
+
+def test_parts_of_a_project(project, tmp_path, monkeypatch):
+    """Its files are in one part each; the quick part is what is named."""
+    monkeypatch.setattr(type(project), "prepare", lambda self, checkout: (checkout, sys.executable))
+
+    def files(part):
+        return [word for word in part.command("ours") if word.endswith(".py")]
+
+    assert {part.name: files(part) for part in project.parts(False, tmp_path)} == {
+        "some": ["tests/sub/test_three.py"],
+        "rest": ["tests/test_one.py", "tests/test_two.py"],
+    }
+    assert [files(part) for part in project.parts(True, tmp_path)] == [["tests/test_two.py"]]
+
+
+def test_what_is_taken_from_a_checkout(project, tmp_path):
+    project.copy(tmp_path, tmp_path / "taken")
+    assert (tmp_path / "taken" / "tests" / "sub" / "test_three.py").exists()
+
+
+def test_a_suite_that_nobody_publishes_says_where_it_is(project, tmp_path):
+    from tests.suites import projects
+
+    with pytest.raises(projects.NotPublished, match="--checkout nowhere=FOLDER"):
+        project.fetch(project, tmp_path)
+
+
+def test_every_suite_has_what_it_names(suites):
+    """Names are unique, exclusions have reasons, and a part that CI runs is named."""
+    from tests.suites.__main__ import PROJECTS
+
+    for name, one in PROJECTS.items():
+        assert one.name == name and one.quick
+        assert all(exclusion.reason for exclusion in one.excluded)
+
+
+FOREIGN_PYTEST = """
+import asyncio, os, time
+
+def test_makes_a_loop():
+    asyncio.run(asyncio.sleep(0))
+
+def test_hangs(pytestconfig):
+    if pytestconfig.option.suite_loop == "ours":
+        time.sleep(60)
+
+def test_crashes(pytestconfig):
+    if pytestconfig.option.suite_loop == "ours":
+        os.abort()
+"""
+
+
+def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypatch):
+    """One that hangs or crashes costs itself alone, and says where it was."""
+    runs, _ = suites
+    (tmp_path / "tests" / "test_two.py").write_text(FOREIGN_PYTEST)
+    monkeypatch.setattr(type(project), "prepare", lambda self, checkout: (checkout, sys.executable))
+    (part,) = (replace(part, test_seconds=2) for part in project.parts(True, tmp_path))
+    found = runs.run_suite([part], ["user-own"], [], 1, lambda line: None)["user-own"]["quick"]
+    ours = {name.rpartition("::")[2]: one.ours for name, one in found.items()}
+    assert ours["test_makes_a_loop"].loops == 1
+    assert (ours["test_hangs"].outcome, ours["test_crashes"].outcome) == ("hung", "crashed")
+    assert "in test_hangs" in ours["test_hangs"].detail
+    assert all(not one.theirs.bad for one in found.values())
+
+
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("suite", ["cpython", "aiohttp"])
+@pytest.mark.parametrize("suite", ["cpython", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"])
 def test_suite(request, suite):
     if not request.config.getoption("suites"):
         pytest.skip("takes minutes: ask for it by --suites, or run `make suites`")

@@ -13,12 +13,29 @@ import sys
 import time
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import ModuleType
 
-from tests.suites import aiohttp_suite, cpython, report, runs
+from tests.suites import (
+    aiohttp_suite,
+    amqtt_suite,
+    anyio_suite,
+    cpython,
+    report,
+    runs,
+    tornado_suite,
+    uvicorn_suite,
+    uvloop_suite,
+    websockets_suite,
+)
+from tests.suites.projects import NotPublished, Project
 from tests.support import ROOT, WAYS
 
-SUITES: dict[str, ModuleType] = {"cpython": cpython, "aiohttp": aiohttp_suite}
+PROJECTS: dict[str, Project] = {
+    one.SUITE.name: one.SUITE
+    for one in (
+        aiohttp_suite, anyio_suite, websockets_suite, tornado_suite, uvicorn_suite, amqtt_suite, uvloop_suite
+    )
+}  # fmt: skip
+SUITES = ["cpython", *PROJECTS]
 OURS = [name for name, way in WAYS.items() if way.ours]
 
 
@@ -26,15 +43,26 @@ def tell(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
 
 
+def suite(name: str, args: argparse.Namespace) -> tuple[list[runs.Part], list[runs.Exclusion]]:
+    """What there is to run of a suite, and what is not to be run.  Raises RuntimeError when the suite can't be had."""
+    if name == "cpython":
+        return cpython.parts(args.quick), cpython.exclusions()
+    project = PROJECTS[name]
+    return project.parts(args.quick, args.checkout.get(name)), project.exclusions()
+
+
 def run(name: str, args: argparse.Namespace) -> bool:
     """Run one suite and print what came out; returns whether it holds."""
-    suite, start = SUITES[name], time.monotonic()
-    every = suite.parts(args.quick)
+    start = time.monotonic()
+    try:
+        every, exclusions = suite(name, args)
+    except NotPublished as reason:
+        print(f"\n{name}: NOT RUN: {reason}")
+        return name not in args.suite
     parts = [part for part in every if any(fnmatchcase(part.name, one) for one in args.part or "*")]
     if not parts:
         print(f"{name} has no part {' or '.join(args.part)}; there are {', '.join(part.name for part in every)}")
         return name not in args.suite
-    exclusions = suite.exclusions()
     found = runs.run_suite(parts, args.way or OURS, exclusions, args.jobs, tell)
     for way, tables in found.items():
         print(f"\n{name} on Python {sys.version.split()[0]}, {way}\n{report.table(tables)}")
@@ -61,8 +89,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a representative part")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes at a time")
     parser.add_argument("--json", metavar="FOLDER", help="where to write all results; build/suites unless given")
+    parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER",
+                        help="take a project's tests from its repository in FOLDER (may be repeated)")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="whole tracebacks")
     args = parser.parse_args()
+    args.checkout = {name: Path(folder).resolve() for name, _, folder in (one.partition("=") for one in args.checkout)}
     held = [run(name, args) for name in args.suite or SUITES]
     sys.exit(not all(held))
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ from tests.support import WAYS, child_environment
 STDLIB = "stdlib"
 #: The pseudo-test that fails when the process does not end as it should.
 END = "{}.<end of the process>"
-#: How often a test that fails is tried again, alone: one that passes then is unsteady.
-TRIES = 2
+#: How many tests of a part that fail twice are tried again alone: one that passes then is unsteady.
+MOST_ALONE = 20
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,26 @@ def compare(part: Part, way: str, theirs: dict[str, Result], exclude: list[str])
     """Run a part in one of our ways and hold it against the standard loop's results."""
     ours = run_part(part, way, exclude)
     found = {name: Comparison(theirs.get(name), ours.get(name)) for name in [*theirs, *(set(ours) - set(theirs))]}
-    suspects = [name for name, one in found.items() if one.worse and one.ours is not None and one.ours.bad]
-    for name in suspects:
-        for _ in range(TRIES):
-            only = None if name == END.format(part.name) else [name]
-            again = run_part(part, way, exclude, only).get(name)
-            if again is not None and not again.bad:
+    suspects = [name for name, one in found.items() if one.worse and one.ours is not None]
+    for again in try_again(part, way, exclude, suspects):
+        for name in suspects:
+            if name in again and again[name].outcome == "passed":
                 found[name].steady = False
-                break
     return found
+
+
+def try_again(part: Part, way: str, exclude: list[str], suspects: list[str]) -> Iterator[dict[str, Result]]:
+    """The results of more runs of what is worse: all of it together, then each test that still is, alone."""
+    end = END.format(part.name)
+    if end in suspects:
+        yield {end: run_part(part, way, exclude)[end]}
+    left = [name for name in suspects if name != end]
+    if left:
+        together = run_part(part, way, exclude, left)
+        yield {name: one for name, one in together.items() if name != end}
+        left = [name for name in left if name not in together or together[name].outcome != "passed"]
+    for name in left[:MOST_ALONE]:
+        yield {name: one for name, one in run_part(part, way, exclude, [name]).items() if name != end}
 
 
 def run_suite(
@@ -150,8 +161,10 @@ def run_suite(
         theirs = run_part(part, STDLIB, exclude[STDLIB])
         for way in ways:
             found[way][part.name] = compare(part, way, theirs, exclude[way])
-            worse = sum(one.worse for one in found[way][part.name].values())
-            tell(f"{part.name} {way}: {len(found[way][part.name])} tests" + (f", {worse} WORSE" if worse else ""))
+            worse = [name for name, comparison in found[way][part.name].items() if comparison.worse]
+            tell(f"{part.name} {way}: {len(found[way][part.name])} tests" + f", {len(worse)} WORSE" * bool(worse))
+            for name in worse:
+                tell(f"  {name}")
 
     with ThreadPoolExecutor(jobs) as pool:
         for future in [pool.submit(one, part) for part in parts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.suites.records import Choice, Outcome, Result, Writer, add_arguments
+from .records import Choice, Outcome, Result, Writer, add_arguments
 
 
 class Options(argparse.ArgumentParser):
@@ -39,8 +40,8 @@ class Recorder:
         self.choice, self.writer = Choice(config.option), Writer(config.option.record)
         self.limit: float = config.option.limit
         self.counter = counter
-        # pytest puts another file in the place of stderr.
-        self.stderr = open(2, "w", closefd=False)
+        # pytest puts another file in the place of descriptor 2 while a test runs.
+        self.stderr = open(os.dup(2), "w")
         self.outcome: Outcome = "passed"
         self.detail = ""
 
@@ -83,7 +84,7 @@ class Recorder:
 def pytest_configure(config: pytest.Config) -> None:
     counter = None
     if config.option.suite_loop == "ours":
-        from tests.suites import stand_in
+        from . import stand_in
 
         stand_in.replace_default_loop()
         counter = stand_in.StandIn

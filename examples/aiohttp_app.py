@@ -11,7 +11,7 @@ Then try:
     curl -o /dev/null 'localhost:8080/download?bytes=100000000'
 
 ``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected.
-Nothing below knows on which loop it runs, except the one line that installs the policy.
+Nothing below knows on which loop it runs, except the one line that makes the loop.
 """
 
 from __future__ import annotations
@@ -141,8 +141,7 @@ def main() -> None:
 
     import flexsc_loop
 
-    asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy())
-    web.run_app(make_app(), host=args.host, port=args.port)
+    web.run_app(make_app(), host=args.host, port=args.port, loop=flexsc_loop.new_event_loop())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 `asyncio.run(main(), loop_factory=flexsc_loop.new_event_loop)` runs a program on it unchanged.
 """
 
+from flexsc_loop import unbuilt
+
+if not unbuilt.is_built(__path__[0]):
+    # From here on, and for everybody else, `flexsc_loop` is the installed one.
+    unbuilt.hand_over(__path__[0])
+
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import FlexSCPolicy, install, new_event_loop, run
 

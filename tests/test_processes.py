@@ -134,6 +134,81 @@ finally:
     )
 
 
+@pytest.mark.ours  # asyncio goes on, on the parent's own epoll
+@pytest.mark.parametrize("how", ["await asyncio.sleep(0.01)", "await asyncio.sleep(0)", "loop.stop()"])
+def test_a_child_that_comes_back_to_the_running_loop(way, how):
+    """The loop's memory is the parent's alone: the child is told so, and does not crash."""
+    check_program(
+        way,
+        f"""
+async def main():
+    loop = asyncio.get_running_loop()
+    await echo()
+    pid = os.fork()
+    if not pid:
+        sys.stderr = open(os.devnull, "w")
+        {how}
+    assert await asyncio.to_thread(code_of, pid) == 1
+    await echo()
+    print("done")
+
+loop = new_loop()
+try:
+    loop.run_until_complete(main())
+finally:
+    loop.close()
+""",
+        out="done\n",
+    )
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("how", ["write", "return"])
+def test_a_child_that_comes_back_from_a_delivery(way, how):
+    """What has arrived for others in the same turn is delivered to the child, too: they share nothing but the past."""
+    check_program(
+        way,
+        f"""
+import socket
+pid = None
+
+class Forking(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def data_received(self, data):
+        global pid
+        if pid is None:
+            pid = os.fork()
+            if not pid:
+                sys.stderr = open(os.devnull, "w")
+                if {how == "write"}:
+                    self.transport.write(b"x")
+
+async def main():
+    loop = asyncio.get_running_loop()
+    pairs = [socket.socketpair() for _ in range(3)]
+    for near, far in pairs:
+        near.setblocking(False)
+        await loop.connect_accepted_socket(Forking, near)
+        far.send(b"hello")
+    while pid is None:
+        await asyncio.sleep(0)
+    assert await asyncio.to_thread(code_of, pid) == 1
+    await echo()
+    for near, far in pairs:
+        far.close()
+    print("done")
+
+loop = new_loop()
+try:
+    loop.run_until_complete(main())
+finally:
+    loop.close()
+""",
+        out="done\n",
+    )
+
+
 def test_exec_leaves_nothing_open(way):
     """Rings, epoll and event descriptors are close-on-exec."""
     check_program(

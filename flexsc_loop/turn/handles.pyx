@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True, binding=False
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 3: callbacks that are due, in their order.
 
 Owns: the ready queue, the handles that stand in it, what happens to an error of a callback.  Imports: of asyncio only
@@ -323,6 +323,9 @@ cdef class Callbacks:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
+            if isinstance(error.__context__, (SystemExit, KeyboardInterrupt)) and events._get_running_loop() is None:
+                # In a forked child.  There, since Python 3.14, leaving the task fails, and hides why it was left.
+                raise error.__context__
             context = {
                 "message": f"Exception in callback {describe(callback, args, self._debug)}",
                 "exception": error,

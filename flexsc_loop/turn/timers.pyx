@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True, binding=False
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 3: callbacks with a deadline.
 
 Owns: the heap of timers, the loop's clock.  Imports: handles.

@@ -1,4 +1,4 @@
-# cython: language_level=3, cdivision=True, binding=False
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 3: one turn of the loop.
 
 Owns: the order of things within a turn, which endpoints have something to deliver or to send.  Imports: handles,
@@ -194,6 +194,8 @@ cdef class Turn(Timers):
 
     cdef int publish_if_due(self) except -1:
         """No reply waits for many others, a slow handler or much data; with an idle syscall thread, for nothing."""
+        if self.page.closed:
+            return 0
         if self.heavy:
             self.send_much()
         elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_400_us()
@@ -283,6 +285,9 @@ cdef class Turn(Timers):
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
+        if self.page.closed:
+            # A forked child that has come back to its parent's loop.
+            self.page.check()
         self.turns += 1
         self.prompt = 0
         if self.dirty_count:

@@ -3,6 +3,7 @@
 #   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
 #   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
+#   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
 #   make lint      ruff, cython-lint, mypy, stubtest
 #   make stress    the C tests of the page and the turn: plain, ThreadSanitizer, AddressSanitizer + UBSan
 #   make bars      measure the project's bars; takes long
@@ -13,7 +14,7 @@
 PYTHON ?= any
 ARGS ?=
 
-.PHONY: demo test suites lint stress bars build clean
+.PHONY: demo test suites fuzz lint stress bars build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
@@ -23,6 +24,9 @@ test:
 
 suites:
 	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.suites $(ARGS)
+
+fuzz:
+	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.fuzz $(ARGS)
 
 lint:
 	@.ci/lint $(PYTHON)

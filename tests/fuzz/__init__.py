@@ -7,7 +7,8 @@ there, and sleep.
 
 What may differ from the standard loop, and is therefore not in a view:
 
-- how a stream of bytes is cut into pieces, and how many turns anything takes;
+- how a stream of bytes is cut into pieces, and how many turns anything takes.  Where a far end acts in the turn in
+  which something is written, the program goes round once before that: README says what may wait for a turn's end;
 - how much the kernel and the transports hold in between.  So how much the far end gets of a stream that was aborted,
   reset, or closed with unread data in it (it has to be a beginning of what was written), and whether a reset or an
   end is what it sees then;
@@ -19,7 +20,7 @@ What may differ from the standard loop, and is therefore not in a view:
   the connection's own;
 - with TLS, whether what is called soon runs between data and the end (the standard loop's own code does not let it),
   and which error ends a connection that was closed while data came;
-- what methods of a transport raise once it is lost;
+- what methods of a transport raise once it is closing, and with which error `sendfile` on it fails;
 - the words of what reaches the exception handler: the kinds of exceptions are compared.
 
 What has to hold on any loop is checked as it happens: bytes are intact and in order; `connection_made` comes first,

@@ -1,6 +1,7 @@
 """Runs random programs for some time and says what differs from the standard loop.
 
-    python -m tests.fuzz --minutes 10 --way kernel-own      from a seed that is printed
+    python -m tests.fuzz --minutes 10                       in all four ways, from a seed that is printed
+    python -m tests.fuzz --minutes 60 --way kernel-own      in one
     python -m tests.fuzz --way user-own --seed 7 --count 1  program 7 again
     python -m tests.fuzz --way user-own --replay FILE       a program that was kept
 """
@@ -29,9 +30,9 @@ def tell(text: str) -> None:
 class Session:
     """One run of the fuzzer."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.compare = runs.Comparison(args.way)
+    def __init__(self, way: str, args: argparse.Namespace) -> None:
+        self.way, self.args = way, args
+        self.compare = runs.Comparison(way)
         self.sorts: Counter[str] = Counter()
         self.unsteady = 0
 
@@ -54,8 +55,8 @@ class Session:
             if not self.args.replay:
                 program = self.smaller(runs.until_it_fails(program, complaints[0]), sort, 1 if steady == 3 else 3)
                 complaints = self.compare.complaints(program) or complaints
-        path = Path(self.args.keep) / f"{self.args.way}-{name}.json"
-        runs.dump(path, program, complaint=complaints[0][:1000], way=self.args.way)
+        path = Path(self.args.keep) / f"{self.way}-{name}.json"
+        runs.dump(path, program, complaint=complaints[0][:1000], way=self.way)
         tell(f"  kept in {path}:\n{path.read_text()}")
 
     def smaller(self, program: list[operations.Step], sort: str, tries: int) -> list[operations.Step]:
@@ -68,13 +69,34 @@ class Session:
         return runs.shrink(program, fails)
 
 
+    def run(self, seed: int, minutes: float) -> bool:
+        """Run programs that were kept, or new ones for so many minutes; returns whether all were as they should be."""
+        tell(f"{self.way}: from seed {seed}")
+        end, count = time.monotonic() + minutes * 60, 0
+        try:
+            for path in self.args.replay or ():
+                self.one(Path(path).stem, runs.load(Path(path)))
+                count += 1
+            while not self.args.replay and time.monotonic() < end and count < self.args.count:
+                self.one(str(seed + count), operations.program(seed + count, self.args.length))
+                count += 1
+                if count % 500 == 0:
+                    tell(f"{time.strftime('%H:%M')} {self.way}: {count} programs")
+        finally:
+            self.compare.stop()
+        tell(f"{self.way}: {count} programs; failed once only: {self.unsteady}; failed: {self.sorts.total()}")
+        for sort, times in self.sorts.most_common():
+            tell(f"  {times} times: {sort}")
+        return not self.sorts
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--way", choices=[name for name, way in WAYS.items() if way.ours], default="auto")
-    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--way", choices=WAYS, action="append", help="all four unless given (may be repeated)")
+    parser.add_argument("--minutes", type=float, default=1, help="for all ways together")
     parser.add_argument("--count", type=int, default=10**9, help="no more programs than this")
     parser.add_argument("--seed", type=int, help="of the first program; the next ones have the next numbers")
     parser.add_argument("--length", type=int, default=14, help="steps of a program, about")
@@ -85,24 +107,9 @@ def main() -> None:
     assert kinds
     operations.leave_out(args.without)
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
-    tell(f"{args.way}: from seed {seed}")
-    session, end, count = Session(args), time.monotonic() + args.minutes * 60, 0
-    try:
-        if args.replay:
-            for path in args.replay:
-                session.one(Path(path).stem, runs.load(Path(path)))
-                count += 1
-        while not args.replay and time.monotonic() < end and count < args.count:
-            session.one(str(seed + count), operations.program(seed + count, args.length))
-            count += 1
-            if count % 500 == 0:
-                tell(f"{time.strftime('%H:%M')} {args.way}: {count} programs")
-    finally:
-        session.compare.stop()
-    tell(f"{args.way}: {count} programs; failed once only: {session.unsteady}; failed:")
-    for sort, times in session.sorts.most_common():
-        tell(f"  {times} times: {sort}")
-    sys.exit(bool(session.sorts))
+    ways = args.way or [name for name, way in WAYS.items() if way.ours and name != "auto"]
+    held = [Session(way, args).run(seed, args.minutes / len(ways)) for way in ways]
+    sys.exit(not all(held))
 
 
 if __name__ == "__main__":

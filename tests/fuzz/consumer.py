@@ -17,7 +17,7 @@ class Consumer(Thing):
         self.peer: Any = None
         self.check = Checker(2 * slot, self.complain)
         self.written = 0
-        self.torn = self.closed = self.mute = self.raced = False
+        self.torn = self.closed = self.mute = self.raced = self.loose = False
 
     def pump(self) -> None:
         self.peer.pump()
@@ -35,7 +35,7 @@ class Consumer(Thing):
             "calls": ANY if self.raced else sorted(self.log, key=str),
             "taken": ANY if self.raced and self.closed else self.check.count,
             "pending": ANY if self.raced else sorted(self.tasks),
-            "peer": [ANY if self.torn or self.mute else self.peer.received, bool(self.peer.ended)],
+            "peer": [ANY if self.torn or self.mute or self.loose else self.peer.received, bool(self.peer.ended)],
         }
 
     def dispose(self) -> None:
@@ -50,6 +50,7 @@ class Consumer(Thing):
 
     @operation(weight=3, on=(True, False))
     def peer_reads(self, on: bool) -> None:
+        self.loose = not on and self.peer.received < self.written  # it stops somewhere
         self.peer.reading = on
         self.peer.pump()
 

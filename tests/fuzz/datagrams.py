@@ -56,6 +56,9 @@ class Endpoint(Thing):
         self.address = self.transport.get_extra_info("sockname")
         return self
 
+    def gone(self) -> bool:
+        return bool(self.transport.is_closing())
+
     def happen(self, *entry: Any) -> None:
         if self.lost:
             self.complain(f"{entry[0]} after connection_lost")
@@ -116,6 +119,9 @@ class Endpoint(Thing):
             "peer": ANY if self.aborted else self.came,
             "closing": self.transport.is_closing(),
         }
+
+    def flushed(self) -> bool:
+        return bool(self.lost or not self.transport.get_write_buffer_size())
 
     def busy(self) -> bool:
         return self.transport.is_closing() and not self.lost

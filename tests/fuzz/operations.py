@@ -85,8 +85,10 @@ def kind(name: str, *, weight: int = 4) -> Callable[[type], type]:
 
 def leave_out(names: Sequence[str]) -> None:
     """Make no programs with these operations (`stream.close`, or `close` of every kind)."""
-    for one in KINDS.values():
+    for name, one in list(KINDS.items()):
         one.operations = [of_it for of_it in one.operations if not {of_it.name, of_it.call} & set(names)]
+        if {of_it.opens for of_it in one.operations} != {True, False}:
+            del KINDS[name]
 
 
 def pick(chance: random.Random, found: Sequence[Any]) -> Any:

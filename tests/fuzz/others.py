@@ -151,15 +151,19 @@ class DatagramSock(Thing):
 
     @operation(weight=2)
     def take_by_hand(self) -> None:
+        if not self.active("recv"):
+            self._by_hand()
+
+    def _by_hand(self) -> None:
         try:
-            while "recv" not in self.tasks:
+            while True:
                 self._took(*self.sock.recvfrom(100))
         except OSError:
             pass
 
     @operation(weight=4)
     def send(self) -> None:
-        if not self.closed and "send" not in self.tasks:
+        if not self.closed and not self.active("send"):
             self.answered += 1
             self.spawn("send", self.loop.sock_sendto(self.sock, b"%d" % self.answered, self.name))
 
@@ -174,7 +178,7 @@ class DatagramSock(Thing):
         self.raced = True
         await asyncio.sleep(0)
         await self.cancel_all()
-        self.take_by_hand()
+        self._by_hand()
 
     def pump(self) -> None:
         try:

@@ -28,6 +28,9 @@ class ReadPipe(Stream):
         await world.loop.create_task(making, context=self.context)
         return self
 
+    def flushed(self) -> bool:
+        return True
+
     def abort(self) -> None:  # read pipes have none
         self.close()
 

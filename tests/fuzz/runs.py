@@ -74,7 +74,8 @@ class Comparison:
     def complaints(self, program: list[Step], patience: float = PATIENCE) -> list[str]:
         expected = self.standard.run(program, None, patience)
         if any(one.startswith(("crashes", "hangs")) for one in expected["complaints"]):
-            raise RuntimeError(f"on the standard loop: {expected['complaints']}")
+            print(f"on the standard loop: {expected['complaints']}: {json.dumps(program)}")
+            return []
         complaints: list[str] = self.ours.run(program, expected, patience)["complaints"]
         return complaints
 

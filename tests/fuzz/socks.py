@@ -46,13 +46,13 @@ class Sock(Consumer):
 
     @operation(weight=8, size=(*SMALL, LARGE))
     def sendall(self, size: int) -> None:
-        if not self.mute and not self.closed and "sendall" not in self.tasks:
+        if not self.mute and not self.closed and not self.active("sendall"):
             self.large = size == LARGE
             self.spawn("sendall", self.loop.sock_sendall(self.sock, self.next_bytes(size)))
 
     @operation(weight=3, size=(700, LARGE))
     def sendfile(self, size: int) -> None:
-        if not self.mute and not self.closed and "sendall" not in self.tasks:
+        if not self.mute and not self.closed and not self.active("sendall"):
             self.large = True
             self.spawn("sendall", self._sendfile(self.next_bytes(size)))
 
@@ -68,13 +68,13 @@ class Sock(Consumer):
 
     @operation(weight=3)
     def cancel_sendall(self) -> None:
-        if "sendall" in self.tasks:
+        if self.active("sendall"):
             self.mute = True
             self.cancel("sendall")
 
     @operation(weight=3)
     def take_by_hand(self) -> None:
-        if "recv" not in self.tasks:
+        if not self.active("recv"):
             self.note("by hand", self._by_hand(), inside=False)
 
     def _by_hand(self) -> int:
@@ -91,7 +91,7 @@ class Sock(Consumer):
 
     @operation(weight=3, action=("", "", "remove", "exit"))
     def add_reader(self, action: str) -> None:
-        if "recv" not in self.tasks:
+        if not self.active("recv"):
             self.watching = True
             self.attempt(self.loop.add_reader, self.sock, self._readable, action)
 
@@ -116,7 +116,7 @@ class Sock(Consumer):
 
     @operation(weight=3, fill=FLAGS)
     def add_writer(self, fill: bool) -> None:
-        if "sendall" not in self.tasks and not self.closed:
+        if not self.active("sendall") and not self.closed:
             self.attempt(self.loop.add_writer, self.sock, self._fill if fill else self._writable)
 
     def _writable(self) -> None:
@@ -130,7 +130,7 @@ class Sock(Consumer):
     @operation(weight=2)
     def fill(self) -> bool:
         """Send by hand until nothing fits any more; false if nothing ever will."""
-        if "sendall" in self.tasks or self.closed or (self.mute and not self.by_hand):
+        if self.active("sendall") or self.closed or (self.mute and not self.by_hand):
             return False
         self.mute = self.by_hand = True
         try:
@@ -148,8 +148,8 @@ class Sock(Consumer):
         if self.closed:
             return
         self.closed = True
-        self.torn = self.torn or self.peer.told > self.check.count or "recv" in self.tasks
-        self.mute = self.mute or ("sendall" in self.tasks and self.large)
+        self.torn = self.torn or self.peer.told > self.check.count or self.active("recv")
+        self.mute = self.mute or (self.active("sendall") and self.large)
         waiting, self.watching = self.watching, False
         self.sock.close()
         if remove:

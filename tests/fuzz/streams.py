@@ -98,7 +98,10 @@ class Stream(Thing):
         self.peer: Any = None
         self.check = Checker(2 * slot, self.complain)
         self.written = 0
-        self.lost = self.over = self.torn = self.vague = self.writes_paused = False
+        self.lost = self.over = self.torn = self.vague = self.loose = self.writes_paused = False
+
+    def gone(self) -> bool:
+        return bool(self.transport.is_closing())
 
     @property
     def received(self) -> int:
@@ -152,13 +155,13 @@ class Stream(Thing):
     # ---- our side
 
     def write(self, count: int, *, answer: bool = False) -> None:
-        if "send_file" in self.tasks:
+        if self.active("send_file"):
             return
         data = piece(self.peer.key + 1, self.written, count)
         try:
             self.transport.write(data)
         except Exception as exc:
-            if not self.lost and not answer:  # how often data comes is free
+            if not self.gone() and not answer:  # how often data comes is free
                 self.note("write", type(exc).__name__, inside=False)
         else:
             if not self.transport.is_closing():
@@ -171,7 +174,7 @@ class Stream(Thing):
 
     @operation(weight=2, size=SMALL)
     def send_lines(self, size: int) -> None:
-        if "send_file" in self.tasks:
+        if self.active("send_file"):
             return
         data = [piece(self.peer.key + 1, self.written + size * i, size) for i in range(3)]
         if not self.transport.is_closing():
@@ -191,7 +194,7 @@ class Stream(Thing):
 
     @operation(weight=2, size=(700, LARGE))
     def send_file(self, size: int) -> None:
-        if "send_file" not in self.tasks and not self.transport.is_closing():
+        if not self.active("send_file") and not self.transport.is_closing():
             self.spawn("send_file", self._send_file(size))
 
     async def _send_file(self, size: int) -> Any:
@@ -201,14 +204,14 @@ class Stream(Thing):
             self.written += size
             try:
                 return await self.loop.sendfile(self.transport, file)
-            except BaseException:
+            except (OSError, RuntimeError):
                 self.vague = True
-                raise
+                return "failed"
 
     @operation(weight=1)
     def cancel_send_file(self) -> None:
         """How much has been sent by then is free, so this is the last thing that is sent."""
-        if "send_file" in self.tasks:
+        if self.active("send_file"):
             self.vague = True
             self.cancel("send_file")
             self.transport.abort()
@@ -260,6 +263,7 @@ class Stream(Thing):
 
     @operation(on=(True, False))
     def peer_reads(self, on: bool) -> None:
+        self.loose = not on and self.peer.received < self.written  # it stops somewhere
         self.peer.reading = on
         self.peer.pump()
 
@@ -297,6 +301,9 @@ class Stream(Thing):
     def pump(self) -> None:
         self.peer.pump()
 
+    def flushed(self) -> bool:
+        return self.transport is None or not self.transport.get_write_buffer_size()
+
     def busy(self) -> bool:
         transport = self.transport
         if "send_file" in self.tasks and self.peer.reading:
@@ -314,7 +321,7 @@ class Stream(Thing):
         return {
             "calls": self._calls(),
             "received": ANY if self.vague else self.received,
-            "peer": [ANY if self.torn or self.vague else self.peer.received, self._peers_end()],
+            "peer": [ANY if self.torn or self.vague or self.loose else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
             "reading": self._reads(),
             "buffered": ANY if self.vague or self.torn else self._buffered(),

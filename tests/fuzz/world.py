@@ -34,7 +34,9 @@ class Exit(SystemExit):
 class Thing:
     """What operations work on: has a context of its own, a log, and a view."""
 
-    lost = False
+    def gone(self) -> bool:
+        """Whether what its methods raise does not matter any more."""
+        return False
 
     def __init__(self, world: World, slot: int) -> None:
         self.world, self.slot, self.loop = world, slot, world.loop
@@ -43,6 +45,7 @@ class Thing:
         self.context.run(LABEL.set, self.label)
         self.log: list[list[Any]] = []
         self.tasks: dict[str, asyncio.Task[Any]] = {}
+        self.started: dict[str, int] = {}
 
     def note(self, *entry: Any, inside: bool = True) -> None:
         """Write down a call; `inside`: it has to run in the thing's context."""
@@ -55,20 +58,19 @@ class Thing:
         self.world.complaints.append(f"{type(self).__name__} {self.slot}: {text}")
 
     def attempt(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Make a call in the thing's context; what it raises is written down.  The standard loop's transports may raise
-        AttributeError once they are lost.
-        """
+        """Make a call in the thing's context; what it raises is written down."""
         try:
             return self.context.run(call, *args)
         except Exception as exc:
-            if not self.lost:
+            if not self.gone():
                 self.note(call.__name__, type(exc).__name__, inside=False)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
-        """Start a task of this name, unless one runs."""
-        if name in self.tasks:
+        """Start a task of this name, unless one runs or has been started in this step: when it ended is free."""
+        if self.active(name):
             work.close()
             return
+        self.started[name] = self.world.step
 
         async def run() -> None:
             try:
@@ -82,6 +84,9 @@ class Thing:
         task = self.loop.create_task(run(), context=self.context)
         self.tasks[name] = task
         task.add_done_callback(lambda _: self.tasks.pop(name, None))
+
+    def active(self, name: str) -> bool:
+        return name in self.tasks or self.started.get(name) == self.world.step
 
     def cancel(self, name: str) -> None:
         if task := self.tasks.get(name):
@@ -97,6 +102,10 @@ class Thing:
 
     def pump(self) -> None:
         """Let the far end do what it can."""
+
+    def flushed(self) -> bool:
+        """Whether all that was written has been sent."""
+        return True
 
     def busy(self) -> bool:
         """Whether something is on its way that will get there."""
@@ -141,7 +150,7 @@ class World:
         self.patience = patience
         self.program, self.expected = program, expected
         self.things: dict[int, Thing] = {}
-        self.noted = 0
+        self.noted = self.step = 0
         self.complaints: list[str] = []
         self.reports: list[str] = []
         self.views: list[Any] = []
@@ -175,7 +184,10 @@ class World:
 
     async def _play(self) -> None:
         for number, step in enumerate(self.program):
-            for name, slot, arguments in step:
+            self.step = number
+            for place, (name, slot, arguments) in enumerate(step):
+                if place and ".peer_" in name:
+                    await self._flush()
                 await self._operate(name, slot, arguments)
             if len(step) > 1:
                 await self._mend({slot for _, slot, _ in step})
@@ -200,6 +212,14 @@ class World:
             done = getattr(thing, operation.call)(**arguments)
             if isinstance(done, Awaitable):
                 await done
+
+    async def _flush(self) -> None:
+        """What has been written leaves first: at the end of the turn, or when the syscall thread can."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+            if all(thing.flushed() for thing in self.things.values()):
+                return
+            await asyncio.sleep(0.0005)
 
     async def _mend(self, slots: set[int]) -> None:
         for slot in slots & self.things.keys():

@@ -49,7 +49,7 @@ class Endpoint(Thing):
         self.peer.setblocking(False)
         self.name = self.peer.getsockname()
         self.came: list[Any] = []
-        self.aborted = False
+        self.aborted = self.raced = False
         where = {"remote_addr": self.name} if connected else {"local_addr": ("127.0.0.1", 0)}
         making = world.loop.create_datagram_endpoint(lambda: Talker(self), **where)
         await world.loop.create_task(making, context=self.context)
@@ -116,12 +116,16 @@ class Endpoint(Thing):
         return {
             "calls": self.log,
             "errors": sorted(self.errors),
-            "peer": ANY if self.aborted else self.came,
+            "peer": ANY if self.aborted else sorted(self.came) if self.raced else self.came,
             "closing": self.transport.is_closing(),
         }
 
     def flushed(self) -> bool:
         return bool(self.lost or not self.transport.get_write_buffer_size())
+
+    async def mend(self) -> None:
+        """What is sent and what is sent back may overtake each other."""
+        self.raced = True
 
     def busy(self) -> bool:
         return self.transport.is_closing() and not self.lost

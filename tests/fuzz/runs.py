@@ -48,15 +48,19 @@ class Child:
             self.process.stdin.flush()
             if select.select([self.process.stdout], [], [], LIMIT)[0]:
                 line = self.process.stdout.readline()
-            ended = "hangs" if not line and self.process.poll() is None else "crashes"
+                ended = "crashes"
+            else:
+                ended = "hangs"
         except BrokenPipeError:
             ended = "crashes"
         if line:
             result: dict[str, Any] = json.loads(line)
             return result
+        if ended == "crashes":
+            self.process.wait()
         self.stop()
         self.errors.seek(0)
-        return {"views": [], "reports": [], "complaints": [f"{ended}: {self.errors.read()[-3000:]}"]}
+        return {"views": [], "reports": [], "complaints": [f"{ended}: {self.errors.read()[-3000:].strip()}"]}
 
     def stop(self) -> None:
         if self.process:

@@ -302,7 +302,7 @@ class Stream(Thing):
         self.peer.pump()
 
     def flushed(self) -> bool:
-        return self.transport is None or not self.transport.get_write_buffer_size()
+        return bool(self.lost or self.transport is None or not self.transport.get_write_buffer_size())
 
     def busy(self) -> bool:
         transport = self.transport

@@ -250,6 +250,7 @@ class World:
             self.pump()
             await asyncio.sleep(0.0005)
         await self._idle(number)
+        self.pump()  # what is on its way and changes no view
         if not same(self.view(), wanted):
             self.complaints.append(f"step {number}, a moment later: {self._difference(wanted)}")
         return not self.complaints

@@ -78,8 +78,9 @@ class UnixSockets(_Host):
 
     _unix_server_sockets: dict[socket.socket, int]
 
-    create_unix_connection = _Unix.create_unix_connection
-    create_unix_server = _Unix.create_unix_server
+    if not TYPE_CHECKING:
+        create_unix_connection = _Unix.create_unix_connection
+        create_unix_server = _Unix.create_unix_server
 
     def _remove_socket_file(self, sock: socket.socket, path: Any) -> None:
         """Remove the file of a Unix server's socket, unless somebody has replaced it."""

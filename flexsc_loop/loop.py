@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -18,7 +19,7 @@ import threading
 import warnings
 import weakref
 from asyncio import base_events, events
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexsc_loop import settings
 from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
@@ -44,15 +45,19 @@ class Loop(
 ):
     """An asyncio event loop whose system calls go through a syscall page.
 
-    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on" or a list of CPUs such as "1,3".  What is not given
-    comes from FLEXSC_PAGES and FLEXSC_THREADS, see `new_event_loop`.
+    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on", a CPU, or a list of CPUs such as "1,3".  What is
+    not given comes from FLEXSC_PAGES and FLEXSC_THREADS, see `new_event_loop`.
     entries, completions, buffers, buffer_size: sizes of the page, powers of two, see `Sizes`.
     Raises ValueError for bad settings, OSError when what was asked for by name can't be had.
     """
 
-    def __init__(self, *, pages: str | None = None, threads: str | None = None, **sizes: int) -> None:
+    def __init__(
+        self, *, pages: settings.Pages | None = None, threads: settings.Threads | None = None,
+        entries: int = Sizes.entries, completions: int = Sizes.completions, buffers: int = Sizes.buffers,
+        buffer_size: int = Sizes.buffer_size,
+    ) -> None:
         wanted = settings.read(pages, threads)
-        measures = Sizes(**sizes)
+        measures = Sizes(entries, completions, buffers, buffer_size)
         measures.check()
         asyncio.BaseEventLoop.__init__(self)
         self._closed = True
@@ -142,20 +147,30 @@ class Loop(
 
     # ---- servers
 
-    async def create_server(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
-        """Serve on a host and port or on a socket that is given.  Source: asyncio.loop.create_server.
+    if not TYPE_CHECKING:
+        # Their arguments and types are those that the running Python's own have.
 
-        A given socket may be served by other processes as well (gunicorn's workers, say): they share its connections.
-        """
-        self._note_given(options.get("sock"))
-        return await asyncio.BaseEventLoop.create_server(self, protocol_factory, host, port, **options)
+        @functools.wraps(asyncio.BaseEventLoop.create_server, assigned=())
+        async def create_server(self, protocol_factory, host=None, port=None, **options):
+            """Serve on a host and port or on a socket that is given.  Source: asyncio.loop.create_server."""
+            self._note_given(options.get("sock"))
+            return await asyncio.BaseEventLoop.create_server(self, protocol_factory, host, port, **options)
 
-    async def create_unix_server(self, protocol_factory: Any, path: Any = None, **options: Any) -> Any:
-        """Serve on a Unix socket: on a path, or one that is given.  Source: asyncio.loop.create_unix_server."""
-        self._note_given(options.get("sock"))
-        return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
+        @functools.wraps(UnixSockets.create_unix_server, assigned=())
+        async def create_unix_server(self, protocol_factory, path=None, **options):
+            """Serve on a Unix socket: on a path, or one that is given.  Source: asyncio.loop.create_unix_server."""
+            self._note_given(options.get("sock"))
+            return await UnixSockets.create_unix_server(self, protocol_factory, path, **options)
+
+        @functools.wraps(asyncio.BaseEventLoop.getaddrinfo, assigned=())
+        async def getaddrinfo(self, host, port, **options):
+            """Look an address up; numeric ones without a thread.  Source: asyncio.loop.getaddrinfo."""
+            if numeric(host, port):
+                return socket.getaddrinfo(host, port, **options)
+            return await asyncio.BaseEventLoop.getaddrinfo(self, host, port, **options)
 
     def _note_given(self, sock: socket.socket | None) -> None:
+        """A socket may be served by other processes as well (gunicorn's workers, say): they share its connections."""
         # Not only socket.socket: gunicorn's wrap one.  What nothing can refer to weakly is a mock.
         with contextlib.suppress(TypeError):
             if sock is not None:
@@ -199,10 +214,10 @@ class Loop(
         return make_tls_transport(self, rawsock, protocol, tls, waiter, extra, server)
 
     async def start_tls(
-        self, transport: Any, protocol: Any, sslcontext: ssl.SSLContext, *, server_side: bool = False,
-        server_hostname: str | None = None, ssl_handshake_timeout: float | None = None,
+        self, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, sslcontext: ssl.SSLContext, *,
+        server_side: bool = False, server_hostname: str | None = None, ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-    ) -> Any:
+    ) -> asyncio.Transport | None:
         """Put TLS on a connection, plain or TLS already.  None if the connection is closed by its owner before the end.
 
         Source: asyncio.loop.start_tls.
@@ -236,22 +251,6 @@ class Loop(
         transport = self.owned.get(fileno)
         if transport is not None:
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-
-    async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
-        """Look an address up; numeric ones without a thread.  Source: asyncio.loop.getaddrinfo."""
-        if numeric(host, port):
-            return socket.getaddrinfo(host, port, family, type, proto, flags)
-        return await asyncio.BaseEventLoop.getaddrinfo(
-            self, host, port, family=family, type=type, proto=proto, flags=flags)
-
-    @property
-    def _nest_patched(self) -> bool:
-        """nest_asyncio and nest_asyncio2 ask for it, then replace what runs a loop by code for asyncio's selectors."""
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("nest_asyncio"):
-            raise ValueError(f"Can't patch loop of type {type(self)}: it does not wait in a selector")
-        raise AttributeError("_nest_patched")
 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexsc_loop.loop import Loop
+from flexsc_loop.settings import Pages, Threads
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class FlexSCPolicy(_Base):
     pages, threads: as for `new_event_loop`.  Raises RuntimeError where Python has no policies any more (3.16).
     """
 
-    def __init__(self, *, pages: str | None = None, threads: str | None = None) -> None:
+    def __init__(self, *, pages: Pages | None = None, threads: Threads | None = None) -> None:
         if _Base is object:
             raise RuntimeError(NO_POLICIES)
         super().__init__()
@@ -38,12 +39,12 @@ class FlexSCPolicy(_Base):
         return Loop(pages=self._pages, threads=self._threads)
 
 
-def new_event_loop(*, pages: str | None = None, threads: str | None = None) -> Loop:
+def new_event_loop(*, pages: Pages | None = None, threads: Threads | None = None) -> Loop:
     """A new loop.
 
     pages: "auto" (default), "kernel" (io_uring) or "user" (our own memory).
     threads: "auto" (default) or "off": the loop's own thread makes the system calls; "on": a syscall thread on a
-        spare CPU does; or a list of CPUs such as "1" or "1,3" for it.
+        spare CPU does; or a CPU such as 1, or a list of CPUs such as "1,3", for it.
     What is not given comes from FLEXSC_PAGES and FLEXSC_THREADS.  Raises ValueError for unknown values, OSError when
     a kernel page is asked for by name and can't be had.
     """
@@ -62,7 +63,11 @@ def install() -> None:
 
 
 def run(
-    main: Coroutine[Any, Any, T], *, debug: bool | None = None, pages: str | None = None, threads: str | None = None
+    main: Coroutine[Any, Any, T],
+    *,
+    debug: bool | None = None,
+    pages: Pages | None = None,
+    threads: Threads | None = None,
 ) -> T:
     """Run a coroutine as `asyncio.run` does, on a new FlexSC loop.  Arguments as for `new_event_loop`."""
     if asyncio._get_running_loop() is not None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
-PAGES = ("auto", "kernel", "user")
+#: What may be given as `pages` and `threads`: for threads one of THREADS, a CPU, or a list of CPUs such as "1,3".
+Pages: TypeAlias = Literal["auto", "kernel", "user"]
+Threads: TypeAlias = int | str
+
+PAGES = get_args(Pages)
 THREADS = ("auto", "off", "on")
 
 
@@ -20,7 +24,7 @@ class Settings(NamedTuple):
     threads: str | tuple[int, ...]
 
 
-def read(pages: str | None = None, threads: str | None = None) -> Settings:
+def read(pages: Pages | None = None, threads: Threads | None = None) -> Settings:
     """Combine arguments and environment: an argument wins over FLEXSC_PAGES and FLEXSC_THREADS.
 
     Raises ValueError, which lists the good values, for a bad one.

@@ -2,7 +2,7 @@ from typing import Any
 
 from typing_extensions import disjoint_base
 
-from flexsc_loop.transports.stream import Layer
+from flexsc_loop.transports.connection import Layer
 
 @disjoint_base
 class Tls(Layer):

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import inspect
 import os
 import signal
 import socket
 import sys
+import termios
 import threading
 import warnings
 import weakref
@@ -103,7 +105,7 @@ def _read_signals_of(reference: weakref.ref[Any]) -> None:
 
 
 class _Handler:
-    """What Python calls for a signal, in the main thread: the callback becomes due in the loop."""
+    """What Python calls for a signal, in the main thread: the loop looks which callback is due."""
 
     def __init__(self, loop: Signals) -> None:
         self._loop = weakref.ref(loop)  # Python keeps handlers for ever
@@ -111,17 +113,20 @@ class _Handler:
     def __call__(self, number: int, _frame: Any) -> None:
         loop = self._loop()
         if loop is not None and not loop.is_closed():
-            loop._handle_signal(number)
+            loop._signal_came(number)
 
 
 class Signals(_Host):
     """Signals wake the loop through a socket pair, Python's own handlers (Ctrl-C above all) as well as the loop's.
 
     Without it, a signal that comes just before the loop falls asleep would be seen only after the sleep.  Which
-    signals came is learnt from Python's handlers, which miss none; asyncio reads it from the socket, which may be full.
+    signals came is read from the socket, so that the loop's callback is called even while the program has put a handler
+    of its own over the loop's.  What Python's handlers tell fills the gaps: the socket may be full, or the signals of
+    this process be told to somebody else.
     """
 
     _signal_handlers: dict[int, Any]
+    _signals_told: set[int]
     _csock: socket.socket | None
     _ssock: socket.socket | None
 
@@ -162,12 +167,18 @@ class Signals(_Host):
         if threading.current_thread() is not threading.main_thread():
             return
         self._open_signal_sockets()
+        self._ask_for_signals()
+
+    def _ask_for_signals(self) -> bool:
+        """Have signals told to our socket, unless they are to somebody else's.  Returns whether they were already."""
         assert self._csock is not None
-        before = signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
-        if before not in (-1, self._csock.fileno()):
+        ours = self._csock.fileno()
+        before = signal.set_wakeup_fd(ours, warn_on_full_buffer=False)
+        if before not in (-1, ours):
             # Unless whoever asked for it has closed it since.
             with contextlib.suppress(OSError, ValueError):
                 signal.set_wakeup_fd(before)
+        return before == ours
 
     def _stop_listening_for_signals(self) -> None:
         """A run has ended, or the loop is closing: nobody must write to the socket any more."""
@@ -194,13 +205,27 @@ class Signals(_Host):
             self._csock.close()
             self._ssock = self._csock = None
 
+    def _signal_came(self, number: int) -> None:
+        """Python has called the loop's handler: no news if the socket says so as well, now or in a moment."""
+        if number in self._signal_handlers and not (self._ask_for_signals() and self._has_room_for_signals()):
+            self._signals_told.add(number)
+            self.call_soon_threadsafe(self._read_signals)
+
+    def _has_room_for_signals(self) -> bool:
+        """Whether the socket has surely taken the latest: it does so up to its limit, and this is a quarter of that."""
+        assert self._csock is not None
+        answer = fcntl.ioctl(self._csock.fileno(), termios.TIOCOUTQ, bytes(4))
+        return 4 * int.from_bytes(answer, sys.byteorder) < self._csock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
     def _read_signals(self) -> None:
-        """The loop is awake, and that was the purpose."""
-        try:
-            while self._ssock is not None and self._ssock.recv(4096):
-                continue
-        except (BlockingIOError, InterruptedError):
-            pass
+        """Have the callbacks called for what the socket tells, and then for what only Python's handlers have told."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            while self._ssock is not None and (numbers := self._ssock.recv(4096)):
+                for number in numbers:
+                    self._signals_told.discard(number)
+                    self._handle_signal(number)
+        while self._signals_told:
+            self._handle_signal(self._signals_told.pop())
 
     def _add_callback(self, handle: Any) -> None:
         if not handle._cancelled:

@@ -65,6 +65,7 @@ class Loop(
         self._unix_server_sockets = {}
         self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
+        self._signals_told = set()
         self._csock = self._ssock = None
         self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from support import Running, run_python, turns
+from support import Running, run_python, settle, turns
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +179,129 @@ async def test_somebody_elses_wakeup_fd(loop, when):
     loop.remove_signal_handler(signal.SIGUSR1)
     os.close(reading)
     os.close(writing)
+
+
+# -- handlers of the program's own over the loop's
+
+
+async def test_a_handler_over_the_loops_does_not_silence_it(loop):
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "loop's")
+    for _ in range(3):
+        before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+        kill(signal.SIGUSR1)
+        await settle(lambda: len(seen) == 2)
+        signal.signal(signal.SIGUSR1, before)
+        kill(signal.SIGUSR1)
+        await settle(lambda: len(seen) == 3)
+        await turns(5)
+        assert seen == ["own", "loop's", "loop's"]
+        seen.clear()
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+
+
+async def test_a_signal_that_came_while_another_handler_lay_over_it(loop):
+    """It is put back before the loop has had time to look, as by programs that take signals for a moment."""
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "loop's")
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+    kill(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+    await settle(lambda: len(seen) == 2)
+    await turns(5)
+    assert seen == ["own", "loop's"]
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+async def test_removing_a_handler_that_lies_below_another(loop):
+    seen = []
+    loop.add_signal_handler(signal.SIGUSR1, seen.append, "loop's")
+    loops = signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+    kill(signal.SIGUSR1)
+    assert loop.remove_signal_handler(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    signal.signal(signal.SIGUSR1, loops)  # as a context manager does that knows nothing of the removal
+    kill(signal.SIGUSR1)
+    await turns(10)
+    assert seen == ["own"]
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+async def test_signals_captured_for_a_while_and_raised_again(loop):
+    """uvicorn's way: its own handlers while it serves, then the old ones, and what came is raised once more."""
+    seen, captured, stop = [], [], asyncio.Event()
+
+    def note(number, _):
+        captured.append(number)
+        loop.call_soon_threadsafe(stop.set)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    for number in numbers:
+        loop.add_signal_handler(number, seen.append, number)
+    for number in numbers:
+        originals = {each: signal.signal(each, note) for each in numbers}
+        kill(number)
+        await stop.wait()
+        stop.clear()
+        for each, handler in originals.items():
+            signal.signal(each, handler)
+        for each in reversed(captured):
+            signal.raise_signal(each)
+        await settle(lambda: len(seen) == 2)
+        await turns(5)
+        assert captured == [number] and seen == [number, number]
+        captured.clear()
+        seen.clear()
+    for number in numbers:
+        assert loop.remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["alone", "under another"])
+async def test_each_signal_calls_once(loop, over):
+    """From this thread and to another one, several in one turn: neither fewer calls nor more."""
+    count, told = 0, []
+
+    def note():
+        nonlocal count
+        count += 1
+
+    loop.add_signal_handler(signal.SIGUSR1, note)
+    before = signal.signal(signal.SIGUSR1, lambda *_: told.append(1)) if over else None
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    for number in range(1, 101):
+        for _ in range(number % 3):
+            kill(signal.SIGUSR1)
+        sent = sum(each % 3 for each in range(1, number + 1)) + number
+        signal.pthread_kill(thread.ident, signal.SIGUSR1)
+        await settle(lambda sent=sent: count >= sent)
+        await turns(3)
+        assert count == sent
+    done.set()
+    thread.join()
+    assert bool(told) is over
+    if over:
+        signal.signal(signal.SIGUSR1, before)
+    loop.remove_signal_handler(signal.SIGUSR1)
+
+
+@pytest.mark.ours  # asyncio's loops take the wake-up descriptor from each other
+def test_several_loops_in_turn(new_loop):
+    loops = [new_loop() for _ in range(3)]
+    numbers = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+    seen = {number: [] for number in numbers}
+    for loop, number in zip(loops, numbers, strict=True):
+        loop.add_signal_handler(number, seen[number].append, number)
+    for _ in range(3):
+        for loop, number in zip(loops, numbers, strict=True):
+            for each in numbers:
+                kill(each)
+            loop.run_until_complete(settle(lambda came=seen[number]: came))
+            assert set(seen[number]) == {number}
+            seen[number].clear()
+    for loop, number in zip(loops, numbers, strict=True):
+        assert loop.remove_signal_handler(number)
 
 
 def test_a_wakeup_fd_that_was_set_before_stays(new_loop):

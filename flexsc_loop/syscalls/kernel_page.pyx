@@ -294,7 +294,7 @@ cdef class KernelPage(Page):
             self.spin_ns //= 2
         return res
 
-    cdef bint idle(self) noexcept:
+    cdef bint idle(self, uint64_t now) noexcept:
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
                 and not uring_wants_enter(&self.ring))
 

@@ -74,6 +74,11 @@ cdef extern from "pool.h":
     int pool_grow(flexsc_pool* pool, uint32_t least) noexcept
 
 
+cdef extern from "tick_count.h" nogil:
+    uint64_t ticks_now() noexcept
+    uint64_t ticks_in_us(uint32_t us) noexcept
+
+
 cdef extern from "spin.h" nogil:
     struct flexsc_spin:
         uint64_t looks
@@ -130,7 +135,7 @@ cdef class Page:
     cdef int publish(self) except -1
     cdef int wait(self, int64_t timeout_ns) except? -1
     cdef int share_datagrams(self) except -1
-    cdef bint idle(self) noexcept
+    cdef bint idle(self, uint64_t now) noexcept
     cdef bint hungry(self) noexcept
     cdef uint32_t copy_out(self) noexcept
     cdef void wake(self) noexcept

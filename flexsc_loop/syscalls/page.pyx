@@ -244,8 +244,11 @@ cdef class Page:
         """
         return 0
 
-    cdef bint idle(self) noexcept:
-        """Whether neither entries wait for the server nor completions for the loop, as far as a look at memory says."""
+    cdef bint idle(self, uint64_t now) noexcept:
+        """Whether neither entries wait for the server nor completions for the loop, as far as a look at memory says.
+
+        now: `ticks_now()`.  Where memory does not tell of what has come, False once in a while.
+        """
         return True
 
     cdef bint hungry(self) noexcept:

@@ -63,6 +63,8 @@ cdef class UserPage(Page):
     cdef uint64_t woken
     cdef dict last_counters
     cdef uint32_t unpublished
-    cdef uint32_t unlooked                 # turns since epoll was last looked at
+    cdef uint32_t looks                    # busy turns that still look at epoll, whatever the time
+    cdef uint64_t looked_at                # ticks of the last look
+    cdef uint64_t calls_seen               # direct calls until then
 
     cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1

@@ -13,13 +13,14 @@ from posix.unistd cimport getpid
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, pool_close,
-    pool_grow, spin_worth,
+    pool_grow, spin_worth, ticks_in_us, ticks_now,
 )
 
 
 cdef enum:
     SPIN_NS = 1_000_000          # the pinned thread sleeps after so much idleness
-    LOOK_EVERY = 16              # busy turns without anything submitted that may pass without a look at epoll
+    LOOKS = 16                   # busy turns that look at epoll after something has been done or has come; then only
+    LOOK_EVERY_US = 50           # when so much time has passed
     SILENT = 1                   # lowest bit of user_data: nobody waits; the rest is the entry to give back
 
 
@@ -145,9 +146,9 @@ cdef class UserPage(Page):
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
         cdef int64_t spin_ns = self.spin_ns if self.started else spin_worth(&self.spin, self.reaped)
+        cdef bint busy = self.unpublished != 0 or timeout_ns != 0 or self.direct_calls != self.calls_seen
         cdef int res
         self.unpublished = 0
-        self.unlooked = 0
         if self.started:
             # With the GIL, because other threads may submit without it being refused.
             flexsc_page_publish(self.user)
@@ -157,17 +158,23 @@ cdef class UserPage(Page):
         with nogil:
             res = flexsc_page_wait(self.user, timeout_ns, spin_ns, &self.spin)
         self.away = False
+        self.looked_at = ticks_now()
+        self.calls_seen = self.direct_calls
+        if busy or flexsc_page_has_completions(self.user):
+            self.looks = LOOKS
         if res < 0 and res != -EINTR:
             raise OSError(-res, os.strerror(-res))
         return res == -EINTR
 
-    cdef bint idle(self) noexcept:
+    cdef bint idle(self, uint64_t now) noexcept:
         if self.unpublished or flexsc_page_has_completions(self.user):
             return False
         if self.started:
             return True
-        self.unlooked += 1
-        return self.unlooked < LOOK_EVERY
+        if self.looks or self.direct_calls != self.calls_seen:
+            self.looks -= self.looks != 0
+            return False
+        return now - self.looked_at < ticks_in_us(LOOK_EVERY_US)
 
     cdef bint hungry(self) noexcept:
         return flexsc_page_all_taken(self.user)

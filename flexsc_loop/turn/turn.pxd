@@ -5,11 +5,6 @@ from flexsc_loop.turn.handles cimport flexsc_queue
 from flexsc_loop.turn.timers cimport Timers
 
 
-cdef extern from "ticks.h":
-    uint64_t ticks_now() noexcept
-    uint64_t ticks_in_400_us() noexcept
-
-
 cdef class Endpoint:
     cdef Turn turn
     cdef bint queued                 # stands in the queue of those that have arrived

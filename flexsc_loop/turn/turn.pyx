@@ -14,7 +14,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
-from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
 from flexsc_loop.turn.handles cimport (
     Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
 )
@@ -43,6 +43,7 @@ cdef enum:
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
+    LONG_TURN_US = 400           # after so much time of a turn what was written goes out early
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
@@ -198,7 +199,7 @@ cdef class Turn(Timers):
             return 0
         if self.heavy:
             self.send_much()
-        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_400_us()
+        elif (self.dirty_count >= self.flush_at or ticks_now() - self.published_at > ticks_in_us(LONG_TURN_US)
                 or (self.page.eager and self.page.hungry())):
             self.publish_now()
         return 0
@@ -285,6 +286,7 @@ cdef class Turn(Timers):
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
+        cdef uint64_t now = ticks_now()
         if self.page.closed:
             # A forked child that has come back to its parent's loop.
             self.page.check()
@@ -296,7 +298,7 @@ cdef class Turn(Timers):
             self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
-        if patience != 0 or not self.page.idle():
+        if patience != 0 or not self.page.idle(now):
             self.sleeping = patience != 0
             try:
                 self.page.wait(patience)
@@ -304,7 +306,8 @@ cdef class Turn(Timers):
                 self.sleeping = False
             self.page.reaped = self.page.reap()
             PyErr_CheckSignals()
-        self.published_at = ticks_now()
+            now = ticks_now()
+        self.published_at = now
         self.look_for_tools()
         self.due_timers()
         return self.run_all()

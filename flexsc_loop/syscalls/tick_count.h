@@ -1,6 +1,6 @@
-/* Floor 3: a clock that costs next to nothing to read, for decisions that need not be exact. */
-#ifndef FLEXSC_TICKS_H
-#define FLEXSC_TICKS_H
+/* Floor 0: a clock that costs next to nothing to read, for decisions that need not be exact. */
+#ifndef FLEXSC_TICK_COUNT_H
+#define FLEXSC_TICK_COUNT_H
 
 #include <stdint.h>
 #include <time.h>
@@ -21,17 +21,17 @@ static inline uint64_t ticks_now(void)
 #endif
 }
 
-/* About 400 µs in ticks. */
-static inline uint64_t ticks_in_400_us(void)
+/* About so many microseconds in ticks. */
+static inline uint64_t ticks_in_us(uint32_t us)
 {
 #if defined(__x86_64__)
-    return 1000000; /* the counter runs at 2 to 4 GHz */
+    return (uint64_t)us * 2500; /* the counter runs at 2 to 4 GHz */
 #elif defined(__aarch64__)
     uint64_t frequency;
     __asm__ volatile("mrs %0, cntfrq_el0" : "=r"(frequency));
-    return frequency / 2500;
+    return us * frequency / 1000000;
 #else
-    return 400000;
+    return (uint64_t)us * 1000;
 #endif
 }
 

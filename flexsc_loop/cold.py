@@ -47,7 +47,6 @@ if TYPE_CHECKING:
         @property
         def owned(self) -> dict[int, Any]: ...
         def _waiting_handles(self) -> tuple[list[Any], list[Any]]: ...
-        def _count_housekeeping(self, change: int) -> None: ...
         def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
         def _remove_reader(self, fd: int) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
@@ -194,13 +193,11 @@ class Signals(_Host):
             self._csock.setblocking(False)
             # Weakly, so that a loop that nobody closes can be collected.
             self._add_reader(self._ssock.fileno(), _read_signals_of, weakref.ref(self))
-            self._count_housekeeping(1)
 
     def _close_signal_sockets(self) -> None:
         if self._csock is not None and self._ssock is not None:
             self._stop_listening_for_signals()
             self._remove_reader(self._ssock.fileno())
-            self._count_housekeeping(-1)
             self._ssock.close()
             self._csock.close()
             self._ssock = self._csock = None

@@ -256,6 +256,7 @@ class Loop(
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
+        self._forget_sockets()
         if self._jobs is not None:
             self._jobs.executor._forget()
 

@@ -168,6 +168,21 @@ def restless(loop: Any, seconds: float = 2.0) -> str | None:
             return f"the loop does not sleep: in {span} ns {made}, and {cpu} ns of its thread's CPU time"
 
 
+async def sleeps(loop: asyncio.AbstractEventLoop, seconds: float = 0.15) -> None:
+    """Assert that the loop has nothing to do: a busy one would go round thousands of times."""
+    begun, cpu = turns_of(loop), time.process_time()
+    await asyncio.sleep(seconds)
+    if begun is None:
+        assert time.process_time() - cpu < 0.7 * seconds
+    else:
+        assert turns_of(loop) - begun < 20
+
+
+def turns_of(loop: Any) -> int | None:
+    """How often the loop has gone round; None if it does not count."""
+    return loop.stats()["turns"] if hasattr(loop, "stats") else None
+
+
 def payload(size: int, seed: int = 0) -> bytes:
     """`size` bytes that differ everywhere, the same for the same seed."""
     return random.Random(size * 1_000_003 + seed).randbytes(size)

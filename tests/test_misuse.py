@@ -10,7 +10,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 from datagrams import Talker
@@ -292,45 +291,6 @@ def test_a_pipe_goes_on_when_another_thread_runs_the_loop(loop):
     transport.close()
     loop.run_until_complete(protocol.until_called("lost"))
     os.close(read_fd)
-
-
-@pytest.mark.ours
-def test_a_refused_call_from_another_thread_leaves_readers_as_they_were(way, loop):
-    if way.name == "user-pinned":
-        pytest.skip("a syscall thread takes the entries one by one: nothing is refused")
-    ours, theirs = tcp_pair()
-    came = []
-    with ours, theirs:
-        ours.setblocking(False)
-
-        async def main():
-            done = loop.create_future()
-
-            def read():
-                came.append(ours.recv(10))
-                done.set_result(None)
-
-            loop.add_reader(ours, read)
-
-            def interfere():
-                # A loop that makes no turns for some time sleeps.
-                turns = -1
-                while turns != loop.stats()["turns"]:
-                    turns = loop.stats()["turns"]
-                    time.sleep(0.05)
-                with pytest.raises(RuntimeError, match="from another thread"):
-                    loop.add_reader(ours, print)
-                theirs.sendall(b"ping")
-
-            thread = threading.Thread(target=interfere)
-            thread.start()
-            await asyncio.wait_for(done, 20)
-            thread.join()
-
-        loop.run_until_complete(main())
-        assert came == [b"ping"]
-        assert loop.remove_reader(ours)
-        assert not loop.remove_reader(ours)
 
 
 def test_a_callback_in_a_context_that_is_in_use_is_reported(loop, errors, caplog):

@@ -1,12 +1,15 @@
 """sock_recv, sock_recv_into, sock_sendall, sock_accept, sock_connect."""
 
+import array
 import asyncio
 import os
 import random
 import socket
+import struct
 
 import pytest
-from support import SIZES, digest, payload, shrink, tcp_pair, turns, unix_pair
+from datagrams import udp_socket
+from support import SIZES, digest, payload, settle, shrink, sleeps, tcp_pair, turns, unix_pair
 
 
 @pytest.fixture
@@ -266,7 +269,7 @@ async def test_reset(loop):
 # -- cancellation
 
 
-@pytest.mark.ours  # asyncio drops what came in the turn of the cancellation
+@pytest.mark.ours  # asyncio's call has received already when its task is cancelled in the same turn
 @pytest.mark.parametrize("into", [False, True], ids=["recv", "recv_into"])
 async def test_cancelled_recv_loses_no_data(loop, pair, into):
     """A receive is cancelled at every moment there is; what it did not give must come from the next one."""
@@ -453,3 +456,428 @@ async def test_closing_the_socket_under_a_receive(loop, pair, size):
         pass
     new_ours.close()
     new_theirs.close()
+
+
+# -- what a cancelled call leaves behind
+
+
+async def by_call(loop, sock):
+    return await loop.sock_recv(sock, 100)
+
+
+async def by_plain_call(loop, sock):
+    return sock.recv(100)
+
+
+async def by_looking(loop, sock):
+    return sock.recv(100, socket.MSG_PEEK)
+
+
+async def by_reader(loop, sock):
+    readable = asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    await readable.wait()
+    loop.remove_reader(sock)
+    return sock.recv(100)
+
+
+async def by_duplicate(loop, sock):
+    with sock.dup() as other:
+        other.setblocking(False)
+        return await loop.sock_recv(other, 100)
+
+
+async def by_another_object(loop, sock):
+    with socket.socket(fileno=sock.detach()) as other:
+        return await loop.sock_recv(other, 100)
+
+
+async def by_thread(loop, sock):
+    sock.settimeout(10)
+    return await asyncio.to_thread(sock.recv, 100)
+
+
+async def by_transport(loop, sock):
+    reader, writer = await asyncio.open_connection(sock=sock)
+    data = await reader.read(100)
+    writer.close()
+    await writer.wait_closed()
+    return data
+
+
+async def by_child(loop, sock):
+    child = await asyncio.create_subprocess_exec(
+        "head", "-c", "5", stdin=sock.fileno(), stdout=asyncio.subprocess.PIPE)
+    sock.setblocking(True)
+    return (await child.communicate())[0]
+
+
+TAKERS = [
+    by_call, by_plain_call, by_looking, by_reader, by_duplicate, by_another_object, by_thread, by_transport, by_child]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["data first", "cancel first"])
+@pytest.mark.parametrize("taker", TAKERS, ids=lambda taker: taker.__name__)
+async def test_whoever_reads_next_gets_what_came_for_a_cancelled_call(loop, pair, taker, before):
+    """Nothing leaves the kernel for a call that is being cancelled."""
+    ours, theirs = pair
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 100))
+    await turns(3)
+    if before:
+        theirs.send(b"first")
+    receiving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await receiving
+    if not before:
+        theirs.send(b"first")
+    assert await taker(loop, ours) == b"first"
+
+
+@pytest.mark.ours
+async def test_order_around_a_cancelled_call(loop, pair):
+    ours, theirs = pair
+    for when in range(1, 6):
+        first = asyncio.ensure_future(loop.sock_recv(ours, 1))
+        await turns(3)
+        loop.call_soon(theirs.send, b"1")
+        await turns(when)
+        first.cancel()
+        theirs.send(b"2")
+        try:
+            got = [await first]
+        except asyncio.CancelledError:
+            got = []
+        while len(got) < 2:
+            got.append(await loop.sock_recv(ours, 1))
+        assert got == [b"1", b"2"], when
+
+
+async def test_a_cancelled_accept_leaves_the_connection_to_others(loop, listener):
+    accepting = asyncio.ensure_future(loop.sock_accept(listener))
+    await turns(3)
+    with socket.create_connection(listener.getsockname()) as client:
+        accepting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await accepting
+        conn, address = listener.accept()
+        assert address == client.getsockname()
+        conn.close()
+
+
+@pytest.mark.ours  # asyncio's future goes on waiting
+async def test_a_task_that_is_dropped_while_it_waits(loop, pair):
+    """A coroutine that is closed, not cancelled, ends its wait, too."""
+    ours, theirs = pair
+    call = loop.sock_recv(ours, 100)
+    call.send(None)
+    call.close()
+    theirs.send(b"x")
+    await sleeps(loop)
+    assert ours.recv(100) == b"x"
+
+
+# -- at once
+
+
+async def test_sendall_has_sent_when_it_could(loop, pair):
+    """Whatever happens to the socket in the same turn."""
+    ours, theirs = pair
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, b"hi"))
+    loop.call_soon(ours.close)
+    await sending
+    assert theirs.recv(10) == b"hi"
+
+
+async def test_recv_has_received_when_it_could(loop, pair):
+    ours, theirs = pair
+    for data in (b"there already", b"and more"):
+        theirs.send(data)
+        receiving = asyncio.ensure_future(loop.sock_recv(ours, 100))
+        if data == b"and more":
+            loop.call_soon(ours.close)
+        assert await receiving == data
+
+
+async def test_calls_that_need_not_wait_take_no_turn(loop, pair):
+    ours, theirs = pair
+    turn = loop.stats()["turns"] if hasattr(loop, "stats") else None
+    await loop.sock_sendall(theirs, b"hello")
+    assert await loop.sock_recv(ours, 10) == b"hello"
+    if turn is not None:
+        assert loop.stats()["turns"] == turn
+
+
+# -- accepting
+
+
+async def test_accepting_a_connection_that_has_been_reset(loop, listener):
+    """The address comes with the connection: later nobody knows it."""
+    client = socket.create_connection(listener.getsockname())
+    address = client.getsockname()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    conn, peer = await loop.sock_accept(listener)
+    assert peer == address
+    with conn, pytest.raises(ConnectionResetError):
+        await loop.sock_recv(conn, 1)
+
+
+async def test_accepting_on_a_unix_socket(loop, tmp_path):
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(path)
+        server.listen()
+        server.setblocking(False)
+        client.connect(path)
+        conn, peer = await loop.sock_accept(server)
+        assert peer == ""
+        conn.close()
+
+
+# -- closed under a call
+
+
+@pytest.mark.parametrize("call", ["sock_recv", "sock_recv_into", "sock_recvfrom", "sock_sendall"])
+async def test_the_peer_sees_the_end_of_a_socket_that_is_waited_for(loop, pair, call):
+    ours, theirs = pair
+    shrink(ours)
+    argument = {"sock_recv_into": bytearray(10), "sock_sendall": bytes(3_000_000)}.get(call, 10)
+    waiting = asyncio.ensure_future(getattr(loop, call)(ours, argument))
+    await turns(5)
+    assert not waiting.done()
+    ours.close()
+    while theirs.recv(1 << 20):
+        pass
+    await sleeps(loop)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+
+async def test_the_port_of_a_listener_that_is_waited_for_is_free_when_it_is_closed(loop, listener):
+    address = listener.getsockname()
+    accepting = asyncio.ensure_future(loop.sock_accept(listener))
+    await turns(3)
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    with socket.create_server(address):
+        accepting.cancel()
+        await asyncio.wait([accepting])
+
+
+@pytest.mark.ours  # on asyncio's loop the second call waits for ever
+async def test_a_number_that_is_another_socket_now(loop, pair):
+    """What waited on the old socket ends, and gets nothing of the new one's."""
+    ours, _ = pair
+    old = asyncio.ensure_future(loop.sock_recv(ours, 10))
+    await turns(3)
+    number = ours.fileno()
+    ours.close()
+    new, peer = socket.socketpair()
+    if peer.fileno() == number:
+        new, peer = peer, new
+    with new, peer:
+        assert new.fileno() == number
+        new.setblocking(False)
+        receiving = asyncio.ensure_future(loop.sock_recv(new, 10))
+        await turns(3)
+        peer.send(b"new")
+        assert await receiving == b"new"
+        with pytest.raises(OSError, match="closed while a call waited"):
+            await old
+
+
+async def test_a_descriptor_put_in_the_place_of_another(loop, pair):
+    """os.dup2() over a socket that has been waited for: the next call waits for what is there now."""
+    ours, theirs = pair
+    for i in range(3):
+        receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+        await turns(3)
+        theirs.send(b"%d" % i)
+        assert await receiving == b"%d" % i
+        new, peer = socket.socketpair()
+        with new, peer:
+            new.setblocking(False)
+            os.dup2(new.fileno(), ours.fileno())
+            receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+            await turns(3)
+            peer.send(b"other")
+            assert await receiving == b"other"
+            back, theirs = socket.socketpair()
+            with back:
+                back.setblocking(False)
+                os.dup2(back.fileno(), ours.fileno())
+    theirs.close()
+
+
+# -- nothing spins
+
+
+async def test_sending_to_a_peer_that_has_shut_down_its_side_and_does_not_read(loop, pair):
+    ours, theirs = pair
+    shrink(ours)
+    shrink(theirs)
+    data = payload(600_000)
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, data))
+    await turns(3)
+    theirs.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(ours, 10) == b""
+    await sleeps(loop)
+    received = bytearray()
+    while len(received) < len(data):
+        try:
+            received += theirs.recv(5000)
+        except BlockingIOError:
+            await asyncio.sleep(0.001)
+    await sending
+    assert received == data
+
+
+async def test_a_socket_that_is_read_by_somebody_else(loop, pair):
+    ours, theirs = pair
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+    await turns(3)
+    for _ in range(3):
+        theirs.send(b"taken away")
+        assert ours.recv(100) == b"taken away"
+        await sleeps(loop, 0.05)
+    theirs.send(b"x")
+    assert await receiving == b"x"
+
+
+@pytest.mark.ours  # asyncio's loop spins
+async def test_a_socket_with_something_in_its_error_queue(loop):
+    """It is reported for ever, and is not readable for all that."""
+    with udp_socket() as sock, udp_socket() as gone:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+        address = gone.getsockname()
+        sock.connect(address)
+        gone.close()
+        sock.send(b"x")
+        with pytest.raises(ConnectionRefusedError):
+            await loop.sock_recv(sock, 10)
+        for _ in range(3):
+            receiving = asyncio.ensure_future(loop.sock_recv(sock, 10))
+            await turns(5)
+            await sleeps(loop)
+            with udp_socket(address=address) as back:
+                back.sendto(b"x", sock.getsockname())
+                assert await receiving == b"x"
+
+
+# -- several kinds of use of one socket
+
+
+async def test_a_reader_beside_a_send_that_waits(loop, pair):
+    """Neither disturbs the other, and when the send is done nobody hears that the socket can be written."""
+    ours, theirs = pair
+    shrink(ours)
+    seen = []
+    loop.add_reader(ours, lambda: seen.append(ours.recv(100)))
+    data = payload(600_000)
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, data))
+    await turns(3)
+    assert not sending.done()
+    theirs.send(b"one")
+    await settle(lambda: seen == [b"one"])
+    assert digest(await receive(loop, theirs, len(data))) == digest(data)
+    await sending
+    await sleeps(loop)
+    theirs.send(b"two")
+    await settle(lambda: seen == [b"one", b"two"])
+    assert loop.remove_reader(ours)
+
+
+@pytest.mark.ours  # in asyncio, the call takes the reader's place
+async def test_a_reader_beside_a_receive(loop, pair):
+    ours, theirs = pair
+    calls = []
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+    await turns(3)
+    loop.add_reader(ours, calls.append, 1)
+    theirs.send(b"x")
+    assert await receiving == b"x"
+    assert calls
+    await turns(2)
+    calls.clear()
+    await sleeps(loop)
+    assert not calls
+    assert loop.remove_reader(ours)
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+    await turns(3)
+    theirs.send(b"y")
+    assert await receiving == b"y"
+
+
+async def test_both_directions_wait(loop, pair):
+    """One end is full and empty at once: each event wakes its own call, and the other one goes on waiting."""
+    ours, theirs = pair
+    shrink(ours)
+    data = payload(600_000)
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, data))
+    await turns(3)
+    for i in range(5):
+        receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+        await turns(3)
+        theirs.send(b"%d" % i)
+        assert await receiving == b"%d" % i
+        assert not sending.done()
+    assert digest(await receive(loop, theirs, len(data))) == digest(data)
+    await sending
+
+
+async def test_a_socket_of_another_class_is_called_by_its_methods(loop):
+    class Reversing(socket.socket):
+        def recv(self, *args):
+            return super().recv(*args)[::-1]
+
+        def recv_into(self, *args):
+            count = super().recv_into(*args)
+            args[0][:count] = args[0][:count][::-1]
+            return count
+
+        def send(self, data, *args):
+            return super().send(bytes(data)[:2], *args)
+
+    plain, theirs = socket.socketpair()
+    with Reversing(fileno=plain.detach()) as ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+        await turns(3)
+        theirs.send(b"abc")
+        assert await receiving == b"cba"
+        buffer = bytearray(3)
+        theirs.send(b"abc")
+        assert await loop.sock_recv_into(ours, buffer) == 3
+        assert buffer == b"cba"
+        await loop.sock_sendall(ours, b"in pieces")
+        assert await receive(loop, theirs, 9) == b"in pieces"
+
+
+@pytest.mark.ours  # asyncio takes their number for their size
+async def test_items_of_several_bytes(loop, pair):
+    ours, theirs = pair
+    numbers = array.array("i", range(100_000))
+    shrink(ours)
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, numbers))
+    assert await receive(loop, theirs, 400_000) == numbers.tobytes()
+    await sending
+
+
+@pytest.mark.parametrize("size", [100, 4096, 5000, 70_000, 300_000, 1 << 24])
+async def test_results_keep_what_came(loop, pair, size):
+    """Whatever becomes of the buffer that was received into."""
+    ours, theirs = pair
+    kept = []
+    for count in (1, 50, 4096, 4097, 60_000, 1, 4097, 0):
+        data = payload(count)
+        theirs.send(data)
+        got = b""
+        while len(got) < count:
+            part = await loop.sock_recv(ours, size)
+            assert 0 < len(part) <= size
+            got += part
+        kept.append((got, data))
+    assert all(got == data for got, data in kept)

@@ -280,8 +280,8 @@ async def test_a_cancelled_call_loses_nothing(loop, ours, theirs, into):
     assert received == [(payload(i % 1500, i), theirs.getsockname()) for i in range(sent)]
 
 
-async def test_leftovers_are_whole_datagrams(loop, ours, theirs):
-    """What a cancelled call has left is served as the kernel would have done it: cut to size, one at a time."""
+async def test_what_a_cancelled_call_leaves_is_there_for_the_next_one(loop, ours, theirs):
+    """Cut to size, one at a time, as for any other call."""
     for _ in range(3):
         for data in (b"first one", b"", b"second one"):
             receiving = asyncio.ensure_future(loop.sock_recvfrom(ours, 100))

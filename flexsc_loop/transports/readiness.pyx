@@ -1,19 +1,12 @@
 # cython: language_level=3, cdivision=True
-"""Floor 4: callbacks for fds that are ready: `add_reader` and `add_writer`.
+"""Floor 4: callbacks for fds that are ready (`add_reader` and `add_writer`), and coroutines that wait for one.
 
-Owns: polls on fds that anybody may close.  Imports: page, operation, turn.
-
-So that a fd can be closed and its number reused right after a callback was removed, that ends the poll before it
-returns (`cancel_now`).
+Owns: who is called for which fd.  Imports: interest, operation, turn.
 """
-import os
-import stat
-
-cimport cython
 from libc.stdint cimport uint32_t
 
-from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport CALL_POLL, ECANCELED
+from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
+from flexsc_loop.syscalls.page cimport EBADF
 from flexsc_loop.turn.handles cimport Handle, stack_here
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
@@ -21,92 +14,99 @@ from flexsc_loop.turn.turn cimport Endpoint, Turn
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
 
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLIN
-        POLLOUT
-        POLLPRI
-        POLLRDHUP
+
+cdef class Wait(Interest):
+    """What a coroutine awaits until an fd is ready.  However the wait ends, nothing of it is under way afterwards."""
+
+    cdef int came(self) except -1:
+        if not self.future.done():
+            self.future.set_result(None)
+        return 0
+
+    cdef int lost(self) except -1:
+        if not self.future.done():
+            self.future.set_exception(OSError(EBADF, "the descriptor was closed while a call waited on it"))
+        return 0
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        if not self.suspended:
+            self.suspended = True
+            self.future._asyncio_future_blocking = True
+            return self.future
+        self.suspended = False
+        self.future.result()
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        """The coroutine is cancelled while it waits."""
+        self.interests.withdraw(self)
+        if isinstance(kind, BaseException):
+            raise kind
+        raise kind() if value is None else value
+
+    def close(self):
+        """The coroutine is dropped while it waits."""
+        self.interests.withdraw(self)
 
 
-cdef class Poll(Operation):
-    """Waits once until a fd is ready; armed again after each call of the callback, which makes it level-triggered."""
-    cdef void* watch                 # borrowed: a loop that nobody closes can be collected with its watches
+cdef Wait wait_until(Turn turn, int fd, uint32_t mask, Wait earlier):
+    """A wait for `mask` (EPOLLIN or EPOLLOUT), to be awaited.
 
-    cdef int prepare(self) except -1:
-        cdef Watch watch = <Watch> self.watch
-        return watch.turn.page.submit(self, CALL_POLL, watch.fd, NULL, 0, 0, watch.mask, 0)
+    earlier: the wait of the same call that has ended, if the call has found nothing then.  Raises OSError.
+    """
+    cdef Wait wait = earlier
+    if wait is None:
+        wait = Wait.__new__(Wait)
+        wait.interests = turn.interests
+        wait.fd = fd
+        wait.mask = mask
+    else:
+        wait.vain = True
+    wait.future = turn.create_future()
+    turn.interests.add(wait)
+    return wait
 
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.watch == NULL:
-            return 0
-        return (<Watch> self.watch).ready(res)
+
+cdef class Level(Interest):
+    """A watch's place on the interest list."""
+
+    cdef int came(self) except -1:
+        return self.watch.wake_up()
+
+    cdef int lost(self) except -1:
+        return (<ReadinessTurn> self.watch.turn).drop(self.watch)
 
 
-@cython.no_gc_clear
 cdef class Watch(Endpoint):
     """One callback for one direction of one fd."""
-    cdef int fd
-    cdef uint32_t mask
-    cdef Handle handle
-    cdef Poll poll
-    cdef bint lost                   # the fd can't be polled any more
 
     def __repr__(self):
         """In debug mode, slow callbacks are reported by it."""
-        what = "reader" if self.mask & POLLIN else "writer"
-        return f"<{what} fd={self.fd} {self.handle!r}>"
-
-    cdef int ready(self, int res) except -1:
-        """The poll's completion.  Bookkeeping only."""
-        if res == -ECANCELED:
-            # Whoever cancels detaches the poll first, so this is a page that is being replaced.
-            return 0 if self.turn.page.closed else self.poll.prepare()
-        self.lost = res < 0
-        return self.wake_up()
+        return f"<{'writer' if self.writer else 'reader'} fd={self.fd} {self.handle!r}>"
 
     cdef int run(self, Turn turn) except -1:
         cdef Handle handle = self.handle
         self.queued = False
-        if handle is None or handle._cancelled:
+        if handle is None:
             return 0
-        handle.run(turn)
-        return self.cut_short()
+        if handle._cancelled:
+            # By somebody who has it from `_add_reader`.
+            return (<ReadinessTurn> turn).drop(self)
+        return handle.run(turn)
 
     cdef int cut_short(self) except -1:
-        if self.handle is not None and not self.lost and self.poll.user_data == 0:
-            self.poll.prepare()
+        """What is still ready is reported again."""
         return 0
 
-    cdef int arm(self) except -1:
-        self.poll = Poll.__new__(Poll)
-        self.poll.watch = <void*> self
-        self.poll.retractable = True
-        return self.poll.prepare()
-
-    def __dealloc__(self):
-        if self.poll is not None:
-            self.poll.watch = NULL
-
-    cdef int disarm(self) except -1:
-        self.turn.page.refuse_if_away()
-        poll, self.poll = self.poll, None
-        if poll is None:
-            return 0
+    cdef Level let_go(self):
+        """The callback is not called any more.  Returns the watch's place on the interest list."""
+        cdef Level place = self.place
         self.handle.drop()
-        self.handle = None
-        (<Poll> poll).watch = NULL
-        return self.turn.page.cancel_now(poll)
-
-
-cdef Watch watch_fd(Turn turn, int fd, uint32_t mask, Handle handle):
-    cdef Watch watch = Watch.__new__(Watch)
-    watch.turn = turn
-    watch.fd = fd
-    watch.mask = mask
-    watch.handle = handle
-    watch.arm()
-    return watch
+        self.handle = self.place = place.watch = None
+        return place
 
 
 cdef class ReadinessTurn(Turn):
@@ -116,92 +116,114 @@ cdef class ReadinessTurn(Turn):
         self.readers = {}
         self.writers = {}
 
-    def _count_housekeeping(self, int change):
-        """Operations that the loop itself needs are not counted among those in flight."""
-        self.page.housekeeping += change
+    def _arm_interests(self):
+        """What another thread has added while this one slept is waited for from now on."""
+        self.interests.arm()
 
     cdef int forget_watches(self) except -1:
-        """The loop is closing: let go of all callbacks."""
-        for watch in [*self.readers.values(), *self.writers.values()]:
-            (<Watch> watch).disarm()
+        """The loop is closing, or another process's: let go of all callbacks."""
+        cdef Watch watch
+        for watch in (*self.readers.values(), *self.writers.values()):
+            watch.let_go()
         self.readers.clear()
         self.writers.clear()
+        self.interests.close()
         return 0
 
-    cdef int free_fd(self, object fileobj) except -1:
-        """The fd of a file object that no transport owns."""
-        cdef int fd
-        if isinstance(fileobj, int):
-            fd = fileobj
-        else:
-            try:
-                fd = fileobj.fileno()
-            except (AttributeError, TypeError, ValueError):
-                raise ValueError(f"Invalid file object: {fileobj!r}") from None
-        if fd < 0:
-            raise ValueError(f"Invalid file descriptor: {fd}")
-        transport = self.owned.get(fd)
-        if transport is not None:
-            raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
-        return fd
+    cdef int fd_of(self, object fileobj, bint free) except? -1:
+        """The fd of a file object; of one that has been closed, that with which it was registered.
 
-    cdef Handle watch(self, dict watches, object fileobj, uint32_t mask, object callback, tuple args, bint check):
-        cdef Handle handle
+        The same as in asyncio and its selectors.  free: no transport may own it.  Raises ValueError, RuntimeError.
+        """
         cdef Watch watch
         cdef int fd
+        try:
+            fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+        if free and fd in self.owned:
+            raise RuntimeError(f"File descriptor {fileobj!r} is used by transport {self.owned[fd]!r}")
+        if fd >= 0:
+            return fd
+        for watch in (*self.readers.values(), *self.writers.values()):
+            if watch.fileobj is fileobj:
+                return watch.fd
+        raise ValueError(f"Invalid file descriptor: {fd}")
+
+    cdef Handle watch(self, bint writer, object fileobj, bint free, object callback, tuple args, object context):
+        cdef dict watches = self.writers if writer else self.readers
+        cdef Handle handle
+        cdef Watch watch, earlier
+        cdef Level place
         if self._closed:
             self._check_closed()
-        fd = self.free_fd(fileobj) if check else fileobj
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            raise PermissionError(1, "a regular file cannot be polled")
+        watch = Watch.__new__(Watch)
+        watch.fd = self.fd_of(fileobj, free)
         # Without the loop in it: the collector does not see through handles, and this one stays.
-        handle = Handle.__new__(Handle)
+        watch.handle = handle = Handle.__new__(Handle)
         handle._callback = callback
         handle._args = args
-        handle._context = PyContext_CopyCurrent()
+        handle._context = PyContext_CopyCurrent() if context is None else context
         if self._debug:
             handle._source_traceback = stack_here()
-        if fd in watches:
-            (<Watch> watches[fd]).disarm()
-        watches[fd] = watch_fd(self, fd, mask, handle)
+        watch.turn = self
+        watch.writer = writer
+        watch.fileobj = fileobj
+        earlier = watches.pop(watch.fd, None)
+        place = Level.__new__(Level) if earlier is None else earlier.let_go()
+        place.fd = watch.fd
+        place.mask = EPOLLOUT if writer else EPOLLIN
+        place.level = True
+        place.watch = watch
+        watch.place = place
+        self.interests.add(place)
+        watches[watch.fd] = watch
+        if not self.interests.arm():
+            self.call_soon_threadsafe(self._arm_interests)
+        else:
+            # Another thread may have armed it just now: it is handed over when the loop wakes.
+            self.rouse()
         return handle
 
-    cdef bint unwatch(self, dict watches, object fileobj, bint check) except -1:
+    cdef bint unwatch(self, bint writer, object fileobj, bint free) except -1:
         cdef Watch watch
         if self._closed:
             return False
-        fd = self.free_fd(fileobj) if check else fileobj
-        watch = watches.get(fd)
+        watch = (self.writers if writer else self.readers).get(self.fd_of(fileobj, free))
         if watch is None:
             return False
-        watch.disarm()
-        del watches[fd]
+        self.drop(watch)
         return True
+
+    cdef int drop(self, Watch watch) except -1:
+        cdef Level place = watch.let_go()
+        del (self.writers if watch.writer else self.readers)[watch.fd]
+        return self.interests.withdraw(place)
 
     def add_reader(self, fd, callback, *args):
         """Call `callback(*args)` whenever `fd` can be read, as long as it can.  Source: asyncio.loop.add_reader."""
-        self.watch(self.readers, fd, POLLIN | POLLPRI | POLLRDHUP, callback, args, True)
+        self.watch(False, fd, True, callback, args, None)
 
     def remove_reader(self, fd):
         """Stop that; returns whether there was anything to stop."""
-        return self.unwatch(self.readers, fd, True)
+        return self.unwatch(False, fd, True)
 
     def add_writer(self, fd, callback, *args):
         """Call `callback(*args)` whenever `fd` can be written, as long as it can.  Source: asyncio.loop.add_writer."""
-        self.watch(self.writers, fd, POLLOUT, callback, args, True)
+        self.watch(True, fd, True, callback, args, None)
 
     def remove_writer(self, fd):
         """Stop that; returns whether there was anything to stop."""
-        return self.unwatch(self.writers, fd, True)
+        return self.unwatch(True, fd, True)
 
-    def _add_reader(self, fd, callback, *args):
-        return self.watch(self.readers, fd, POLLIN | POLLPRI | POLLRDHUP, callback, args, False)
+    def _add_reader(self, fd, callback, *args, context=None):
+        return self.watch(False, fd, False, callback, args, context)
 
     def _remove_reader(self, fd):
-        return self.unwatch(self.readers, fd, False)
+        return self.unwatch(False, fd, False)
 
-    def _add_writer(self, fd, callback, *args):
-        return self.watch(self.writers, fd, POLLOUT, callback, args, False)
+    def _add_writer(self, fd, callback, *args, context=None):
+        return self.watch(True, fd, False, callback, args, context)
 
     def _remove_writer(self, fd):
-        return self.unwatch(self.writers, fd, False)
+        return self.unwatch(True, fd, False)

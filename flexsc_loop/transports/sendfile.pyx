@@ -1,11 +1,11 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: sendfile(2) over the loop's own connections and over sockets that stay their caller's.
 
-Owns: how far a file has got.  Imports: stream, reading, page, operation, turn.
+Owns: how far a file has got.  Imports: readiness, reading, stream, page, turn.
 
-sendfile(2) is called at once, in the caller's turn, and again as long as the socket takes what it is given; only
-waiting goes through the page.  io_uring has no sendfile, and a chain of splices goes through the kernel's pipe code
-twice.  What was written before the file leaves in the same segment as its first bytes.
+sendfile(2) is called at once, in the caller's turn, and again as long as the socket takes what it is given; then it
+waits on the interest list.  io_uring has no sendfile, and a chain of splices goes through the kernel's pipe code twice.
+What was written before the file leaves in the same segment as its first bytes.
 """
 import asyncio
 import io
@@ -14,12 +14,13 @@ from asyncio import exceptions
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport errno as last_error
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, int64_t
 from posix.stat cimport S_ISREG, fstat, struct_stat
 from posix.unistd cimport pread
 
-from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, EBADF, EINTR, ENTRY_OWNED, Page
+from flexsc_loop.syscalls.interest cimport EPOLLOUT
+from flexsc_loop.syscalls.page cimport EAGAIN, EBADF, EINTR
+from flexsc_loop.transports.readiness cimport Wait, wait_until
 from flexsc_loop.transports.reading cimport FLOWING
 from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.turn.turn cimport Turn
@@ -58,10 +59,6 @@ cdef extern from "<netinet/tcp.h>" nogil:
         IPPROTO_TCP "6"
         TCP_CORK
 
-cdef extern from "<poll.h>" nogil:
-    enum:
-        POLLOUT
-
 cdef enum:
     TURN_MOST = 1024 * 1024          # of one file in one turn, so that a fast reader does not hold up the others
     CALL_MOST = 512 * 1024           # of one call
@@ -72,17 +69,6 @@ cdef enum Progress:
     DONE
     BLOCKED                          # the socket takes no more just now
     AGAIN                            # it might, but others have a right to this turn
-
-
-cdef class Room(Operation):
-    """Waits until a socket takes more."""
-    cdef object future
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        # A wait that failed is an event as well: the next call will say what is wrong.
-        if not self.future.done():
-            self.future.set_result(None)
-        return 0
 
 
 cdef class FileSend:
@@ -246,31 +232,22 @@ cdef class FileSend:
     async def run(self):
         """Send all of it; returns how many bytes."""
         cdef Progress progress
+        cdef Wait wait = None
+        cdef int64_t before
+        if self.turn is None:
+            raise RuntimeError("there is no file to send")
         while True:
+            before = self.sent
             progress = self.step()
             if progress == DONE:
                 return self.sent
             if progress == BLOCKED:
-                await self.room()
+                wait = wait_until(self.turn, self.fd, EPOLLOUT, wait if self.sent == before else None)
+                await wait
             else:
+                wait = None
                 await asyncio.sleep(0)
             self.check()
-
-    async def room(self):
-        """Wait until the socket takes more.  After a cancel nothing of the wait is under way any more."""
-        cdef Room wait = Room.__new__(Room)
-        cdef Page page
-        if self.turn is None:
-            raise RuntimeError("there is no file to send")
-        page = self.turn.page
-        wait.retractable = True
-        wait.future = self.turn.create_future()
-        page.submit(wait, CALL_POLL, self.fd, NULL, 0, 0, POLLOUT, ENTRY_OWNED if self.stream is not None else 0)
-        try:
-            await wait.future
-        except BaseException:
-            page.cancel_now(wait)
-            raise
 
 
 async def send_over_stream(Turn turn not None, transport, file, offset, count):

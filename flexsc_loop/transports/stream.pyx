@@ -251,9 +251,6 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
         stream.sock = None
         raise
     stream.receive.stream = stream
-    if sock is not None:
-        # What a cancelled call on the socket has brought and nobody has seen comes first.
-        stream.inbox = turn._take_leftover(sock)
     if server is not None:
         turn._attach_to(server, stream.facade)
     return stream

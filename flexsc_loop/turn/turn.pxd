@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.handles cimport flexsc_queue
 from flexsc_loop.turn.timers cimport Timers
@@ -21,6 +22,7 @@ cdef class Endpoint:
 
 cdef class Turn(Timers):
     cdef readonly Page page
+    cdef readonly InterestList interests     # waits on descriptors that the loop does not own
     cdef flexsc_queue arrived        # Endpoints that have something to deliver, likewise
     cdef void** dirty                # endpoints to flush, each with one reference
     cdef size_t dirty_count, dirty_room

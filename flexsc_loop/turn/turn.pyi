@@ -6,6 +6,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from typing_extensions import disjoint_base
 
+from flexsc_loop.syscalls.interest import InterestList
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.turn.timers import Timers
 
@@ -22,6 +23,8 @@ class Turn(Timers):
     _task_factory: Any
     @property
     def page(self) -> Page: ...
+    @property
+    def interests(self) -> InterestList: ...
     @property
     def turns(self) -> int: ...
     @property

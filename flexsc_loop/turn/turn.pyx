@@ -14,6 +14,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
+from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
 from flexsc_loop.turn.handles cimport (
     Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
@@ -103,6 +104,7 @@ cdef class Turn(Timers):
 
     def _use_page(self, Page page):
         self.page = page
+        self.interests = InterestList.__new__(InterestList, page)
         self.attributes = self.__dict__
         self.replaced_clock = type(self).time is not Turn.time
         self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT

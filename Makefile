@@ -1,7 +1,7 @@
 # What to do with this project; the work is done by the scripts in .ci/.
 #
 #   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
-#   make test      build and run the tests on each of Python 3.11 to 3.14 that is here (ARGS="-k name": for pytest)
+#   make test      build and run the tests on each of Python 3.11 to 3.15 that is here (ARGS="-k name": for pytest)
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
 #   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
 #   make lint      ruff, cython-lint, mypy, stubtest

@@ -35,6 +35,10 @@ logger = logging.getLogger("flexsc_loop")
 
 HEAP_KEPT = 1 << 20
 
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    # Importing the modules above has switched it on in a free-threaded Python, and Python said so, unless told not to.
+    raise ImportError("flexsc_loop needs the GIL: a free-threaded Python must not be run with PYTHON_GIL=0 or -X gil=0")
+
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 _Server: Any = base_events.Server
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1

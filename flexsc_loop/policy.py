@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from asyncio import events
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from asyncio import DefaultEventLoopPolicy as _Base
 else:
     with warnings.catch_warnings():
-        # Python 3.14 deprecates policies and 3.16 has none; nothing here needs them but FlexSCPolicy and `install`.
+        # Python 3.14 deprecates policies and 3.16 has none.
         warnings.simplefilter("ignore", DeprecationWarning)
         _Base = getattr(asyncio, "DefaultEventLoopPolicy", object)
 
-NO_POLICIES = "this Python has no event loop policies: use loop_factory=flexsc_loop.new_event_loop"
+NO_POLICIES = (
+    "this Python has no event loop policies: use loop_factory=flexsc_loop.new_event_loop, "
+    "or flexsc_loop.install() for the loops that others make"
+)
 
 
 class FlexSCPolicy(_Base):
@@ -54,8 +58,13 @@ def new_event_loop(*, pages: Pages | None = None, threads: Threads | None = None
 def install() -> None:
     """Make this the loop of the whole process; for servers that choose theirs through the policy.
 
-    Raises RuntimeError where Python has no policies any more (3.16).
+    Where Python has no policies any more (3.16), what it makes loops with is replaced: `asyncio.EventLoop`, and
+    `asyncio.new_event_loop`, which `asyncio.run` calls without a loop_factory.
     """
+    if _Base is object:
+        asyncio.EventLoop = Loop  # type: ignore[assignment]
+        asyncio.new_event_loop = events.new_event_loop = new_event_loop
+        return
     policy = FlexSCPolicy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

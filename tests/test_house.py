@@ -309,7 +309,7 @@ def test_compiled_classes_have_docstrings_and_stubs(name):
 # ---- scripts
 
 
-@pytest.mark.parametrize("script", ["venv", "test", "lint", "run"])
+@pytest.mark.parametrize("script", ["venv", "test", "lint", "run", "unstable"])
 def test_scripts_are_sound(script):
     path = ROOT / ".ci" / script
     if not path.exists():

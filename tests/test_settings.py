@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+import textwrap
 import warnings
 
 import pytest
@@ -91,6 +93,7 @@ def test_public_names(flexsc_loop):
     assert issubclass(flexsc_loop.Loop, asyncio.BaseEventLoop)
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 16), reason="there are no policies any more")
 def test_policy(flexsc_loop):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -126,13 +129,128 @@ def test_install():
     assert end.out == "True\n", end.err
 
 
+#: What Python 3.16 makes of asyncio: no policies, one current loop per thread, and EventLoop for new ones.
+WITHOUT_POLICIES = """
+import asyncio, threading
+from asyncio import events
+for module in (asyncio, events):
+    for name in [name for name in vars(module) if "olicy" in name or name == "__getattr__"]:
+        delattr(module, name)
+events._event_loop_policy = None  # for its own handler of forks
+current = threading.local()
+if not hasattr(asyncio, "EventLoop"):
+    asyncio.EventLoop = asyncio.SelectorEventLoop
+def get_event_loop():
+    return events._get_running_loop() or current.loop
+def set_event_loop(loop):
+    current.loop = loop
+def new_event_loop():
+    return asyncio.EventLoop()
+for function in (get_event_loop, set_event_loop, new_event_loop):
+    setattr(asyncio, function.__name__, function)
+    setattr(events, function.__name__, function)
+
+import flexsc_loop
+
+async def main():
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert await reader.read() == b"hello"
+    writer.close()
+    server.close()
+    ours = type(asyncio.get_running_loop()) is flexsc_loop.Loop
+    if ours:  # this Python's own loop still asks its policy for children
+        process = await asyncio.create_subprocess_exec("true")
+        assert await process.wait() == 0
+    return ours
+
+async def greet(reader, writer):
+    writer.write(b"hello")
+    writer.close()
+"""
+
+
+def without_policies(source):
+    end = run_python(f"{WITHOUT_POLICIES}\n{textwrap.dedent(source)}")
+    assert (end.out, end.err) == ("done\n", "")
+
+
+def test_without_policies_everything_else_works():
+    without_policies(
+        """
+        assert flexsc_loop.run(main())
+        with asyncio.Runner(loop_factory=flexsc_loop.new_event_loop) as runner:
+            assert runner.run(main())
+        assert not asyncio.run(main())
+        print("done")
+        """
+    )
+
+
+def test_without_policies_the_policy_says_so():
+    without_policies(
+        """
+        try:
+            flexsc_loop.FlexSCPolicy()
+        except RuntimeError as error:
+            assert "no event loop policies" in str(error) and "loop_factory" in str(error)
+            print("done")
+        """
+    )
+
+
+def test_without_policies_install_works():
+    without_policies(
+        """
+        flexsc_loop.install()
+        assert asyncio.run(main())
+        with asyncio.Runner() as runner:
+            assert runner.run(main())
+        for loop in (asyncio.new_event_loop(), asyncio.EventLoop()):
+            asyncio.set_event_loop(loop)
+            assert asyncio.get_event_loop() is loop and type(loop) is flexsc_loop.Loop
+            loop.close()
+        import unittest
+        class Test(unittest.IsolatedAsyncioTestCase):
+            async def test(self):
+                assert await main()
+        done = unittest.TestResult()
+        Test("test").run(done)
+        assert done.wasSuccessful(), done.failures + done.errors
+        print("done")
+        """
+    )
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="there are no free-threaded builds")
+def test_without_the_gil_the_import_is_refused():
+    end = run_python(
+        """
+        import sys
+        sys._is_gil_enabled = lambda: False
+        import flexsc_loop
+        """
+    )
+    assert end.code == 1
+    assert end.err.splitlines()[-1].startswith("ImportError: flexsc_loop needs the GIL")
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="not a free-threaded build")
+def test_a_free_threaded_build_switches_its_gil_on():
+    source = "import sys, flexsc_loop, asyncio; print(sys._is_gil_enabled(), flexsc_loop.run(asyncio.sleep(0, 5)))"
+    end = run_python(source)
+    assert end.out == "True 5\n" and "GIL" in end.err and "flexsc_loop" in end.err
+    end = run_python(source, env={"PYTHON_GIL": "0"})
+    assert end.code == 1 and "ImportError: flexsc_loop needs the GIL" in end.err
+
+
 def test_import_changes_nothing():
     end = run_python(
         """
         import asyncio
-        before = dict(vars(asyncio)), asyncio.get_event_loop_policy()
+        before = dict(vars(asyncio)), dict(vars(asyncio.events))
         import flexsc_loop
-        assert (dict(vars(asyncio)), asyncio.get_event_loop_policy()) == before
+        assert (dict(vars(asyncio)), dict(vars(asyncio.events))) == before
         print(type(asyncio.new_event_loop()).__module__)
         """
     )

@@ -5,7 +5,8 @@
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
 #   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
 #   make lint      ruff, cython-lint, mypy, stubtest
-#   make stress    the C tests of the page and the turn: plain, ThreadSanitizer, AddressSanitizer + UBSan
+#   make stress    the C tests of the page and the turn: plain, with faults, ThreadSanitizer, AddressSanitizer + UBSan;
+#                  then the tests of calls that fail, with run-time assertions
 #   make bars      measure the project's bars; takes long
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
@@ -33,6 +34,7 @@ lint:
 
 stress:
 	@tests/c/run.sh all
+	@tests/faulty.sh $(PYTHON)
 
 bars:
 	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi

@@ -20,6 +20,7 @@ from support import (
     cpu_list,
     digest,
     echo,
+    eventually,
     payload,
     run_python,
     settle,
@@ -555,3 +556,37 @@ async def test_peers_that_never_read(loop, connect):
         transport.abort()
         await protocol.until_called("lost")
         assert protocol.calls == ["made", "pause", "lost"] or protocol.calls == ["made", "pause", "resume", "lost"]
+
+
+@pytest.mark.ours
+def test_a_closing_pipe_goes_on_in_another_thread(loop):
+    """A kernel page is replaced then, which ends all waits; what was written before close() must not get lost."""
+    out, into = os.pipe()
+    data = payload(300_000)
+
+    async def write():
+        transport, protocol = await loop.connect_write_pipe(Recorder, open(into, "wb", buffering=0))
+        transport.write(data)
+        transport.close()
+        await turns(5)
+        return protocol
+
+    protocol = loop.run_until_complete(write())
+    got = bytearray()
+
+    def read():
+        while chunk := os.read(out, 65536):
+            got.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    runner = threading.Thread(
+        target=loop.run_until_complete, args=(asyncio.wait_for(protocol.until_called("lost"), 10),)
+    )
+    runner.start()
+    # The pipe stays full until the wait that the other thread has taken over.
+    assert eventually(lambda: loop.is_running())
+    reader.start()
+    for thread in (runner, reader):
+        thread.join(15)
+    os.close(out)
+    assert digest(got) == digest(data)

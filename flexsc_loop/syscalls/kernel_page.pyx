@@ -15,8 +15,8 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE,
     EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS,
-    Page, flexsc_completion, flexsc_pool, flexsc_now_ns, pool_close, pool_grow, pool_reset,
-    spin_worth,
+    Page, faults_hold_any, faults_release, flexsc_completion, flexsc_pool, flexsc_now_ns, pool_close, pool_grow,
+    pool_reset, spin_worth,
 )
 
 
@@ -268,6 +268,8 @@ cdef class KernelPage(Page):
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
         cdef int res
+        if faults_hold_any(&self.faults):
+            timeout_ns = 0
         self.away = True
         with nogil:
             if self.eager:
@@ -296,7 +298,7 @@ cdef class KernelPage(Page):
 
     cdef bint idle(self, uint64_t now) noexcept:
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
-                and not uring_wants_enter(&self.ring))
+                and not uring_wants_enter(&self.ring) and not faults_hold_any(&self.faults))
 
     cdef bint hungry(self) noexcept:
         return uring_all_taken(&self.ring)
@@ -377,7 +379,9 @@ cdef class KernelPage(Page):
             count = self.batch_end - self.batch_at
             if count == 0:
                 self.batch_at = 0
-                count = self.batch_end = self.copy_out()
+                count = self.batch_end = faults_release(&self.faults, self.batch, BATCH)
+                if count == 0:
+                    count = self.batch_end = self.copy_out()
             for i in range(self.batch_at, self.batch_end):
                 held.append(self.batch[i])
                 ended += not self.batch[i].flags & COMPLETION_MORE and self.batch[i].user_data > SILENT
@@ -465,13 +469,13 @@ cdef class KernelPage(Page):
         return names
 
     cpdef dict counters(self):
-        return {
+        return self.with_faults({
             "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
             "syscalls": self.ring.syscalls + self.direct_calls, "wakeups": self.wakeups + self.ring.wakeups,
             "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": self.thread_cpu_ns(),
-        }
+        }, 0)
 
     cdef int find_poller(self) except -1:
         """The thread id of the poller, which the ring's fdinfo tells; 0 without one, and while it is not told.

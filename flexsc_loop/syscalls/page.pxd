@@ -79,6 +79,28 @@ cdef extern from "tick_count.h" nogil:
     uint64_t ticks_in_us(uint32_t us) noexcept
 
 
+cdef extern from "check.h" nogil:
+    void FLEXSC_CHECK(bint condition) noexcept
+
+
+cdef extern from "faults.h":
+    bint FLEXSC_FAULTY
+
+    struct flexsc_faults:
+        pass
+
+    void faults_open(flexsc_faults* faults) noexcept
+    void faults_close(flexsc_faults* faults) noexcept
+    void faults_begin(flexsc_faults* faults, uint64_t user_data, int* call, int fd, void** addr, uint32_t* len,
+                      uint32_t* flags) noexcept
+    bint faults_strikes(flexsc_faults* faults, uint64_t user_data) noexcept
+    int faults_result(flexsc_faults* faults, uint64_t user_data, int res) noexcept
+    bint faults_hold_any(const flexsc_faults* faults) noexcept
+    uint32_t faults_hold(flexsc_faults* faults, flexsc_completion* batch, uint32_t count, uint32_t room) noexcept
+    uint32_t faults_release(flexsc_faults* faults, flexsc_completion* batch, uint32_t room) noexcept
+    uint64_t faults_count(const flexsc_faults* faults) noexcept
+
+
 cdef extern from "spin.h" nogil:
     struct flexsc_spin:
         uint64_t looks
@@ -122,6 +144,7 @@ cdef class Page:
     cdef int64_t spin_most
     cdef flexsc_spin spin                  # with the own thread: whether it looks at all
     cdef uint32_t reaped                   # completions of the last turn that waited
+    cdef flexsc_faults faults              # nothing but in builds that test
 
     # What each kind of page does in its own way.
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
@@ -159,3 +182,4 @@ cdef class Page:
     cdef int check(self) except -1
     cdef int refuse_if_away(self) except -1
     cdef int end_with(self, Operation op, int res) except -1
+    cdef dict with_faults(self, dict counters, uint64_t more)

@@ -18,9 +18,11 @@ cdef class Page:
         self.batch = <flexsc_completion*> PyMem_Malloc(BATCH * sizeof(flexsc_completion))
         if self.batch == NULL:
             raise MemoryError
+        faults_open(&self.faults)
 
     def __dealloc__(self):
         PyMem_Free(self.batch)
+        faults_close(&self.faults)
         if self.pid == getpid():
             pool_close(&self.pool)
             pool_close(&self.datagrams)
@@ -80,6 +82,7 @@ cdef class Page:
         self.refuse_if_away()
         op.generation = (op.generation + 1) & 0xFFFF
         op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
+        faults_begin(&self.faults, op.user_data, &call, fd, &addr, &length, &flags)
         try:
             self.carry(op, call, fd, addr, length, off, call_flags, flags)
         except BaseException:
@@ -89,6 +92,7 @@ cdef class Page:
         op.following = self.newest
         op.previous = NULL
         if self.newest != NULL:
+            FLEXSC_CHECK((<Operation> self.newest).previous == NULL)
             (<Operation> self.newest).previous = <void*> op
         self.newest = <void*> op
         self.in_flight += 1
@@ -109,10 +113,15 @@ cdef class Page:
         if op.user_data != completion.user_data:
             self.stale += 1
             return 0
+        FLEXSC_CHECK(self.in_flight > 0 and op.generation == completion.user_data >> 48)
         if completion.flags & COMPLETION_MORE:
+            if faults_strikes(&self.faults, op.user_data):
+                self.cancel(op)
             op.complete(completion.res, completion.flags)
             return 0
+        FLEXSC_CHECK((op.previous == NULL) == (self.newest == <void*> op))
         if op.previous != NULL:
+            FLEXSC_CHECK((<Operation> op.previous).following == <void*> op)
             (<Operation> op.previous).following = op.following
         else:
             self.newest = op.following
@@ -120,10 +129,15 @@ cdef class Page:
             (<Operation> op.following).previous = op.previous
         op.previous = op.following = NULL
         self.release(op)
+        res = faults_result(&self.faults, op.user_data, res)
         op.user_data = 0
         self.in_flight -= 1
+        FLEXSC_CHECK((self.in_flight == 0) == (self.newest == NULL))
         if op.withdrawn:
             op.withdrawn = False
+            res = -ECANCELED
+        elif res == -EINTR:
+            # Nothing has been done, and whoever has not cancelled it submits it anew, as with a page that was replaced.
             res = -ECANCELED
         try:
             op.complete(res, completion.flags)
@@ -172,7 +186,7 @@ cdef class Page:
             if self.batch_at == self.batch_end:
                 self.batch_at = 0
                 self.batch_end = 0
-                self.batch_end = self.copy_out()
+                self.batch_end = faults_hold(&self.faults, self.batch, self.copy_out(), BATCH)
                 if self.batch_end == 0:
                     break
             while self.batch_at < self.batch_end:
@@ -282,3 +296,8 @@ cdef class Page:
     cpdef dict counters(self):
         """What the page has counted since it was opened."""
         return {}
+
+    cdef dict with_faults(self, dict counters, uint64_t more):
+        if FLEXSC_FAULTY:
+            counters["faults"] = faults_count(&self.faults) + more
+        return counters

@@ -1,10 +1,10 @@
-# Floor 0: what the modules above use of <sys/socket.h> and <poll.h>, declared once.  Cython brings the rest along:
-# vectors are in posix.uio, errors in libc.errno, files in posix.unistd.
+# Floor 0: what the modules above use of <sys/socket.h> (by way of plain.h) and <poll.h>, declared once.  Cython brings
+# the rest along: vectors are in posix.uio, errors in libc.errno, files in posix.unistd.
 
 from posix.uio cimport iovec
 
 
-cdef extern from "<sys/socket.h>" nogil:
+cdef extern from "plain.h" nogil:
     enum:
         AF_INET
         AF_INET6

@@ -106,4 +106,7 @@ int flexsc_thread_id(const struct flexsc_page *page);
 
 const struct flexsc_counters *flexsc_page_counters(const struct flexsc_page *page);
 
+/* How many system calls a test has had fail (faults.h). */
+uint64_t flexsc_page_faults(const struct flexsc_page *page);
+
 #endif

@@ -37,6 +37,7 @@ cdef extern from "user_page.h":
     void flexsc_thread_stop(flexsc_page* page) noexcept nogil
     int64_t flexsc_thread_cpu_ns(const flexsc_page* page)
     int flexsc_thread_id(const flexsc_page* page)
+    uint64_t flexsc_page_faults(const flexsc_page* page)
 
 
 cdef extern from *:

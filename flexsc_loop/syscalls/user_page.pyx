@@ -12,7 +12,7 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, pool_close,
+    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_hold_any, pool_close,
     pool_grow, spin_worth, ticks_in_us, ticks_now,
 )
 
@@ -127,7 +127,7 @@ cdef class UserPage(Page):
         # More than once only if the completion did not fit into a full ring.
         while op.user_data == ended:
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
-            if self.reap() == 0:
+            if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
         return 0
 
@@ -149,6 +149,8 @@ cdef class UserPage(Page):
         cdef bint busy = self.unpublished != 0 or timeout_ns != 0 or self.direct_calls != self.calls_seen
         cdef int res
         self.unpublished = 0
+        if faults_hold_any(&self.faults):
+            timeout_ns = 0
         if self.started:
             # With the GIL, because other threads may submit without it being refused.
             flexsc_page_publish(self.user)
@@ -167,7 +169,7 @@ cdef class UserPage(Page):
         return res == -EINTR
 
     cdef bint idle(self, uint64_t now) noexcept:
-        if self.unpublished or flexsc_page_has_completions(self.user):
+        if self.unpublished or flexsc_page_has_completions(self.user) or faults_hold_any(&self.faults):
             return False
         if self.started:
             return True
@@ -211,7 +213,7 @@ cdef class UserPage(Page):
         # What was queued without a reader (closes above all) is still to be done.
         while True:
             flexsc_page_serve(self.user, 0)
-            if self.reap() == 0:
+            if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
         self.last_counters = self.counters()
         flexsc_page_close(self.user)
@@ -222,11 +224,11 @@ cdef class UserPage(Page):
     cpdef dict counters(self):
         if self.user == NULL:
             return self.last_counters
-        return {
+        return self.with_faults({
             "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
             "syscalls": counted_loop_syscalls(self.user) + self.direct_calls,
             "wakeups": self.woken + counted_wakeups(self.user),
             "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
             "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
             "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
-        }
+        }, flexsc_page_faults(self.user))

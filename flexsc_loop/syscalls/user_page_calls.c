@@ -28,9 +28,35 @@ enum {
 
 /* ---- results ---- */
 
+#ifdef FLEXSC_FAULTS
+static bool faults_instead(struct calls *calls, const struct flexsc_entry *entry, uint32_t fault) {
+    struct fd_state *state = fds_find(calls->fds, entry->fd);
+    errno = fault == FAULT_LATE ? EAGAIN : faults_errno(fault);
+    /* Who says that there is nothing although there is has to tell of it later. */
+    if (state != NULL)
+        state->flags |= FD_REARM;
+    return false;
+}
+#else
+static bool faults_instead(struct calls *calls, const struct flexsc_entry *entry, uint32_t fault) {
+    (void)calls, (void)entry, (void)fault;
+    return true;
+}
+#endif
+
 static enum outcome finished(struct calls *calls, struct flexsc_entry *entry, int32_t res) {
     fds_finish(calls->fds, entry, res, 0);
     return FINISHED;
+}
+
+/* A system call is about to be made for an entry, for up to `most` bytes if that is not NULL: all of them pass here, and
+ * are counted.  False: it is not to be made, because a test has it fail; errno says how. */
+static inline bool begin(struct calls *calls, const struct flexsc_entry *entry, size_t *most) {
+    count_syscall(calls->results);
+    uint32_t fault = faults_call(&calls->faults, entry->call, entry->fd, most);
+    if (FLEXSC_FAULTY && fault != 0)
+        return faults_instead(calls, entry, fault);
+    return true;
 }
 
 static enum outcome failed(struct calls *calls, struct flexsc_entry *entry, int error) {
@@ -40,17 +66,18 @@ static enum outcome failed(struct calls *calls, struct flexsc_entry *entry, int 
 /* ---- receiving ---- */
 
 static enum outcome try_recv(struct calls *calls, struct fd_state *state, struct flexsc_entry *entry) {
+    size_t most;
     ssize_t n;
     do {
-        count_syscall(calls->results);
-        n = recv(entry->fd, (void *)(uintptr_t)entry->addr, entry->len, MSG_FLAGS(entry));
+        most = entry->len;
+        n = begin(calls, entry, &most) ? recv(entry->fd, (void *)(uintptr_t)entry->addr, most, MSG_FLAGS(entry)) : -1;
     } while (n < 0 && errno == EINTR);
     if (n < 0)
         return failed(calls, entry, errno);
-    if (n > 0 && n < entry->len && state != NULL && !(entry->call_flags & (MSG_PEEK | MSG_OOB)) &&
+    if (n > 0 && (size_t)n < most && state != NULL && !(entry->call_flags & (MSG_PEEK | MSG_OOB)) &&
         fds_drained_by_short_read(calls->fds, state))
         state->ready &= (uint8_t)~READABLE;
-    fds_finish(calls->fds, entry, (int32_t)n, n > 0 && n == entry->len ? COMPLETION_NONEMPTY : 0);
+    fds_finish(calls->fds, entry, (int32_t)n, n > 0 && (size_t)n == most ? COMPLETION_NONEMPTY : 0);
     return FINISHED;
 }
 
@@ -72,9 +99,9 @@ static enum outcome try_recv_pool(struct calls *calls, struct fd_state *state, s
             return finished(calls, entry, -ENOBUFS);
         }
         struct flexsc_pool_slot *slot = pool_slot(&calls->pool, 0);
-        uint32_t len = slot->len;
-        count_syscall(calls->results);
-        ssize_t n = recv(entry->fd, (void *)(uintptr_t)slot->addr, len, MSG_FLAGS(entry));
+        size_t most = slot->len;
+        void *buffer = (void *)(uintptr_t)slot->addr;
+        ssize_t n = begin(calls, entry, &most) ? recv(entry->fd, buffer, most, MSG_FLAGS(entry)) : -1;
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -83,8 +110,8 @@ static enum outcome try_recv_pool(struct calls *calls, struct fd_state *state, s
             return finished(calls, entry, 0);
         uint32_t flags = COMPLETION_BUFFER | (uint32_t)slot->id << COMPLETION_BUFFER_SHIFT;
         calls->pool.head++;
-        bool drained = n < len && fds_drained_by_short_read(calls->fds, state);
-        if (n == len)
+        bool drained = (size_t)n < most && fds_drained_by_short_read(calls->fds, state);
+        if ((size_t)n == most)
             flags |= COMPLETION_NONEMPTY;
         if (!(entry->flags & ENTRY_MULTISHOT)) {
             if (drained && state != NULL)
@@ -102,8 +129,8 @@ static enum outcome try_recv_pool(struct calls *calls, struct fd_state *state, s
 static enum outcome try_recvmsg(struct calls *calls, struct flexsc_entry *entry) {
     ssize_t n;
     do {
-        count_syscall(calls->results);
-        n = recvmsg(entry->fd, (struct msghdr *)(uintptr_t)entry->addr, MSG_FLAGS(entry));
+        struct msghdr *header = (struct msghdr *)(uintptr_t)entry->addr;
+        n = begin(calls, entry, NULL) ? recvmsg(entry->fd, header, MSG_FLAGS(entry)) : -1;
     } while (n < 0 && errno == EINTR);
     return n < 0 ? failed(calls, entry, errno) : finished(calls, entry, (int32_t)n);
 }
@@ -125,8 +152,7 @@ static int recv_datagrams(struct calls *calls, const struct flexsc_entry *entry,
     }
     int n;
     do {
-        count_syscall(calls->results);
-        n = recvmmsg(entry->fd, messages, wanted, MSG_FLAGS(entry), NULL);
+        n = begin(calls, entry, NULL) ? recvmmsg(entry->fd, messages, wanted, MSG_FLAGS(entry), NULL) : -1;
     } while (n < 0 && errno == EINTR);
     return n;
 }
@@ -177,31 +203,50 @@ static bool msg_advance(struct msghdr *msg, size_t n) {
     return false;
 }
 
-static ssize_t send_rest(struct flexsc_entry *entry, bool *all) {
-    int flags = MSG_FLAGS(entry) | MSG_NOSIGNAL;
-    if (entry->call == CALL_SEND) {
-        ssize_t n = send(entry->fd, (char *)(uintptr_t)entry->addr + entry->done, entry->len - entry->done, flags);
-        *all = n >= 0 && entry->done + (uint64_t)n >= entry->len;
-        return n;
+/* One sendmsg of what is left, or of up to `most` bytes of it. */
+static ssize_t send_message(const struct flexsc_entry *entry, size_t most, int flags) {
+    const struct msghdr *rest = (const struct msghdr *)(uintptr_t)entry->addr;
+    if (FLEXSC_FAULTY && most != SIZE_MAX && rest->msg_iovlen > 0) {
+        struct iovec first = rest->msg_iov[0];
+        struct msghdr some = *rest;
+        first.iov_len = first.iov_len < most ? first.iov_len : most;
+        some.msg_iov = &first;
+        some.msg_iovlen = 1;
+        return sendmsg(entry->fd, &some, flags);
     }
-    struct msghdr *msg = (struct msghdr *)(uintptr_t)entry->addr;
-    ssize_t n = sendmsg(entry->fd, msg, flags);
-    if (n < 0)
-        return n;
-    *all = msg_advance(msg, (size_t)n);
+    return sendmsg(entry->fd, rest, flags);
+}
+
+/* Take note of `n` sent bytes.  Whether that was all. */
+static bool message_advance(const struct flexsc_entry *entry, size_t n) {
+    struct msghdr *rest = (struct msghdr *)(uintptr_t)entry->addr;
+    bool all = msg_advance(rest, n);
     /* Ancillary data goes with the first byte. */
     if (n > 0) {
-        msg->msg_control = NULL;
-        msg->msg_controllen = 0;
+        rest->msg_control = NULL;
+        rest->msg_controllen = 0;
     }
+    return all;
+}
+
+/* One call.  What it returns; `all`: nothing is left. */
+static ssize_t send_rest(struct calls *calls, struct flexsc_entry *entry, bool *all) {
+    int flags = MSG_FLAGS(entry) | MSG_NOSIGNAL;
+    bool message = entry->call == CALL_SENDMSG;
+    size_t most = message ? SIZE_MAX : entry->len - entry->done;
+    if (!begin(calls, entry, &most))
+        return -1;
+    ssize_t n = message ? send_message(entry, most, flags)
+                        : send(entry->fd, (char *)(uintptr_t)entry->addr + entry->done, most, flags);
+    if (n >= 0)
+        *all = message ? message_advance(entry, (size_t)n) : entry->done + (uint64_t)n >= entry->len;
     return n;
 }
 
 static enum outcome try_send(struct calls *calls, struct flexsc_entry *entry) {
     for (int i = 0; i < SENDS_PER_VISIT; i++) {
         bool all = false;
-        count_syscall(calls->results);
-        ssize_t n = send_rest(entry, &all);
+        ssize_t n = send_rest(calls, entry, &all);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -248,8 +293,8 @@ static ssize_t read_or_write_old(struct calls *calls, const struct flexsc_entry 
 static enum outcome try_read_or_write(struct calls *calls, struct flexsc_entry *entry) {
     ssize_t n;
     do {
-        count_syscall(calls->results);
-        n = read_or_write(entry, entry->len, RWF_NOWAIT);
+        size_t most = entry->len;
+        n = begin(calls, entry, &most) ? read_or_write(entry, most, RWF_NOWAIT) : -1;
         if (n < 0 && (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL))
             n = read_or_write_old(calls, entry);
     } while (n < 0 && errno == EINTR);
@@ -260,8 +305,7 @@ static enum outcome try_read_or_write(struct calls *calls, struct flexsc_entry *
 
 static enum outcome try_accept(struct calls *calls, struct flexsc_entry *entry) {
     for (int i = 0; i < ACCEPTS_PER_VISIT && results_have_room(calls->results); i++) {
-        count_syscall(calls->results);
-        int fd = accept4(entry->fd, NULL, NULL, (int)entry->call_flags);
+        int fd = begin(calls, entry, NULL) ? accept4(entry->fd, NULL, NULL, (int)entry->call_flags) : -1;
         if (fd < 0) {
             if (errno == ECONNABORTED || errno == EINTR || errno == EPROTO)
                 continue;
@@ -302,8 +346,8 @@ static enum outcome try_connect(struct calls *calls, struct fd_state *state, str
         return connect_goes_on(calls, state, entry);
     /* What is known of the number is of no use: a socket that connects is new. */
     fds_forget_idle(calls->fds, entry->fd);
-    count_syscall(calls->results);
-    if (connect(entry->fd, (struct sockaddr *)(uintptr_t)entry->addr, (socklen_t)entry->off) == 0)
+    const struct sockaddr *address = (const struct sockaddr *)(uintptr_t)entry->addr;
+    if (begin(calls, entry, NULL) && connect(entry->fd, address, (socklen_t)entry->off) == 0)
         return finished(calls, entry, 0);
     if (errno != EINPROGRESS && errno != EINTR && errno != EALREADY)
         return finished(calls, entry, -errno);

@@ -2,6 +2,7 @@
 #ifndef FLEXSC_USER_PAGE_CALLS_H
 #define FLEXSC_USER_PAGE_CALLS_H
 
+#include "faults.h"
 #include "user_page_fds.h"
 
 /* The server's end of a pool of receive buffers. */
@@ -15,6 +16,7 @@ struct calls {
     struct fds *fds;
     struct results *results;
     struct pool_end pool, datagrams;
+    struct flexsc_faults faults;
 };
 
 /* Whether the call is one that never waits.  If so it has been made, and `res` is its result. */

@@ -24,6 +24,7 @@ static int open_layers(struct flexsc_page *page, unsigned completions) {
         rc = fds_open(&page->fds, &page->results);
     page->calls.fds = &page->fds;
     page->calls.results = &page->results;
+    faults_open(&page->calls.faults);
     return rc;
 }
 
@@ -66,6 +67,7 @@ void flexsc_page_close(struct flexsc_page *page) {
         unmap_all(page);
     }
     fds_close(&page->fds);
+    faults_close(&page->calls.faults);
     free(page);
 }
 
@@ -78,6 +80,8 @@ void flexsc_page_set_datagram_pool(struct flexsc_page *page, struct flexsc_pool_
 }
 
 const struct flexsc_counters *flexsc_page_counters(const struct flexsc_page *page) { return &page->results.counters; }
+
+uint64_t flexsc_page_faults(const struct flexsc_page *page) { return faults_count(&page->calls.faults); }
 
 /* ---- entries, from the loop to the server ---- */
 

@@ -38,6 +38,7 @@ cdef class PipeEnd(Endpoint):
     cdef int complain(self, str message, object error) except -1
     cdef int end_waits(self) except -1
     cdef bint waits(self) noexcept
+    cdef bint goes_on(self) noexcept
     cdef int lose(self) except -1
     cdef int shut(self, object error) except -1
 

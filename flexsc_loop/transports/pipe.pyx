@@ -57,7 +57,7 @@ cdef class Ready(Operation):
         return self.end.turn.page.submit(self, CALL_POLL, self.end.fd, NULL, 0, 0, self.mask, 0)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
-        if res == -ECANCELED and self.end.state == OPEN and not self.end.turn.page.closed:
+        if res == -ECANCELED and self.end.goes_on() and not self.end.turn.page.closed:
             # The page is being replaced.
             return self.prepare()
         # A wait that failed is an event as well: the call itself will say what is wrong.
@@ -127,6 +127,10 @@ cdef class PipeEnd(Endpoint):
 
     cdef bint waits(self) noexcept:
         return self.ready.user_data != 0
+
+    cdef bint goes_on(self) noexcept:
+        """Whether the end still waits for anything by its own wish."""
+        return self.state == OPEN
 
     cdef int end_waits(self) except -1:
         if self.ready.user_data != 0:
@@ -390,6 +394,9 @@ cdef class WriteEnd(PipeEnd):
         except BaseException as error:
             self.complain("protocol.pause_writing() failed", error)
         return 0
+
+    cdef bint goes_on(self) noexcept:
+        return self.state == OPEN or (self.state == CLOSING and self.unsent != 0)
 
     cdef bint waits(self) noexcept:
         return self.ready.user_data != 0 or (self.peer is not None and self.peer.user_data != 0)

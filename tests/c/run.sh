@@ -1,7 +1,8 @@
 #!/bin/sh
-# Compile and run the C tests, of the user page and of the turn: plain, under ThreadSanitizer, under AddressSanitizer and UBSan.
+# Compile and run the C tests, of the user page and of the turn, with run-time assertions: plain, with faults on demand,
+# under ThreadSanitizer, under AddressSanitizer and UBSan.
 #
-#   tests/c/run.sh [plain|tsan|asan|bench|all]      (all: the first three; CC picks the compiler)
+#   tests/c/run.sh [plain|faults|tsan|asan|bench|all]      (all: the first four; CC picks the compiler)
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,19 +49,30 @@ run() { # kind, divisor of the rounds, flags...
     done
 }
 
-plain() { run plain 1 -O2; }
+plain() { run plain 1 -O2 -DFLEXSC_CHECKS; }
+# EINTR, EAGAIN, short counts and late calls (faults.h), which nobody may notice.
+faults() {
+    everything=$tests
+    tests=user_page_echo
+    for seed in 1 2 3; do
+        export FLEXSC_FAULTS="$seed 3 99 0"
+        run "faults_$seed" 8 -O1 -DFLEXSC_CHECKS -DFLEXSC_FAULTS
+    done
+    unset FLEXSC_FAULTS
+    tests=$everything
+}
 # gcc's ThreadSanitizer does not understand fences.  They order flags here, never the data that flags protect.
-tsan() { run tsan 20 -O1 -fsanitize=thread -Wno-unknown-warning-option -Wno-tsan; }
-asan() { run asan 4 -O1 -fsanitize=address,undefined -fno-sanitize-recover=all; }
+tsan() { run tsan 20 -O1 -DFLEXSC_CHECKS -fsanitize=thread -Wno-unknown-warning-option -Wno-tsan; }
+asan() { run asan 4 -O1 -DFLEXSC_CHECKS -fsanitize=address,undefined -fno-sanitize-recover=all; }
 
 case $mode in
-plain | tsan | asan) "$mode" ;;
-all) plain && tsan && asan ;;
+plain | faults | tsan | asan) "$mode" ;;
+all) plain && faults && tsan && asan ;;
 bench)
     compile "$build/bench" "$here/bench_user_page.c" -O2
     exec "$build/bench"
     ;;
-*) echo "usage: run.sh [plain|tsan|asan|bench|all]" >&2; exit 2 ;;
+*) echo "usage: run.sh [plain|faults|tsan|asan|bench|all]" >&2; exit 2 ;;
 esac
 
 echo "$passed passed, $failed failed"

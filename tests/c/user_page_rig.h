@@ -102,7 +102,10 @@ static inline struct rig rig_open(enum mode mode, unsigned completions) {
     return rig;
 }
 
+static uint64_t rig_faults; /* calls that a test build has had fail */
+
 static inline void rig_close(struct rig *rig) {
+    rig_faults += flexsc_page_faults(rig->page);
     flexsc_page_close(rig->page);
     free(rig->slots);
     free(rig->buffers);
@@ -365,6 +368,10 @@ static inline int run_tests(const struct test *tests, size_t count, const char *
         for (enum mode mode = OWN; mode < MODES; mode++)
             if ((tests[i].modes & 1u << mode) && (only == NULL || strstr(tests[i].name, only) != NULL))
                 *(run_test(&tests[i], mode) ? &passed : &failed) += 1;
+    if (getenv("FLEXSC_FAULTS") != NULL && rig_faults == 0) {
+        printf("FAILED: no fault has come\n");
+        failed++;
+    }
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

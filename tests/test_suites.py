@@ -175,7 +175,7 @@ def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypat
     (tmp_path / "tests" / "test_two.py").write_text(FOREIGN_PYTEST)
     monkeypatch.setattr(type(project), "prepare", lambda self, checkout: (checkout, sys.executable))
     (part,) = (replace(part, test_seconds=2) for part in project.parts(True, tmp_path))
-    found = runs.run_suite([part], ["user-own"], [], 1, lambda line: None)["user-own"]["quick"]
+    found = runs.run_suite([part], ["user-own"], [], 1, lambda line: None)["user-own"]["tests/test_two.py"]
     ours = {name.rpartition("::")[2]: one.ours for name, one in found.items()}
     assert ours["test_makes_a_loop"].loops == 1
     assert (ours["test_hangs"].outcome, ours["test_crashes"].outcome) == ("hung", "crashed")

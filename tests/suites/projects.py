@@ -53,6 +53,7 @@ class Project:
     options: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     seconds: float = 900.0
+    test_seconds: float = 30.0
     fetch: Fetch | None = None
 
     def exclusions(self) -> list[Exclusion]:
@@ -67,7 +68,8 @@ class Project:
         files = sorted({path for pattern in self.tests for path in folder.glob(pattern)})
         names = [str(path.relative_to(folder)) for path in files]
         if quick:
-            return [self.part("quick", python, folder, matching(names, self.quick))]
+            # One each: they are few, and run beside each other.
+            return [self.part(name, python, folder, [name]) for name in matching(names, self.quick)]
         parts = []
         for name, patterns in self.groups.items():
             chosen = matching(names, patterns)
@@ -88,7 +90,7 @@ class Project:
         def command(loop: str) -> list[str]:
             return [str(python), "-m", "pytest", *options, *files, f"--suite-loop={loop}"]
 
-        return Part(name, command, seconds=self.seconds, cwd=folder, environment=self.environment)
+        return Part(name, command, self.seconds, self.test_seconds, folder, self.environment)
 
     def prepare(self, checkout: Path | None) -> tuple[Path, Path]:
         """The folder with the tests, and a Python that has what they need."""

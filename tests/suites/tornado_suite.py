@@ -18,6 +18,6 @@ SUITE = Project(
     environment={"ASYNC_TEST_TIMEOUT": "25"},
     groups={"http": ("*http*_test.py", "web*_test.py", "simple_httpclient_test.py")},
     quick=("iostream_test.py", "tcp*_test.py", "ioloop_test.py", "asyncio_test.py", "websocket_test.py",
-           "process_test.py", "netutil_test.py", "simple_httpclient_test.py", "httpserver_test.py"),
+           "process_test.py", "simple_httpclient_test.py", "httpserver_test.py"),
     excluded=EXCLUDED,
 )  # fmt: skip

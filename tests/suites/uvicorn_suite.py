@@ -19,6 +19,6 @@ SUITE = Project(
     requirements=("a2wsgi", "cryptography", "httptools", "httpx2", "python-dotenv", "pytest-mock", "pyyaml",
                   "pytest-xdist", "trustme", "watchfiles", "websockets", "wsproto", "zttp"),
     groups={"protocols": ("protocols/*.py",)},
-    quick=("tests/test_*.py", "protocols/test_websocket.py", "supervisors/*.py"),
+    quick=("test_server.py", "test_main.py", "test_ssl.py", "test_lifespan.py", "protocols/test_websocket.py"),
     excluded=EXCLUDED,
 )  # fmt: skip

@@ -257,6 +257,13 @@ class Loop(
         if transport is not None:
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
+    @property
+    def _nest_patched(self) -> bool:
+        """nest_asyncio and nest_asyncio2 ask for it, then replace what runs a loop by code for asyncio's selectors."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("nest_asyncio"):
+            raise ValueError(f"Can't patch loop of type {type(self)}: it does not wait in a selector")
+        raise AttributeError("_nest_patched")
+
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()

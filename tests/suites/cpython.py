@@ -38,6 +38,8 @@ EXCLUDED = [
     Exclusion("test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping", SELECTOR),
     Exclusion("test_base_events.BaseEventLoopTests.test_not_implemented", "what a base class lacks, and this loop has"),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_*", SELECTOR),
+    Exclusion("test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy", NO_FD),
+    Exclusion("test_sslproto.*.test_create_connection_ssl_failed_certificate_no_cycles", SSL_PROTOCOL),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_ipv6_scope", NO_FD),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_no_inet_pton", NO_FD),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_service_name", NO_FD),

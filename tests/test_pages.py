@@ -101,8 +101,8 @@ async def test_writes_of_a_turn_go_out_together(way, loop, connect):
     for _, _, peer in made:
         assert await peer.recv(100) == b"x" * 100
     assert after["submitted"] - before["submitted"] <= 60
-    if way.name == "kernel-own":
-        assert after["syscalls"] - before["syscalls"] <= 10
+    if way.threads == "off":
+        assert after["syscalls"] - before["syscalls"] <= 20
 
 
 @pytest.mark.ours

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from support import SIZES, Recorder, digest, payload, shrink, turns
+from support import SIZES, Recorder, check_program, digest, payload, shrink, turns
 
 pytestmark = pytest.mark.usefixtures("kind")
 
@@ -459,3 +459,64 @@ async def test_transport_is_usable_as_a_key_and_takes_weak_references(loop, conn
     transport, _, _ = await connect()
     assert {transport: 1}[transport] == 1
     assert weakref.ref(transport)() is transport
+
+
+async def test_one_turn_writes_to_many_of_all_kinds(loop, connect):
+    """To peers that read, that do not, that have gone: each is served as if it had been alone."""
+    await turns(3)
+    reading = [await connect() for _ in range(10)]
+    full = [await connect(prepare=shrink) for _ in range(10)]
+    gone = [await connect() for _ in range(10)]
+    large = payload(2_000_000)
+    for _, _, peer in gone:
+        peer.reset()
+    for number, (transport, _, _) in enumerate(reading):
+        transport.write(b"%d" % number)
+    for number, (transport, _, _) in enumerate(full):
+        transport.write(large[number:])
+    for transport, _, _ in gone:
+        transport.write(b"x")
+    for transport, protocol, _ in gone:
+        # The reset has come, or the write meets it: never more than this.
+        transport.write(b"y")
+        await protocol.until_called("lost")
+        assert protocol.exc is None or isinstance(protocol.exc, (ConnectionResetError, BrokenPipeError))
+    for number, (_, _, peer) in enumerate(reading):
+        assert await peer.recv(1) == b"%d" % number
+    for number, (transport, _, peer) in enumerate(full):
+        assert transport.get_write_buffer_size() > 0
+        assert digest(await peer.recv(len(large) - number)) == digest(large[number:])
+
+
+@pytest.mark.ours
+def test_writes_of_a_turn_to_peers_that_have_gone_raise_no_signal(way):
+    """Not even where the program has SIGPIPE at its default, which ends a process."""
+    check_program(
+        way,
+        """
+import asyncio, signal, socket
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    pairs = [socket.socketpair() for _ in range(20)]
+    made = []
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        made.append((await loop.connect_accepted_socket(asyncio.Protocol, ours))[0])
+    for _, theirs in pairs:
+        theirs.shutdown(socket.SHUT_RD)
+    for transport in made:
+        transport.write(b"x")
+    await asyncio.sleep(0.05)
+    for transport in made:
+        transport.abort()
+    await asyncio.sleep(0.01)
+    print("alive")
+
+loop = new_loop()
+loop.run_until_complete(main())
+loop.close()
+""",
+        out="alive\n",
+    )

@@ -44,6 +44,7 @@ enum {
     COMPLETION_BUFFER = 1 << 0,   /* a pool buffer holds the data */
     COMPLETION_MORE = 1 << 1,     /* the operation goes on: more completions follow */
     COMPLETION_NONEMPTY = 1 << 2, /* RECV: the socket holds more data already */
+    COMPLETION_PLAIN = 1 << 15, /* not from the page: of a plain call that was made together with others */
     COMPLETION_BUFFER_SHIFT = 16,
 };
 

@@ -40,6 +40,7 @@ cdef extern from "calls.h":
         COMPLETION_BUFFER
         COMPLETION_MORE
         COMPLETION_NONEMPTY
+        COMPLETION_PLAIN
         COMPLETION_BUFFER_SHIFT
 
     struct flexsc_completion:
@@ -153,6 +154,9 @@ cdef class Page:
     cdef int close_owned(self, int fd) except -1
     cdef int cancel(self, Operation op) except -1
     cdef int cancel_now(self, Operation op) except -1
+    cdef bint begin_gathering(self, size_t count) noexcept
+    cdef bint gather(self, Operation op, int fd, const void* data, size_t size) except? -1
+    cdef int end_gathering(self) except -1
     cdef bint mine(self) noexcept
     cdef int make_room(self, uint32_t count) except -1
     cdef int publish(self) except -1

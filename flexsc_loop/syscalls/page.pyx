@@ -239,6 +239,18 @@ cdef class Page:
         """Tell the server of the pool of large buffers."""
         return 0
 
+    cdef bint begin_gathering(self, size_t count) noexcept:
+        """About `count` plain sends are to come: gather them, to make them together, if that has an advantage here."""
+        return False
+
+    cdef bint gather(self, Operation op, int fd, const void* data, size_t size) except? -1:
+        """Whether a plain send for `op` is gathered.  If so, `op.complete` is called with COMPLETION_PLAIN soon."""
+        return False
+
+    cdef int end_gathering(self) except -1:
+        """Make the sends that were gathered."""
+        return 0
+
     cdef bint mine(self) noexcept:
         """Whether this thread may wait for completions now."""
         return self.bound

@@ -57,15 +57,33 @@ cdef extern from *:
     uint64_t counted_overflows(const flexsc_page* page)
 
 
+cdef extern from "send_batch.h":
+    enum:
+        SEND_BATCH_MOST
+
+    struct send_batch:
+        uint32_t count
+        int32_t results[1]
+
+    void send_batch_close(send_batch* batch) noexcept
+    bint send_batch_ready(send_batch* batch) noexcept
+    void send_batch_add(send_batch* batch, int fd, const void* data, size_t size) noexcept
+    uint32_t send_batch_go(send_batch* batch) noexcept
+
+
 cdef class UserPage(Page):
     cdef flexsc_page* user
     cdef readonly object cpu               # of the pinned thread; None: the loop's own thread serves
     cdef bint started
     cdef uint64_t woken
     cdef dict last_counters
+    cdef send_batch sends                  # plain sends that are gathered, and for whom
+    cdef list gathered
+    cdef bint gathering
     cdef uint32_t unpublished
     cdef uint32_t looks                    # busy turns that still look at epoll, whatever the time
     cdef uint64_t looked_at                # ticks of the last look
     cdef uint64_t calls_seen               # direct calls until then
 
+    cdef int send_gathered(self) except -1
     cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1

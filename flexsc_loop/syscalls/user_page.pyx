@@ -12,7 +12,7 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_hold_any, pool_close,
+    BATCH, CALL_CANCEL, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_hold_any, pool_close,
     pool_grow, spin_worth, ticks_in_us, ticks_now,
 )
 
@@ -21,6 +21,8 @@ cdef enum:
     SPIN_NS = 1_000_000          # the pinned thread sleeps after so much idleness
     LOOKS = 16                   # busy turns that look at epoll after something has been done or has come; then only
     LOOK_EVERY_US = 50           # when so much time has passed
+    GATHER_LEAST = 4             # fewer sends than that are not worth gathering
+    GATHERED = 1                 # user_data of an operation whose send is gathered
     SILENT = 1                   # lowest bit of user_data: nobody waits; the rest is the entry to give back
 
 
@@ -34,6 +36,7 @@ cdef class UserPage(Page):
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
         self.cpu = cpu
         self.last_counters = {}
+        self.gathered = []
         self.eager = cpu is not None
         # Served by the loop's own thread, each entry is a call all the same.
         self.direct_most = 0 if self.eager else <uint32_t> -1
@@ -49,6 +52,8 @@ cdef class UserPage(Page):
     def __dealloc__(self):
         if self.user != NULL:
             flexsc_page_close(self.user)
+        if self.pid == getpid():
+            send_batch_close(&self.sends)
 
     cdef int share_datagrams(self) except -1:
         flexsc_page_set_datagram_pool(self.user, self.datagrams.ring, self.datagrams.slots)
@@ -129,6 +134,41 @@ cdef class UserPage(Page):
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
             if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
+        return 0
+
+    cdef bint begin_gathering(self, size_t count) noexcept:
+        self.gathering = count >= GATHER_LEAST and not self.eager and not self.closed and send_batch_ready(&self.sends)
+        return self.gathering
+
+    cdef bint gather(self, Operation op, int fd, const void* data, size_t size) except? -1:
+        if not self.gathering:
+            return False
+        self.gathered.append(op)
+        op.user_data = GATHERED
+        send_batch_add(&self.sends, fd, data, size)
+        if self.sends.count == SEND_BATCH_MOST:
+            self.send_gathered()
+        return True
+
+    cdef int end_gathering(self) except -1:
+        self.gathering = False
+        return self.send_gathered() if self.sends.count else 0
+
+    cdef int send_gathered(self) except -1:
+        cdef list gathered = self.gathered
+        cdef bint gathering = self.gathering
+        cdef Operation op
+        cdef int i = 0
+        self.gathered = []
+        self.direct_calls += send_batch_go(&self.sends)
+        # Whoever sends more now does so at once: the results must not change meanwhile.
+        self.gathering = False
+        for op in gathered:
+            op.user_data = 0
+        for op in gathered:
+            op.complete(self.sends.results[i], COMPLETION_PLAIN)
+            i += 1
+        self.gathering = gathering
         return 0
 
     cdef int publish(self) except -1:
@@ -215,6 +255,7 @@ cdef class UserPage(Page):
             flexsc_page_serve(self.user, 0)
             if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
+        send_batch_close(&self.sends)
         self.last_counters = self.counters()
         flexsc_page_close(self.user)
         self.user = NULL

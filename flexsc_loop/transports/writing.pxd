@@ -56,6 +56,7 @@ cdef class Writing(Connection):
     cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1
     cdef int send_now(self) except -1
+    cdef int sent_now(self, ssize_t count, int error) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1
     cdef int await_cause(self) except -1

@@ -17,7 +17,7 @@ from libc.string cimport memset
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_SEND, CALL_SENDMSG, EAGAIN, ECANCELED, EINTR, ENTRY_OWNED, ENTRY_POLL_FIRST,
+    CALL_SEND, CALL_SENDMSG, COMPLETION_PLAIN, EAGAIN, ECANCELED, EINTR, ENTRY_OWNED, ENTRY_POLL_FIRST,
 )
 from flexsc_loop.syscalls.posix_socket cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, SHUT_RDWR, SHUT_WR, send, sendmsg, shutdown,
@@ -122,6 +122,8 @@ cdef class Send(Operation):
         cdef Writing stream = self.stream
         if stream is None:
             return self.unload()
+        if flags & COMPLETION_PLAIN:
+            return stream.sent_now(res, -res)
         if res >= 0:
             stream.unsent -= res
             self.advance(res)
@@ -263,11 +265,18 @@ cdef class Writing(Connection):
         if rest.vector != NULL:
             rest.fill_vector()
             count = sendmsg(self.fd, &rest.header, MSG_DONTWAIT | MSG_NOSIGNAL)
+        elif self.page.gather(rest, self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST)):
+            return 0
         else:
             count = send(self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST),
                          MSG_DONTWAIT | MSG_NOSIGNAL)
         error = errno
         self.page.direct_calls += 1
+        return self.sent_now(count, error)
+
+    cdef int sent_now(self, ssize_t count, int error) except -1:
+        """A plain send has taken `count` bytes, or has failed."""
+        cdef Send rest = self.send
         if count < 0 and error != EAGAIN and error != EINTR:
             rest.unload()
             if error == EPIPE:

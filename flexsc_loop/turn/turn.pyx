@@ -251,7 +251,10 @@ cdef class Turn(Timers):
     cdef int flush_dirty(self) except -1:
         cdef size_t at = 0, i
         cdef Endpoint endpoint
+        cdef bint gathers = False
         self.sparse = self.dirty_count <= self.page.direct_most
+        if self.sparse and self.dirty_count > 1:
+            gathers = self.page.begin_gathering(self.dirty_count)
         try:
             while at < self.dirty_count:
                 endpoint = <Endpoint> self.dirty[at]
@@ -262,6 +265,8 @@ cdef class Turn(Timers):
                 finally:
                     Py_DECREF(endpoint)
         finally:
+            if gathers:
+                self.page.end_gathering()
             self.sparse = False
             # Only after an error is anything left to move down.
             for i in range(self.dirty_count - at):

@@ -68,7 +68,7 @@ def run(name: str, args: argparse.Namespace) -> bool:
         print(f"\n{name} on Python {sys.version.split()[0]}, {way}\n{report.table(tables)}")
     listed, unused = report.excluded(found, exclusions)
     print("\n".join(["", listed, report.listing(found, args.verbose)]))
-    complete = not args.quick and not args.part
+    complete = not (args.quick or args.part or args.way)
     invalid = report.broken(found) + [f"exclusion without a test: {one.pattern}" for one in unused if complete]
     for line in invalid:
         print(f"INVALID   {line}")

@@ -19,8 +19,9 @@ What may differ from the standard loop, and is therefore not in a view:
 - the context of what `resume_reading`, `close` and `abort` cause (Python 3.15 changed it): the programs call them in
   the connection's own;
 - with TLS, whether what is called soon runs between data and the end (the standard loop's own code does not let it),
-  and which error ends a connection that was closed while data came;
-- what methods of a transport raise once it is closing, and with which error `sendfile` on it fails;
+  which error ends a connection that was closed while data came, and whether `close()` delivers that;
+- what methods of a transport raise once it is closing, with which error `sendfile` on it fails, and whether a datagram
+  is sent that was given to an endpoint after `close()`;
 - the words of what reaches the exception handler: the kinds of exceptions are compared.
 
 What has to hold on any loop is checked as it happens: bytes are intact and in order; `connection_made` comes first,

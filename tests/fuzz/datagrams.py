@@ -72,6 +72,7 @@ class Endpoint(Thing):
 
     @operation(weight=8, size=(1, 6, 500, 1472, 9000, 65507, 65508), count=(1, 1, 3))
     def send(self, size: int, count: int) -> None:
+        self.aborted = self.aborted or self.transport.is_closing()
         for _ in range(count if size < 10_000 else 1):
             self.attempt(self.transport.sendto, self._next(size), None if self.connected else self.name)
 

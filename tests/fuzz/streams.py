@@ -320,7 +320,7 @@ class Stream(Thing):
         transport = self.transport
         return {
             "calls": self._calls(),
-            "received": ANY if self.vague else self.received,
+            "received": ANY if self.vague or (self.torn and not self.marks) else self.received,
             "peer": [ANY if self.torn or self.vague or self.loose else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
             "reading": self._reads(),
@@ -438,9 +438,9 @@ class Tls(Stream):
         return bool(unread or (self.peer.backlog and self.transport.is_reading()))
 
     def _calls(self) -> Any:
-        """When data came after our close_notify, OpenSSL's error is one of the ways in which a connection ends."""
+        """When data came after our close_notify, it may be delivered, and OpenSSL's error may end it."""
         if self.torn:
-            return [entry[:1] for entry in merged(self.log) if entry != ["eof"]]
+            return [entry[:1] for entry in merged(self.log) if entry[0] not in ("data", "eof")]
         return super()._calls()
 
     def _reads(self) -> Any:

@@ -49,7 +49,7 @@ class Endpoint(Thing):
         self.peer.setblocking(False)
         self.name = self.peer.getsockname()
         self.came: list[Any] = []
-        self.aborted = self.raced = False
+        self.aborted = self.raced = self.rushed = False
         where = {"remote_addr": self.name} if connected else {"local_addr": ("127.0.0.1", 0)}
         making = world.loop.create_datagram_endpoint(lambda: Talker(self), **where)
         await world.loop.create_task(making, context=self.context)
@@ -96,11 +96,13 @@ class Endpoint(Thing):
 
     @operation(weight=1)
     def close(self) -> None:
+        self.rushed = self.rushed or self.hasty()
         self.attempt(self.transport.close)
 
     @operation(weight=1)
     def abort(self) -> None:
         self.aborted = True
+        self.rushed = self.rushed or self.hasty()
         self.attempt(self.transport.abort)
 
     def pump(self) -> None:
@@ -115,7 +117,7 @@ class Endpoint(Thing):
 
     def view(self) -> Any:
         return {
-            "calls": self.log,
+            "calls": [entry for entry in self.log if entry[0] != "datagram" or not self.rushed],
             "errors": sorted(self.errors),
             "peer": ANY if self.aborted else sorted(self.came) if self.raced else self.came,
             "closing": self.transport.is_closing(),

@@ -90,6 +90,10 @@ class Stream(Thing):
     """A transport with a protocol, and its far end."""
 
     marks = True
+    lost = over = writes_paused = False
+    # What of the view has become free: the far end's share, both shares, how much the far end had read when it stopped;
+    # whether data came before we closed, or before we paused.
+    torn = vague = loose = rushed = halted = False
 
     def __init__(self, world: World, slot: int, keep_open: bool, start: str, reaction: str) -> None:
         super().__init__(world, slot)
@@ -98,7 +102,6 @@ class Stream(Thing):
         self.peer: Any = None
         self.check = Checker(2 * slot, self.complain)
         self.written = 0
-        self.lost = self.over = self.torn = self.vague = self.loose = self.writes_paused = False
 
     def gone(self) -> bool:
         return bool(self.transport.is_closing())
@@ -228,21 +231,24 @@ class Stream(Thing):
     @operation(weight=2)
     def abort(self) -> None:
         self._tear()
-        self.over = self.torn = True
+        self.torn = True
         self.attempt(self.transport.abort)
 
     def _tear(self) -> None:
         """Closing with unread data in the kernel resets the connection."""
-        if self.received < self.peer.told or self.peer.backlog:
+        if self.received < self.peer.told or self.peer.backlog or self.hasty():
             self.torn = True
+        self.rushed = self.rushed or self.hasty()
         self.over = True
 
     @operation()
     def pause(self) -> None:
+        self.halted = self.hasty()
         self.attempt(self.transport.pause_reading)
 
     @operation()
     def resume(self) -> None:
+        self.halted = False
         self.attempt(self.transport.resume_reading)
 
     @operation(weight=1, high=(0, 1000, 100_000))
@@ -320,7 +326,7 @@ class Stream(Thing):
         transport = self.transport
         return {
             "calls": self._calls(),
-            "received": ANY if self.vague or (self.torn and not self.marks) else self.received,
+            "received": ANY if self._may_have_received() else self.received,
             "peer": [ANY if self.torn or self.vague or self.loose else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
             "reading": self._reads(),
@@ -329,7 +335,12 @@ class Stream(Thing):
         }
 
     def _calls(self) -> Any:
+        if self.rushed or self.halted:
+            return [entry for entry in self.log if entry[-1] not in ("data", "eof")]
         return merged(self.log)
+
+    def _may_have_received(self) -> bool:
+        return self.vague or self.rushed or self.halted
 
     def _buffered(self) -> Any:
         return bool(self.transport.get_write_buffer_size()) if self.transport and not self.lost else False
@@ -445,6 +456,9 @@ class Tls(Stream):
 
     def _reads(self) -> Any:
         return None if self.lost else self.transport.is_reading()
+
+    def _may_have_received(self) -> bool:
+        return self.torn or super()._may_have_received()
 
     def _buffered(self) -> Any:
         return ANY  # with records that nobody has asked for, on the standard loop

@@ -103,6 +103,10 @@ class Thing:
     def pump(self) -> None:
         """Let the far end do what it can."""
 
+    def hasty(self) -> bool:
+        """Whether the far end has acted in this step: what we do now may come before that is seen, or after."""
+        return self.slot in self.world.stirred
+
     def flushed(self) -> bool:
         """Whether all that was written has been sent."""
         return True
@@ -151,6 +155,7 @@ class World:
         self.program, self.expected = program, expected
         self.things: dict[int, Thing] = {}
         self.noted = self.step = 0
+        self.stirred: set[int] = set()
         self.complaints: list[str] = []
         self.reports: list[str] = []
         self.views: list[Any] = []
@@ -185,10 +190,13 @@ class World:
     async def _play(self) -> None:
         for number, step in enumerate(self.program):
             self.step = number
+            self.stirred.clear()
             for place, (name, slot, arguments) in enumerate(step):
                 if place and ".peer_" in name:
                     await self._flush()
                 await self._operate(name, slot, arguments)
+                if ".peer_" in name:
+                    self.stirred.add(slot)
             if len(step) > 1:
                 await self._mend({slot for _, slot, _ in step})
             if not await self._rest(number):

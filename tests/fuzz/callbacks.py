@@ -91,4 +91,4 @@ class Callbacks(Thing):
 
     def view(self) -> Any:
         # Timers against other callbacks are a matter of time.
-        return sorted(self.log, key=str)
+        return {"calls": sorted(self.log, key=str)}

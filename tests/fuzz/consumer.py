@@ -32,6 +32,7 @@ class Consumer(Thing):
 
     def view(self) -> Any:
         return {
+            "results": ANY if self.raced else self.results,
             "calls": ANY if self.raced else sorted(self.log, key=str),
             "taken": ANY if self.raced and self.closed else self.check.count,
             "pending": ANY if self.raced else sorted(self.tasks),

@@ -90,7 +90,8 @@ class Connecting(Thing):
                 self._came(address)
 
     def view(self) -> Any:
-        return {"calls": ANY if self.raced else self.log, "accepted": self.accepted, "pending": sorted(self.tasks)}
+        calls = ANY if self.raced else self.log
+        return {"calls": calls, "accepted": self.accepted, "pending": sorted(self.tasks)}
 
     async def finish(self) -> None:
         self.listener.close()

@@ -98,6 +98,7 @@ class ReaderWriter(Consumer):
             end = time.monotonic() + PATIENCE
             while self.check.count < self.peer.told and not self.eof and time.monotonic() < end:
                 self.pump()
+                self.started.clear()
                 self.spawn("read", self._read(1 << 16))
                 await asyncio.sleep(0.0005)
             await self.cancel_all()

@@ -47,7 +47,8 @@ class Signal(Thing):
             self.saved = before
 
     def _over(self, *_: Any) -> None:
-        self.note("the one over it", inside=False)
+        self.log.append(["the one over it"])
+        self.world.noted += 1
 
     @operation(weight=3)
     def put_back(self) -> None:

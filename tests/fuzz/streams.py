@@ -91,6 +91,7 @@ class Stream(Thing):
 
     marks = True
     lost = over = writes_paused = False
+    dead = False  # we have written to a far end that has gone: when that is noticed is free
     # What of the view has become free: the far end's share, both shares, how much the far end had read when it stopped;
     # whether data came before we closed, or before we paused.
     torn = vague = loose = rushed = halted = False
@@ -160,6 +161,7 @@ class Stream(Thing):
     def write(self, count: int, *, answer: bool = False) -> None:
         if self.active("send_file"):
             return
+        self.dead = self.dead or not self.peer.open
         data = piece(self.peer.key + 1, self.written, count)
         try:
             self.transport.write(data)
@@ -179,6 +181,7 @@ class Stream(Thing):
     def send_lines(self, size: int) -> None:
         if self.active("send_file"):
             return
+        self.dead = self.dead or not self.peer.open
         data = [piece(self.peer.key + 1, self.written + size * i, size) for i in range(3)]
         if not self.transport.is_closing():
             self.attempt(self.transport.writelines, data)
@@ -198,6 +201,7 @@ class Stream(Thing):
     @operation(weight=2, size=(700, LARGE))
     def send_file(self, size: int) -> None:
         if not self.active("send_file") and not self.transport.is_closing():
+            self.dead = self.dead or not self.peer.open
             self.spawn("send_file", self._send_file(size))
 
     async def _send_file(self, size: int) -> Any:
@@ -324,10 +328,12 @@ class Stream(Thing):
 
     def view(self) -> Any:
         transport = self.transport
+        if self.dead:
+            return ANY
         return {
             "calls": self._calls(),
             "received": ANY if self._may_have_received() else self.received,
-            "peer": [ANY if self.torn or self.vague or self.loose else self.peer.received, self._peers_end()],
+            "peer": [ANY if self._may_have_sent() else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
             "reading": self._reads(),
             "buffered": ANY if self.vague or self.torn else self._buffered(),
@@ -338,6 +344,9 @@ class Stream(Thing):
         if self.rushed or self.halted:
             return [entry for entry in self.log if entry[-1] not in ("data", "eof")]
         return merged(self.log)
+
+    def _may_have_sent(self) -> bool:
+        return self.torn or self.vague or self.loose or self.halted
 
     def _may_have_received(self) -> bool:
         return self.vague or self.rushed or self.halted

@@ -44,15 +44,16 @@ class Thing:
         self.context = contextvars.copy_context()
         self.context.run(LABEL.set, self.label)
         self.log: list[list[Any]] = []
+        self.results: list[list[Any]] = []
         self.tasks: dict[str, asyncio.Task[Any]] = {}
         self.started: dict[str, int] = {}
 
     def note(self, *entry: Any, inside: bool = True) -> None:
-        """Write down a call; `inside`: it has to run in the thing's context."""
+        """Write down a call, which has to run in the thing's context; not `inside`: what a call of ours gave."""
         self.world.noted += 1
         if inside and LABEL.get() != self.label:
             self.complain(f"{entry[0]} runs in the context of {LABEL.get()}")
-        self.log.append(list(entry))
+        (self.log if inside else self.results).append(list(entry))
 
     def complain(self, text: str) -> None:
         self.world.complaints.append(f"{type(self).__name__} {self.slot}: {text}")
@@ -116,7 +117,12 @@ class Thing:
         return False
 
     def view(self) -> Any:
-        return self.log
+        return {"calls": self.log}
+
+    def whole_view(self) -> Any:
+        """With what our own calls gave, in their order."""
+        view = self.view()
+        return {"results": self.results, **view} if isinstance(view, dict) else view
 
     async def mend(self) -> None:
         """After several operations in one step: bring what may differ back to what must be equal."""
@@ -238,7 +244,7 @@ class World:
             thing.pump()
 
     def view(self) -> dict[str, Any]:
-        return {str(slot): thing.view() for slot, thing in self.things.items()}
+        return {str(slot): thing.whole_view() for slot, thing in self.things.items()}
 
     async def _rest(self, number: int) -> bool:
         """Wait for the end of what the step has caused; returns whether to go on."""
@@ -278,7 +284,7 @@ class World:
         while quiet < 5 and time.monotonic() < end:
             self.pump()
             await asyncio.sleep(0.0005)
-            now = self.noted, [(str(thing.view()), thing.busy()) for thing in self.things.values()]
+            now = self.noted, [(str(thing.whole_view()), thing.busy()) for thing in self.things.values()]
             quiet = quiet + 1 if now == before and not any(busy for _, busy in now[1]) else 0
             before = now
         return quiet >= 5

@@ -34,7 +34,7 @@ async def main():
 AUTO = (
     ECHO
     + """
-logging.basicConfig(level=logging.INFO, format="%(levelname)s|%(name)s|%(message)s", stream=sys.stdout)
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s|%(name)s|%(message)s", stream=sys.stdout)
 sandbox.block(*sys.argv[1:])
 import flexsc_loop
 flexsc_loop.run(main())
@@ -93,7 +93,7 @@ def test_auto_takes_the_user_page_and_says_so(blockade):
     end = run_python(AUTO, *blockade)
     assert end.code == 0, end.err
     assert "echoed" in end.out
-    lines = [line for line in end.out.splitlines() if line.startswith("INFO|flexsc_loop")]
+    lines = [line for line in end.out.splitlines() if line.startswith("DEBUG|flexsc_loop")]
     assert len(lines) == 1
     assert "user" in lines[0] and "io_uring" in lines[0]
 
@@ -144,7 +144,7 @@ def test_info_for_the_user_page_makes_no_io_uring_call():
 #: The command line says how large a ring may be.
 SMALL_RINGS = """
 import logging
-logging.basicConfig(level=logging.INFO, format="%(levelname)s|%(name)s|%(message)s", stream=sys.stdout)
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s|%(name)s|%(message)s", stream=sys.stdout)
 sandbox.limit_rings(int(sys.argv[1]))
 import flexsc_loop
 loop = flexsc_loop.Loop()
@@ -167,7 +167,7 @@ def test_a_ring_of_half_the_size_is_no_secret(pages, threads):
     end = run_python(ECHO + SMALL_RINGS, "512", env={"FLEXSC_PAGES": pages, "FLEXSC_THREADS": threads})
     assert end.code == 0, end.err
     assert "kernel\nechoed" in end.out
-    (line,) = [line for line in end.out.splitlines() if line.startswith("INFO|flexsc_loop")]
+    (line,) = [line for line in end.out.splitlines() if line.startswith("DEBUG|flexsc_loop")]
     assert "of half the size, 512 entries: not enough lockable memory" in line
 
 

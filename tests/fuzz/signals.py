@@ -38,6 +38,8 @@ class Signal(Thing):
     @operation(weight=3)
     def remove(self) -> None:
         self.note("removed", self.attempt(self.loop.remove_signal_handler, self.number), inside=False)
+        if signal.getsignal(self.number) is signal.SIG_DFL:  # the next one would end the process
+            signal.signal(self.number, signal.SIG_IGN)
 
     @operation(weight=3)
     def put_over(self) -> None:

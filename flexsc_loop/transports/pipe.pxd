@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.turn.turn cimport Endpoint
@@ -28,15 +28,19 @@ cdef class PipeEnd(Endpoint):
     cdef dict extra
     cdef State state
     cdef bint fresh                   # connection_made is still to be called
+    cdef bint in_line                 # `go_on` stands in line with the callbacks
     cdef object error                 # what connection_lost will be told
     cdef Ready ready                  # waits until there is something to read, or room to write
 
     cdef int adopt(self, object pipe, object protocol, object waiter, object extra) except -1
+    cdef int stand_in_line(self) except -1
+    cdef int go_on(self) except -1
     cdef bint is_ours(self) except -1
     cdef int introduce(self) except -1
     cdef int call(self, str name) except -1
     cdef int complain(self, str message, object error) except -1
     cdef int end_waits(self) except -1
+    cdef int await_ends(self) except -1
     cdef bint waits(self) noexcept
     cdef bint goes_on(self) noexcept
     cdef int lose(self) except -1
@@ -59,16 +63,18 @@ cdef class WriteEnd(PipeEnd):
     cdef size_t offset                # bytes of the first one that it has
     cdef size_t unsent, high, low
     cdef bint in_vain                 # the last call found no room, and will be made once more
-    cdef uint64_t pushed_in           # the last turn in which the kernel took something
     cdef bint protocol_paused
     cdef unsigned int writes_lost     # writes after the end
 
     cdef int write(self, object data) except -1
     cdef int peer_left(self) except -1
-    cdef int push_soon(self) except -1
+    cdef int put(self, bytes data) except -1
     cdef int push(self) except -1
-    cdef Py_ssize_t give(self) except? -1
+    cdef int lost_pipe(self) except -1
+    cdef Py_ssize_t give(self, bytes data) except? -1
+    cdef Py_ssize_t give_all(self) except? -1
     cdef int advance(self, size_t count) except -1
+    cdef int finish(self) except -1
     cdef int drop(self) except -1
     cdef int fail(self, object error) except -1
     cdef int pause_protocol(self) except -1

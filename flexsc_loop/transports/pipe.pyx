@@ -5,9 +5,12 @@ Owns: the pipe object from here until `connection_lost`, and what was written an
 Imports: page, operation, turn.
 
 Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
-which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  The first write of a
-turn leaves at once, the others together.  After a call that got somewhere the next turn simply tries again: a busy pipe
-never waits, an idle one costs one look in vain.
+which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  What is written
+leaves at once unless something waits already.  After a call that got somewhere the next turn simply tries again: a busy
+pipe never waits, an idle one costs one look in vain.
+
+connection_made and connection_lost stand in line with the callbacks (`_go_on`), as in asyncio: after those that were
+due already, before others.
 """
 import asyncio
 import errno
@@ -25,6 +28,7 @@ from libc.errno cimport errno as last_error
 from libc.stdint cimport uint32_t
 from posix.uio cimport iovec, writev
 from posix.unistd cimport read as read_fd
+from posix.unistd cimport write as write_fd
 
 from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
@@ -84,7 +88,28 @@ cdef class PipeEnd(Endpoint):
         self.context = PyContext_CopyCurrent()
         self.fresh = True
         os.set_blocking(self.fd, False)
-        return self.wake_up()
+        return self.stand_in_line()
+
+    cdef int stand_in_line(self) except -1:
+        if self.turn.page.closed:
+            return 0
+        self.in_line = True
+        self.turn.soon(self.facade._go_on, (), None)
+        return 0
+
+    cdef int go_on(self) except -1:
+        """What stands in line is due."""
+        cdef bint done = False
+        self.in_line = False
+        if self.state == CLOSING:
+            self.await_ends()
+        try:
+            self.run(self.turn)
+            done = True
+        finally:
+            if not done:
+                self.cut_short()
+        return 0
 
     cdef bint is_ours(self) except -1:
         """Whether the fd is still this pipe's: somebody may have closed it behind our back."""
@@ -94,17 +119,19 @@ cdef class PipeEnd(Endpoint):
             return False
 
     cdef int introduce(self) except -1:
-        """connection_made, then whoever waits for the pipe."""
+        """connection_made, then whoever waits for the pipe, and in the next turn what there is to read or write."""
         self.fresh = False
+        self.wake_up()
         try:
             call_in(self.context, self.protocol.connection_made, self.facade)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.complain("Exception in callback connection_made", error)
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        finally:
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         return 0
 
     cdef int call(self, str name) except -1:
@@ -137,17 +164,23 @@ cdef class PipeEnd(Endpoint):
             self.turn.page.cancel(self.ready)
         return 0
 
+    cdef int await_ends(self) except -1:
+        """Give a syscall thread a moment to end what waits on the fd."""
+        return self.turn.page.await_end(self.ready) if self.turn.page.eager else 0
+
     cdef int shut(self, object error) except -1:
-        """Have connection_lost called as soon as nothing waits on the fd any more."""
+        """Have connection_lost called in its turn, or as soon as nothing waits on the fd any more."""
+        if self.state == CLOSED:
+            return 0
         self.state = CLOSING
         if self.error is None:
             self.error = error
         self.end_waits()
-        return self.wake_up()
+        return 0 if self.in_line else self.stand_in_line()
 
     cdef int lose(self) except -1:
         """connection_lost, then close the pipe."""
-        if self.waits():
+        if self.in_line or self.waits():
             return 0
         self.state = CLOSED
         try:
@@ -172,7 +205,7 @@ cdef class ReadEnd(PipeEnd):
         if self.state == CLOSED:
             return 0
         if self.fresh:
-            self.introduce()
+            return self.introduce()
         if self.state == OPEN and not self.paused and not self.waits():
             self.read()
         if self.state == CLOSING:
@@ -259,12 +292,12 @@ cdef class WriteEnd(PipeEnd):
         if self.state == CLOSED:
             return 0
         if self.fresh:
-            self.introduce()
-            if self.peer is not None and self.state == OPEN:
+            return self.introduce()
+        if self.peer is not None:
+            if self.peer.came and (self.state == OPEN or self.unsent):
+                self.peer_left()
+            elif self.state == OPEN:
                 self.peer.prepare()
-        if self.peer is not None and self.peer.came:
-            self.peer.came = False
-            self.peer_left()
         if self.unsent:
             self.push()
         if self.protocol_paused and self.unsent <= self.low:
@@ -277,7 +310,7 @@ cdef class WriteEnd(PipeEnd):
 
     cdef int peer_left(self) except -1:
         """The wait for the reader's end has ended."""
-        if self.state == OPEN and self.turn._debug:
+        if self.turn._debug:
             logger.info("%r was closed by peer", self.facade)
         error = BrokenPipeError() if self.unsent else None
         self.drop()
@@ -294,32 +327,38 @@ cdef class WriteEnd(PipeEnd):
             self.writes_lost += 1
             return 0
         # Whatever may change under our hands is copied now.
-        data = data if type(data) is bytes else bytes(data)
+        return self.put(<bytes> data if type(data) is bytes else bytes(data))
+
+    cdef int put(self, bytes data) except -1:
+        """Give the kernel what it takes now, if nothing waits, and keep the rest."""
+        cdef size_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t taken = 0
+        if self.unsent == 0:
+            if not self.is_ours():
+                return self.lost_pipe()
+            taken = self.give(data)
+            if <size_t> taken == size:
+                return 0
+            if taken == -EAGAIN:
+                taken = 0
+            elif taken < 0:
+                return self.fail(OSError(-taken, os.strerror(-taken)))
+            self.offset = taken
+            self.wake_up()
         self.outbox.append(data)
-        self.unsent += PyBytes_GET_SIZE(data)
-        if self.ready.user_data == 0:
-            self.push_soon()
-        if self.state == OPEN and self.unsent > self.high and not self.protocol_paused:
+        self.unsent += size - taken
+        if self.unsent > self.high and not self.protocol_paused:
             self.pause_protocol()
         return 0
 
-    cdef int push_soon(self) except -1:
-        """The first write of a turn leaves at once, as in asyncio; what else the turn writes goes together in the next.
-
-        The first call has filled the pipe, most likely, if it was large, and its reader may be in this loop, too.
-        """
-        if self.pushed_in == self.turn.turns and self.turn.is_running():
-            return self.wake_up()
-        return self.push()
-
     cdef int push(self) except -1:
-        """Give the kernel what it takes now.  Bookkeeping only: `run` calls the protocol."""
+        """Give the kernel what it takes now of that which waits.  Bookkeeping only: `run` calls the protocol."""
         cdef Py_ssize_t count
-        if self.unsent == 0 or self.ready.user_data != 0:
+        if self.ready.user_data != 0:
             return 0
         if not self.is_ours():
-            return self.fail(OSError(errno.EBADF, "the pipe was closed while it was written"))
-        count = self.give()
+            return self.lost_pipe()
+        count = self.give_all()
         if count == -EAGAIN and not self.in_vain:
             # Once more in the next turn, for a reader in this loop; it costs less than a wait.
             self.in_vain = True
@@ -330,13 +369,26 @@ cdef class WriteEnd(PipeEnd):
         if count < 0:
             return self.fail(OSError(-count, os.strerror(-count)))
         self.advance(count)
-        self.pushed_in = self.turn.turns
         if self.unsent or self.protocol_paused or self.state == CLOSING:
             self.wake_up()
         return 0
 
-    cdef Py_ssize_t give(self) except? -1:
+    cdef int lost_pipe(self) except -1:
+        return self.fail(OSError(errno.EBADF, "the pipe was closed while it was written"))
+
+    cdef Py_ssize_t give(self, bytes data) except? -1:
         """One call.  Returns how many bytes were taken, or -errno."""
+        cdef Py_ssize_t count
+        while True:
+            self.turn.page.direct_calls += 1
+            count = write_fd(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            if count >= 0:
+                return count
+            if last_error != EINTR:
+                return -last_error
+
+    cdef Py_ssize_t give_all(self) except? -1:
+        """The same with all that waits."""
         cdef iovec vector[VECTOR_MOST]
         cdef int used = 0
         cdef size_t offset = self.offset
@@ -368,6 +420,13 @@ cdef class WriteEnd(PipeEnd):
             gone += 1
         self.offset = count
         del self.outbox[:gone]
+        return 0
+
+    cdef int finish(self) except -1:
+        """Have the pipe closed when all that was written has gone."""
+        if self.unsent == 0:
+            return self.shut(None)
+        self.state = CLOSING
         return 0
 
     cdef int drop(self) except -1:
@@ -404,9 +463,12 @@ cdef class WriteEnd(PipeEnd):
     cdef int end_waits(self) except -1:
         if self.peer is not None and self.peer.user_data != 0:
             self.turn.page.cancel(self.peer)
-        if self.unsent == 0 and self.ready.user_data != 0:
-            self.turn.page.cancel(self.ready)
-        return 0
+        return PipeEnd.end_waits(self) if self.unsent == 0 else 0
+
+    cdef int await_ends(self) except -1:
+        if self.peer is not None and self.turn.page.eager:
+            self.turn.page.await_end(self.peer)
+        return PipeEnd.await_ends(self)
 
     cdef int set_limits(self, object high, object low) except -1:
         if high is None:
@@ -486,9 +548,15 @@ class ReadPipeTransport(asyncio.ReadTransport):
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             core.pipe.close()
 
+    def _go_on(self):
+        (<PipeEnd> self._core).go_on()
 
-class WritePipeTransport(asyncio.WriteTransport):
-    """The end of a pipe that this loop writes.  Source: asyncio's documentation, "Transports"."""
+
+class WritePipeTransport(asyncio.Transport):
+    """The end of a pipe that this loop writes.  Source: asyncio's documentation, "Transports".
+
+    A Transport, since asyncio's own is one; what reads is not implemented there either.
+    """
 
     __slots__ = ("__dict__", "__weakref__", "_core")
 
@@ -522,8 +590,7 @@ class WritePipeTransport(asyncio.WriteTransport):
         """Close the pipe after everything written before."""
         cdef WriteEnd core = self._core
         if core.state == OPEN:
-            core.state = CLOSING
-            core.wake_up()
+            core.finish()
 
     def can_write_eof(self):
         """True: the pipe's end is the end of its data."""
@@ -563,6 +630,9 @@ class WritePipeTransport(asyncio.WriteTransport):
         if core.pipe is not None:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             core.pipe.close()
+
+    def _go_on(self):
+        (<PipeEnd> self._core).go_on()
 
 
 cdef bint has_peer(int fd) except -1:

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 from datagrams import udp_socket
-from support import SIZES, digest, payload, settle, shrink, sleeps, tcp_pair, turns, unix_pair
+from support import SIZES, Running, digest, payload, settle, shrink, sleeps, tcp_pair, turns, unix_pair
 
 
 @pytest.fixture
@@ -881,3 +881,158 @@ async def test_results_keep_what_came(loop, pair, size):
             got += part
         kept.append((got, data))
     assert all(got == data for got, data in kept)
+
+
+# -- many sockets at once
+
+
+async def echo_all(loop, count, rounds):
+    """As many echo servers as clients, each with one message under way: a busy turn sends much."""
+    pairs = [tcp_pair() for _ in range(count)]
+
+    async def serve(sock):
+        while data := await loop.sock_recv(sock, 65536):
+            await loop.sock_sendall(sock, data)
+        sock.shutdown(socket.SHUT_WR)
+
+    async def ask(number, sock):
+        for i in range(rounds):
+            data = payload(20 + number, i)
+            await loop.sock_sendall(sock, data)
+            assert await receive(loop, sock, len(data)) == data
+        sock.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(sock, 1) == b""
+
+    for pair in pairs:
+        for sock in pair:
+            sock.setblocking(False)
+    serving = [asyncio.ensure_future(serve(ours)) for ours, _ in pairs]
+    await asyncio.gather(*(ask(number, theirs) for number, (_, theirs) in enumerate(pairs)))
+    await asyncio.gather(*serving)
+    for ours, theirs in pairs:
+        theirs.close()
+        ours.close()
+
+
+async def test_many_echos(loop):
+    await echo_all(loop, 100, 20)
+
+
+DEEDS = {
+    "nothing": lambda sock: None,
+    "close": socket.socket.close,
+    "shutdown": lambda sock: sock.shutdown(socket.SHUT_WR),
+    "plain send": lambda sock: sock.send(b" and more"),
+    "detach": lambda sock: os.close(sock.detach()),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS.values(), ids=list(DEEDS))
+async def test_whatever_follows_in_a_turn_that_sends_much(loop, deed):
+    """The kernel has all that sock_sendall() was given when that returns, in order."""
+    pairs = [tcp_pair() for _ in range(100)]
+    sending = []
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        sending.append(asyncio.ensure_future(loop.sock_sendall(ours, b"sent")))
+        loop.call_soon(deed, ours)
+    await asyncio.gather(*sending)
+    expected = b"sent and more" if deed is DEEDS["plain send"] else b"sent"
+    for ours, theirs in pairs:
+        ours.close()
+        with theirs:
+            got = b""
+            while part := theirs.recv(100):
+                got += part
+            assert got == expected
+
+
+def test_a_process_that_ends_in_a_turn_that_sends_much(way):
+    """os._exit() right after the calls: everything arrives."""
+    program = f"""{way.prelude()}
+import os, socket
+
+async def main():
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = [socket.create_connection(listener.getsockname()) for _ in range(40)]
+        ours = [listener.accept()[0] for _ in theirs]
+    child = os.fork()
+    if child:
+        for sock in ours:
+            sock.close()
+        print([sock.recv(10) for sock in theirs].count(b"answer"), os.waitpid(child, 0)[1])
+        os._exit(0)
+    for sock in theirs:
+        sock.close()
+
+    async def answer(sock):
+        sock.setblocking(False)
+        await loop.sock_sendall(sock, b"answer")
+        if sock is ours[-1]:
+            os._exit(0)
+
+    new = new_loop()
+    asyncio._set_running_loop(None)
+    asyncio.set_event_loop(new)
+    loop = new
+    new.run_until_complete(asyncio.gather(*map(answer, ours)))
+
+asyncio.run(main())
+"""
+    with Running(program) as child:
+        assert child.line() == "40 0"
+
+
+async def test_options_of_a_socket_are_left_alone(loop):
+    pairs = [tcp_pair() for _ in range(20)]
+    for ours, _ in pairs:
+        ours.setblocking(False)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    await asyncio.gather(*(loop.sock_sendall(ours, b"x") for ours, _ in pairs))
+    await turns(2)
+    for ours, theirs in pairs:
+        assert theirs.recv(10) == b"x"
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK) == 0
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.ours
+async def test_sends_of_a_turn_wait_for_its_end_and_no_longer(loop):
+    """Who has to wait is sent to before the loop goes on to other turns, without any further call."""
+    pairs = [tcp_pair() for _ in range(30)]
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+    sending = asyncio.gather(*(loop.sock_sendall(ours, b"x") for ours, _ in pairs))
+    await sending
+    await turns(2)
+    assert [theirs.recv(10) for _, theirs in pairs] == [b"x"] * 30
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+async def test_peers_that_answer_at_once_and_then_do_not(loop, pair):
+    """What a loop believes of its peers costs nothing when it turns out wrong."""
+    ours, theirs = pair
+
+    async def answer():
+        while data := await loop.sock_recv(theirs, 100):
+            await loop.sock_sendall(theirs, data)
+
+    answering = asyncio.ensure_future(answer())
+    for i in range(200):
+        await loop.sock_sendall(ours, b"%d" % i)
+        assert await loop.sock_recv(ours, 100) == b"%d" % i
+    answering.cancel()
+    await asyncio.wait([answering])
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 100))
+    await turns(3)
+    await sleeps(loop)
+    receiving.cancel()
+    await asyncio.wait([receiving])
+    theirs.send(b"later")
+    assert await loop.sock_recv(ours, 100) == b"later"

@@ -33,6 +33,7 @@ cdef extern from "plain.h" nogil:
     int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
     int getpeername(int fd, sockaddr* address, socklen_t* size)
     int getsockname(int fd, sockaddr* address, socklen_t* size)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* size)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
     int shutdown(int fd, int how)
     ssize_t recv(int fd, void* buffer, size_t size, int flags)

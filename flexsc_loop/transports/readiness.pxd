@@ -7,7 +7,7 @@ from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 cdef class Wait(Interest):
     cdef InterestList interests
-    cdef object future
+    cdef object future               # None: only for a turn
     cdef bint suspended
 
 
@@ -36,3 +36,4 @@ cdef class ReadinessTurn(Turn):
 
 
 cdef Wait wait_until(Turn turn, int fd, uint32_t mask, Wait earlier)
+cdef Wait next_turn(Turn turn)

@@ -16,7 +16,10 @@ cdef extern from "Python.h":
 
 
 cdef class Wait(Interest):
-    """What a coroutine awaits until an fd is ready.  However the wait ends, nothing of it is under way afterwards."""
+    """What a coroutine awaits until an fd is ready or, without a future, until the next turn.
+
+    However the wait ends, nothing of it is under way afterwards.
+    """
 
     cdef int came(self) except -1:
         if not self.future.done():
@@ -34,10 +37,12 @@ cdef class Wait(Interest):
     def __next__(self):
         if not self.suspended:
             self.suspended = True
-            self.future._asyncio_future_blocking = True
+            if self.future is not None:
+                self.future._asyncio_future_blocking = True
             return self.future
         self.suspended = False
-        self.future.result()
+        if self.future is not None:
+            self.future.result()
         raise StopIteration
 
     def throw(self, kind, value=None, traceback=None):
@@ -67,6 +72,13 @@ cdef Wait wait_until(Turn turn, int fd, uint32_t mask, Wait earlier):
         wait.vain = True
     wait.future = turn.create_future()
     turn.interests.add(wait)
+    return wait
+
+
+cdef Wait next_turn(Turn turn):
+    """A wait for the next turn, to be awaited."""
+    cdef Wait wait = Wait.__new__(Wait)
+    wait.interests = turn.interests
     return wait
 
 

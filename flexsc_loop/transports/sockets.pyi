@@ -5,6 +5,10 @@ from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
 
 from flexsc_loop.transports.readiness import ReadinessTurn
+from flexsc_loop.turn.turn import Endpoint
+
+@disjoint_base
+class Held(Endpoint): ...
 
 @disjoint_base
 class SocketTurn(ReadinessTurn):

@@ -1,11 +1,19 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: sockets that stay their caller's: the `sock_*` methods.
 
-Owns: nothing but a buffer.  Imports: addresses, readiness, interest, page, turn.
+Owns: a buffer, and which sockets' data the kernel holds back.  Imports: addresses, readiness, interest, page, turn.
 
 A call is made at once, as in asyncio, and made again by the coroutine itself when the socket is ready.  So nothing has
 left the kernel for a call that is cancelled, and whoever reads next finds it there.  Sockets of any other class than
 Python's own are called by their methods.
+
+What makes that as fast as a batch, for a server that is busy:
+
+- In a turn that sends much, the kernel holds back what TCP sockets are given until the turn ends (MSG_MORE).  It has
+  it, and sends it whatever becomes of the socket or the process; but peers are woken together, which was measured at a
+  sixth of all CPU time.
+- Where peers have lately answered within a turn, a socket that has just been emptied is tried again in the next turn
+  before anybody waits for it.
 """
 import _socket
 import os
@@ -17,21 +25,33 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT
 from flexsc_loop.syscalls.page cimport EAGAIN, EINTR
 from flexsc_loop.syscalls.posix_socket cimport (
-    MSG_DONTWAIT, MSG_NOSIGNAL, recvfrom, send, sockaddr, socklen_t,
+    AF_UNIX, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, getsockopt, recvfrom, send, setsockopt, sockaddr, socklen_t,
 )
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, decode
-from flexsc_loop.transports.readiness cimport ReadinessTurn, Wait, wait_until
+from flexsc_loop.transports.readiness cimport ReadinessTurn, Wait, next_turn, wait_until
+from flexsc_loop.turn.turn cimport Endpoint
 
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        IPPROTO_TCP "6"
+        TCP_CORK
+        TCP_ULP
 
 cdef enum:
     COPY_UP_TO = 4096            # so little is copied out of the buffer, which is then used again
     KEEP_UP_TO = 256 * 1024      # the largest buffer that is kept
+    AT_ONCE = 2                  # sends of a turn that wake their peers at once
+    HELD_MOST = 64               # sends of a turn that wait for its end
+    TRY_EVERY = 32               # of the waits, to see whether peers answer within a turn
+    CREDIT_MOST = 16             # what is believed of them: 1 more with each one that did,
+    CREDIT_LOST = 2              # and so much less with one that did not
 
 cdef double RETRY_LEAST = 0.001
 cdef double RETRY_MOST = 0.05
@@ -55,11 +75,43 @@ cdef int failed(int error) except -1:
     return 0
 
 
+cdef bint can_be_held(int fd) noexcept:
+    """Whether it is TCP with nothing (such as the kernel's TLS) between it and us, so that uncorking sends all."""
+    cdef char[16] layer
+    cdef socklen_t size = sizeof(layer)
+    return getsockopt(fd, IPPROTO_TCP, TCP_ULP, layer, &size) == 0 and size == 0
+
+
+cdef class Held(Endpoint):
+    """TCP sockets whose data the kernel holds back until the turn ends."""
+    cdef list sockets
+
+    cdef int flush(self) except -1:
+        cdef int off = 0, fd
+        sockets, self.sockets = self.sockets, []
+        for sock in sockets:
+            fd = sock.fileno()
+            if fd >= 0:
+                self.turn.page.direct_calls += 1
+                setsockopt(fd, IPPROTO_TCP, TCP_CORK, &off, sizeof(off))
+        return 0
+
+
 cdef class SocketTurn(ReadinessTurn):
     """The turn, with calls on sockets that the caller owns."""
+    cdef Held held
+    cdef unsigned int credit         # not 0: peers answer within a turn
+    cdef unsigned int waits          # for something to read, so far
+    cdef int emptied                 # the fd that was read last, if that has emptied it
+    cdef uint64_t emptied_in         # in which turn
     cdef PyObject* spare             # a bytes object that the last receive has not used up, or NULL
     cdef char[ADDRESS_MOST] name     # the sender's address of the last receive
     cdef socklen_t name_size
+
+    def __cinit__(self, *args, **kwargs):
+        self.held = Held.__new__(Held)
+        self.held.turn = self
+        self.held.sockets = []
 
     def __dealloc__(self):
         Py_XDECREF(self.spare)
@@ -67,6 +119,7 @@ cdef class SocketTurn(ReadinessTurn):
     def _forget_sockets(self):
         """The loop is closing, or another process's: let go of all callbacks."""
         self.forget_watches()
+        self.held.turn = None
 
     cdef int check_socket(self, object sock) except -1:
         base_events._check_ssl_socket(sock)
@@ -84,10 +137,30 @@ cdef class SocketTurn(ReadinessTurn):
 
     # ---- receiving
 
+    cdef Wait until_readable(self, object sock, Wait earlier):
+        """The next wait of a call that has found nothing, to be awaited.  earlier: the one before."""
+        if earlier is None:
+            self.waits += 1
+            if self.credit or self.waits % TRY_EVERY == 0:
+                return next_turn(self)
+        elif earlier.future is None:
+            self.credit -= min(self.credit, <unsigned int> CREDIT_LOST)
+            earlier = None
+        return self.wait(sock, EPOLLIN, earlier)
+
+    cdef int read_after(self, Wait wait) except -1:
+        """The call has found something, after its last `wait`."""
+        if wait is not None and wait.future is None and self.credit < CREDIT_MOST:
+            self.credit += 1
+        return 0
+
     cdef Py_ssize_t receive(self, object sock, void* into, Py_ssize_t size) except? -1:
         """Receive once.  Returns how much, -1 if there is nothing; the sender is in `name`."""
         cdef int fd = sock.fileno()
         cdef Py_ssize_t count
+        if self.credit and fd == self.emptied and self.turns == self.emptied_in:
+            self.emptied = -1
+            return -1
         while True:
             self.name_size = sizeof(self.name)
             self.page.direct_calls += 1
@@ -96,6 +169,8 @@ cdef class SocketTurn(ReadinessTurn):
                 break
         if count < 0:
             failed(errno)
+        self.emptied = fd if 0 < count < size else -1
+        self.emptied_in = self.turns
         return count
 
     cdef Py_ssize_t receive_into(self, object sock, object buffer, Py_ssize_t size) except? -1:
@@ -174,8 +249,9 @@ cdef class SocketTurn(ReadinessTurn):
         cdef Wait wait = None
         self.check_socket(sock)
         while (data := self.take(sock, n)) is None:
-            wait = self.wait(sock, EPOLLIN, wait)
+            wait = self.until_readable(sock, wait)
             await wait
+        self.read_after(wait)
         return data
 
     async def sock_recv_into(self, sock, buf):
@@ -183,8 +259,9 @@ cdef class SocketTurn(ReadinessTurn):
         cdef Wait wait = None
         self.check_socket(sock)
         while (count := self.take_into(sock, buf)) is None:
-            wait = self.wait(sock, EPOLLIN, wait)
+            wait = self.until_readable(sock, wait)
             await wait
+        self.read_after(wait)
         return count
 
     async def sock_recvfrom(self, sock, bufsize):
@@ -192,8 +269,9 @@ cdef class SocketTurn(ReadinessTurn):
         cdef Wait wait = None
         self.check_socket(sock)
         while (received := self.take_from(sock, bufsize)) is None:
-            wait = self.wait(sock, EPOLLIN, wait)
+            wait = self.until_readable(sock, wait)
             await wait
+        self.read_after(wait)
         return received
 
     async def sock_recvfrom_into(self, sock, buf, nbytes=0):
@@ -201,27 +279,46 @@ cdef class SocketTurn(ReadinessTurn):
         cdef Wait wait = None
         self.check_socket(sock)
         while (received := self.take_from_into(sock, buf, nbytes)) is None:
-            wait = self.wait(sock, EPOLLIN, wait)
+            wait = self.until_readable(sock, wait)
             await wait
+        self.read_after(wait)
         return received
 
     # ---- sending
+
+    cdef int hold(self, object sock, int fd) except -1:
+        """MSG_MORE if what is to be sent may wait for the end of the turn, because that sends much, else 0."""
+        if self.prompt < AT_ONCE:
+            self.prompt += 1
+            return 0
+        if self.page.eager or not self.inside or family_of(sock) == AF_UNIX:
+            return 0
+        self.page.direct_calls += 1
+        if not can_be_held(fd):
+            return 0
+        self.held.sockets.append(sock)
+        if len(self.held.sockets) >= HELD_MOST:
+            self.held.flush()
+            return 0
+        self.held.wants_flush()
+        return MSG_MORE
 
     cdef Py_ssize_t send_once(self, object sock, object data, Py_ssize_t left) except -1:
         """Send once: the last `left` bytes of `data`, -1: all.  Returns how many are still to be sent."""
         cdef Py_buffer view
         cdef Py_ssize_t count
-        cdef int fd
+        cdef int fd, flags
         if type(sock) is not Socket:
             return self.send_by_method(sock, data, left)
         fd = sock.fileno()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        flags = MSG_DONTWAIT | MSG_NOSIGNAL | self.hold(sock, fd)
         try:
             if left < 0:
                 left = view.len
             while True:
                 self.page.direct_calls += 1
-                count = send(fd, <char*> view.buf + view.len - left, left, MSG_DONTWAIT | MSG_NOSIGNAL)
+                count = send(fd, <char*> view.buf + view.len - left, left, flags)
                 if count >= 0 or errno != EINTR:
                     break
             if count < 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
 import logging
@@ -186,12 +187,13 @@ class Loop(
     def _start_serving(
         self, protocol_factory: Any, sock: socket.socket, sslcontext: Any = None, server: Any = None,
         backlog: int = 100, ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> None:
         tls = None
         if sslcontext:
             tls = Settings(sslcontext, True, None, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(sock)
-        Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners)
+        Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners, context)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         path = sock.getsockname() if sock in self._unix_server_sockets else None
@@ -204,19 +206,21 @@ class Loop(
             self._remove_socket_file(sock, path)
 
     def _make_socket_transport(
-        self, sock: socket.socket, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None
+        self, sock: socket.socket, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> Any:
         set_nodelay(sock)
-        return make_transport(self, sock, protocol, waiter, extra, server)
+        return make_transport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
         self, rawsock: socket.socket, protocol: Any, sslcontext: Any, waiter: Any = None, *,
         server_side: bool = False, server_hostname: str | None = None, extra: Any = None, server: Any = None,
         ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
+        context: contextvars.Context | None = None,
     ) -> Any:
         tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(rawsock)
-        return make_tls_transport(self, rawsock, protocol, tls, waiter, extra, server)
+        return make_tls_transport(self, rawsock, protocol, tls, waiter, extra, server, context)
 
     async def start_tls(
         self, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, sslcontext: ssl.SSLContext, *,

@@ -215,7 +215,7 @@ def count(steps):
 
 
 @pytest.mark.parametrize("exit_type", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("scene", [callbacks, signals, children, datagrams, readers])
+@pytest.mark.parametrize("scene", [callbacks, signals, children, connections, datagrams, readers])
 def test_nothing_is_lost(new_loop, scene, exit_type):
     exit_at = None
     while True:

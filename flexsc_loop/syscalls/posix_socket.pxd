@@ -18,6 +18,8 @@ cdef extern from "plain.h" nogil:
         SHUT_WR
         SOCK_CLOEXEC
         SOCK_NONBLOCK
+        SOL_SOCKET
+        SO_PEERNAME
 
     ctypedef unsigned int socklen_t
 
@@ -50,3 +52,9 @@ cdef extern from "<poll.h>" nogil:
         POLLOUT
         POLLPRI
         POLLRDHUP
+
+    struct pollfd:
+        int fd
+        short events
+
+    int poll(pollfd* fds, unsigned long count, int timeout_ms)

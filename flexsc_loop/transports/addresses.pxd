@@ -18,5 +18,7 @@ cdef class AddressBook:
     cdef int remember(self, object address, bytes raw, size_t place) except -1
 
 
+cdef bytes name_of(int fd)
+cdef bytes name_of_peer(int fd)
 cdef object decode(const char* raw, size_t size)
 cdef bytes encode(int family, object address)

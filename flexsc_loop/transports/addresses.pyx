@@ -1,5 +1,5 @@
 # cython: language_level=3, cdivision=True
-"""Floor 4: addresses of datagrams: the kernel's sockaddr, and the tuples and strings that Python's sockets use.
+"""Floor 4: addresses: the kernel's sockaddr, and the tuples and strings that Python's sockets use.
 
 Owns: for each endpoint, which peers it has talked to lately.  Imports: no other module.
 
@@ -20,7 +20,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from flexsc_loop.syscalls.cpython_extra cimport PyUnicode_IS_ASCII
-from flexsc_loop.syscalls.posix_socket cimport AF_INET, AF_INET6, AF_UNIX
+from flexsc_loop.syscalls.posix_socket cimport (
+    AF_INET, AF_INET6, AF_UNIX, SO_PEERNAME, SOL_SOCKET, getpeername, getsockname, getsockopt, sockaddr, socklen_t,
+)
 
 
 cdef extern from "<string.h>" nogil:
@@ -54,6 +56,7 @@ cdef extern from "<netinet/in.h>" nogil:
 
 
 cdef enum:
+    NAME_MOST = 128              # bytes of the longest sockaddr there is
     PLACES = 512                 # a power of two
     TEXT_MOST = 46               # INET6_ADDRSTRLEN
     PATH_AT = 2                  # offset of sun_path
@@ -63,6 +66,30 @@ cdef enum:
 
 
 # ---- what the kernel says
+
+cdef bytes name_of(int fd):
+    """A socket's own sockaddr; None if it has none."""
+    cdef char[NAME_MOST] name
+    cdef socklen_t size = sizeof(name)
+    if getsockname(fd, <sockaddr*> name, &size) != 0:
+        return None
+    return PyBytes_FromStringAndSize(name, min(size, <socklen_t> sizeof(name)))
+
+
+cdef bytes name_of_peer(int fd):
+    """The other end's sockaddr, although a reset may have ended the connection; None if there is none."""
+    cdef char[NAME_MOST] name
+    cdef socklen_t size = sizeof(name)
+    if getpeername(fd, <sockaddr*> name, &size) == 0:
+        return PyBytes_FromStringAndSize(name, min(size, <socklen_t> sizeof(name)))
+    # getpeername(2) tells nothing after a reset, this does: if it is asked for no more than there is.
+    size = sizeof(sockaddr_in6)
+    if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, name, &size) != 0:
+        size = sizeof(sockaddr_in)
+        if getsockopt(fd, SOL_SOCKET, SO_PEERNAME, name, &size) != 0:
+            return None
+    return PyBytes_FromStringAndSize(name, size)
+
 
 cdef object decode(const char* raw, size_t size):
     """The address that Python's sockets give for a sockaddr; None for none, and for families not known here."""

@@ -1,6 +1,7 @@
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Coroutine
 from socket import socket
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from typing_extensions import disjoint_base
 
@@ -12,6 +13,16 @@ from flexsc_loop.turn.turn import Endpoint, Turn
 class Accept(Operation): ...
 
 @disjoint_base
+class Acceptance(Coroutine[Any, None, None]):
+    @property
+    def __qualname__(self) -> str: ...
+    def __await__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def send(self, value: None) -> Any: ...
+    def throw(self, error: BaseException, *more: Any) -> NoReturn: ...  # type: ignore[override]
+    def close(self) -> None: ...
+
+@disjoint_base
 class Listener(Endpoint):
     def __init__(
         self,
@@ -21,6 +32,7 @@ class Listener(Endpoint):
         tls: Settings | None,
         server: Any,
         shared: bool = False,
+        context: contextvars.Context | None = None,
     ) -> None: ...
     def go_on(self) -> None: ...
     def close(self) -> None: ...

@@ -1,12 +1,13 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: listening sockets.
 
-Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: stream, tls,
-page, operation, turn.
+Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: addresses,
+stream, tls, tls_core, page, operation, turn.
 """
 import os
 from asyncio import constants, trsock
 
+from cpython.contextvars cimport PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from libc.errno cimport EINVAL, ENOTSOCK, EOPNOTSUPP, EPROTO, errno
 from libc.stdint cimport uint32_t
 from posix.unistd cimport close as close_fd
@@ -16,36 +17,108 @@ from flexsc_loop.syscalls.page cimport (
     CALL_ACCEPT, CALL_CLOSE, CALL_POLL, EAGAIN, EBADF, ECANCELED, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
     ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
-from flexsc_loop.syscalls.posix_socket cimport POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4
+from flexsc_loop.syscalls.posix_socket cimport POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, poll, pollfd
+from flexsc_loop.transports.addresses cimport name_of_peer
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls cimport Settings
+from flexsc_loop.transports.tls_core cimport Tls
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
+cdef extern from "<sys/resource.h>" nogil:
+    enum:
+        RLIMIT_NOFILE
+    ctypedef unsigned long rlim_t
+    struct rlimit:
+        rlim_t rlim_cur
+    int getrlimit(int resource, rlimit* limit)
+
 cdef enum:
-    SHARE = 4                         # connections that a shared listener takes at once
+    SHARE = 4                         # connections that are taken at once from a shared listener
+
+cdef tuple SHORTAGES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+
+cdef enum State:
+    LISTENING
+    RESTING                           # accepting has failed: nothing is accepted before it is time to try again
+    CLOSED
 
 
 cdef class Accept(Operation):
-    """Accepts connections again and again; on a shared listener, waits for some once."""
+    """Accepts connections again and again; or only waits, once, until somebody wants to connect."""
     cdef Listener listener
-    cdef bint shared
+    cdef bint polls                   # what is in flight only waits
 
     cdef int prepare(self) except -1:
         cdef Listener listener = self.listener
-        if self.shared:
+        self.polls = listener.shared or listener.short
+        if self.polls:
             return listener.page.submit(self, CALL_POLL, listener.fd, NULL, 0, 0, POLLIN, ENTRY_OWNED)
         return listener.page.submit(self, CALL_ACCEPT, listener.fd, NULL, 0, 0, SOCK_NONBLOCK | SOCK_CLOEXEC,
                                     ENTRY_MULTISHOT | ENTRY_OWNED)
 
     cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.shared and res >= 0:
-            return 0 if self.listener is None else self.listener.wake_up()
-        if self.listener is None:
-            if res >= 0:
+        cdef Listener listener = self.listener
+        if listener is None:
+            if res >= 0 and not self.polls:
                 close_fd(res)
             return 0
-        return self.listener.accepted(res)
+        if res < 0:
+            listener.error = -res
+        elif not self.polls:
+            listener.arrived.append(res)
+        return listener.wake_up()
+
+
+cdef class Acceptance:
+    """The coroutine of a task that stands for connections while they are made known to their protocols.
+
+    Who cancels all tasks in order to end cancels this one as well, and so ends connections that nobody looks after yet.
+    It is over when what connection_made has started has begun; with TLS, when the handshake is over.
+    """
+    cdef list transports
+    cdef object handshake             # a future, or None
+
+    @property
+    def __qualname__(self):
+        return "Acceptance"
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        handshake = self.handshake
+        if handshake is None:
+            raise StopIteration
+        if not handshake.done():
+            return next(handshake.__await__())
+        if not handshake.cancelled():
+            # Who has to know has been told of an error.
+            handshake.exception()
+        raise StopIteration
+
+    def send(self, value):
+        """The next step."""
+        return self.__next__()
+
+    def throw(self, error, *more):
+        """Cancelled: end the connections."""
+        if self.handshake is not None:
+            self.handshake.cancel()
+        for transport in self.transports:
+            transport.close()
+        raise error
+
+    def close(self):
+        """There will be no next step."""
+
+
+cdef int start_task(Turn turn, list transports, object handshake) except -1:
+    cdef Acceptance acceptance = Acceptance.__new__(Acceptance)
+    acceptance.transports = transports
+    acceptance.handshake = handshake
+    turn.create_task(acceptance)
+    return 0
 
 
 cdef class Listener(Endpoint):
@@ -54,16 +127,20 @@ cdef class Listener(Endpoint):
     `tls` is None for plain connections.
     `shared`: other processes may be accepting from the same socket.  Then all are told of a connection (the kernel
     would pick one that accepts, busy or not), and each takes a few per turn, when it has the time to serve them.
+    `context`: each connection runs in a copy of it; None for the one in which this is called.
     """
     cdef Page page
     cdef int fd
-    cdef object sock, factory, server
+    cdef State state
+    cdef bint shared
+    cdef bint short                   # descriptors were: nothing is accepted before somebody knocks
+    cdef int error                    # errno of the last accept, if it failed
+    cdef object sock, factory, server, context
     cdef Settings tls
     cdef list arrived                 # fds accepted, not handed to a protocol yet
-    cdef int error                    # errno of the last accept, if it failed
     cdef Accept accept
 
-    def __init__(self, Turn turn not None, sock, factory, Settings tls, server, bint shared=False):
+    def __init__(self, Turn turn not None, sock, factory, Settings tls, server, bint shared=False, context=None):
         self.turn = turn
         self.page = turn.page
         self.sock = sock
@@ -71,10 +148,11 @@ cdef class Listener(Endpoint):
         self.factory = factory
         self.tls = tls
         self.server = server
+        self.shared = shared
+        self.context = PyContext_CopyCurrent() if context is None else context
         self.arrived = []
         self.accept = Accept.__new__(Accept)
         self.accept.listener = self
-        self.accept.shared = shared
         self.accept.retractable = True
         turn.owned[self.fd] = self
         self.accept.prepare()
@@ -84,35 +162,35 @@ cdef class Listener(Endpoint):
             return "<Listener closed>"
         return f"<Listener fd={self.fd} {self.sock.getsockname()!r} protocols={self.factory!r}>"
 
-    cdef int accepted(self, int res) except -1:
-        """One completion of the accept.  Bookkeeping only."""
-        if res >= 0:
-            self.arrived.append(res)
-        else:
-            self.error = -res
-        return self.wake_up()
-
     cdef int run(self, Turn turn) except -1:
         self.queued = False
-        if self.accept.shared and self.fd >= 0 and not self.error:
+        if self.state != LISTENING:
+            return 0
+        if self.accept.polls and not self.error:
             self.take_some()
-        try:
-            while self.arrived:
-                self.welcome(self.arrived.pop(0))
-        finally:
-            if self.arrived:
-                # Somebody ends the program; if the loop runs again, they are still there.
-                self.wake_up()
-        if self.error and self.accept.user_data == 0 and self.fd >= 0:
+        if self.arrived:
+            self.welcome_all()
+        if self.error:
             self.recover()
-        elif self.accept.user_data == 0 and self.fd >= 0:
+        if self.state == LISTENING and self.accept.user_data == 0:
             self.accept.prepare()
         return 0
 
+    cdef bint somebody_waits(self) noexcept:
+        """To ask is ten times cheaper than to accept in vain, for which the kernel makes a socket first."""
+        cdef pollfd asked
+        asked.fd = self.fd
+        asked.events = POLLIN
+        self.page.direct_calls += 1
+        return poll(&asked, 1, 0) != 0
+
     cdef int take_some(self) except -1:
-        """Accept from a shared listener.  That somebody else was faster is no error."""
+        """Accept a few.  That another process was faster is no error."""
         cdef int fd
+        self.short = False
         for _ in range(SHARE):
+            if not self.somebody_waits():
+                break
             self.page.direct_calls += 1
             fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
@@ -122,54 +200,104 @@ cdef class Listener(Endpoint):
                 break
         return 0
 
-    cdef int welcome(self, int fd) except -1:
-        """Give a new connection its protocol."""
+    cdef int welcome_all(self) except -1:
+        """Give each new connection its protocol."""
+        cdef list known = []
+        cdef rlimit limit
+        getrlimit(RLIMIT_NOFILE, &limit)
+        try:
+            while self.arrived:
+                if <rlim_t> self.arrived[0] >= limit.rlim_cur:
+                    return self.refuse_to_exceed()
+                self.welcome(self.arrived.pop(0), known)
+        finally:
+            # Last, so that its first step comes after those of the tasks that the protocols have started.
+            if known:
+                start_task(self.turn, known, None)
+        return 0
+
+    cdef int refuse_to_exceed(self) except -1:
+        """The limit of open files has been lowered.  io_uring knows the one from when the accept was made."""
+        self.short = True
+        if self.accept.user_data != 0:
+            self.page.cancel(self.accept)
+        return self.rest(EMFILE)
+
+    cdef int welcome(self, int fd, list known) except -1:
         cdef Stream stream
-        cdef Settings tls
         if self.fd < 0:
             self.page.direct_calls += 1
             close_fd(fd)
             return 0
+        context = PyContext_Copy(self.context)
+        PyContext_Enter(context)
+        try:
+            stream = self.open(fd, context, known)
+        finally:
+            PyContext_Exit(context)
+        if stream is None:
+            return 0
+        try:
+            return stream.run(self.turn)
+        except BaseException:
+            stream.cut_short()
+            raise
+
+    cdef Stream open(self, int fd, object context, list known):
+        """The connection; None if there is none to be had."""
+        cdef Stream stream
+        cdef Tls end
         tls, server = self.tls, self.server
         try:
             protocol = self.factory()
             if self.fd < 0:
                 # The factory has closed the server: this connection was the last one, and belongs to nobody.
                 server = None
-            if tls is not None:
-                stream = tls.open(self.turn, fd, protocol, server)
-            else:
-                stream = open_stream(self.turn, fd, protocol, None, server, None, None)
-        except (SystemExit, KeyboardInterrupt):
-            raise
+            if tls is None:
+                stream = open_stream(self.turn, fd, None, protocol, context, None, server, name_of_peer(fd), None)
+                known.append(stream.facade)
+                return stream
+            handshake = self.turn.create_future()
+            end = (<Settings> tls).open(self.turn, fd, name_of_peer(fd), protocol, context, handshake, server)
+            start_task(self.turn, [end.facade], handshake)
+            return end.stream
         except BaseException as error:
             if fd not in self.turn.owned:
                 self.page.direct_calls += 1
                 close_fd(fd)
+            if isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
             self.turn.call_exception_handler({
                 "message": "Error on transport creation for incoming connection", "exception": error})
-            return 0
-        return stream.run(self.turn)
+            return None
 
     cdef int recover(self) except -1:
         """Accepting has failed.  Try again: a little later, unless the failure was the newcomer's own."""
         cdef int error = self.error
         self.error = 0
         if error in (EAGAIN, ECANCELED, EINTR, ECONNABORTED, EPROTO):
-            return self.accept.prepare()
-        short = error in (EMFILE, ENFILE, ENOBUFS, ENOMEM)
-        self.turn.call_exception_handler({
-            "message": "socket.accept() out of system resource" if short else "Accept failed on a socket",
-            "exception": OSError(error, os.strerror(error)), "socket": trsock.TransportSocket(self.sock)})
+            return 0
+        if error in SHORTAGES and not self.accept.polls:
+            # Perhaps nobody has knocked, and perhaps there are descriptors by now: an entry finds out when it is made.
+            self.short = True
+            return 0
+        return self.rest(error)
+
+    cdef int rest(self, int error) except -1:
+        self.state = RESTING
         # These say that the socket will never bring anybody again: somebody has shut it down, for example.
         if error not in (EBADF, EINVAL, ENOTSOCK, EOPNOTSUPP):
             self.turn.call_later(constants.ACCEPT_RETRY_DELAY, self.go_on)
+        self.turn.call_exception_handler({
+            "message": "socket.accept() out of system resource" if error in SHORTAGES else "Accept failed on a socket",
+            "exception": OSError(error, os.strerror(error)), "socket": trsock.TransportSocket(self.sock)})
         return 0
 
     def go_on(self):
         """Accept again after a failure."""
-        if self.fd >= 0 and self.accept.user_data == 0:
-            self.accept.prepare()
+        if self.state == RESTING:
+            self.state = LISTENING
+            self.wake_up()
 
     def close(self):
         """Stop accepting and close the socket, so that its address is free when this returns."""
@@ -177,6 +305,7 @@ cdef class Listener(Endpoint):
         if fd < 0:
             return
         self.fd = -1
+        self.state = CLOSED
         self.turn.owned.pop(fd, None)
         if self.page.closed:
             self.sock.close()

@@ -37,6 +37,7 @@ cdef class Reading(Writing):
     cdef uint8_t full_reads, small_reads
     cdef int end                      # End, or an errno
     cdef uint32_t direct_size         # of large reads
+    cdef uint32_t resumed_in          # low bits of the turn in which reading was resumed
 
     cdef int change_reading(self, ReadState to) except -1
     cdef int arm(self) except -1
@@ -48,10 +49,11 @@ cdef class Reading(Writing):
     cdef int count_full_reads(self, int res, uint32_t flags) except -1
     cdef int count_small_reads(self, size_t size) except -1
     cdef int deliver(self) except -1
-    cdef int after_delivery(self) except -1
+    cdef bint deliver_some(self) except -1
+    cdef int deliver_end(self) except -1
     cdef int pull(self) except -1
     cdef ssize_t read(self, void* target, size_t size) except? -1
-    cdef int pull_into_buffer(self) except -1
+    cdef bint pull_into_buffer(self) except -1
     cdef ssize_t read_into(self, object buffer) except? -1
     cdef int deliver_data(self) except -1
     cdef int feed_layer(self, bytes data) except -1

@@ -85,6 +85,7 @@ cdef class Reading(Writing):
     cdef int resume_reading(self) except -1:
         if self.reading == PAUSED:
             self.change_reading(FLOWING)
+            self.resumed_in = <uint32_t> self.turn.turns
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
             if (self.inbox is not None or self.end != NOT_YET or self.source == READABLE
@@ -169,24 +170,35 @@ cdef class Reading(Writing):
         return 0
 
     cdef int deliver(self) except -1:
-        if self.source == READABLE and self.reading == FLOWING and self.inbox is None:
+        """Tell the protocol one thing: data, or the end.
+
+        What data has made due runs before the end is told, and what was made due with `resume_reading` before data is:
+        so it is where each is an event of its own, and programs rely on it.
+        """
+        if self.reading != FLOWING:
+            return 0
+        if self.resumed_in == <uint32_t> self.turn.turns or self.deliver_some():
+            if self.reading == FLOWING and (self.inbox is not None or self.end != NOT_YET):
+                return self.wake_up()
+            return self.arm()
+        return self.arm() if self.end == NOT_YET else self.deliver_end()
+
+    cdef bint deliver_some(self) except -1:
+        """Deliver data, if there is any."""
+        if self.inbox is None and self.source == READABLE and self.end == NOT_YET:
             if self.data_received is None and self.layer is None:
                 return self.pull_into_buffer()
             self.pull()
-        if self.reading == FLOWING and self.inbox is not None:
-            self.deliver_data()
-        return self.after_delivery()
+        if self.inbox is None:
+            return False
+        self.deliver_data()
+        return True
 
-    cdef int after_delivery(self) except -1:
-        if self.reading != FLOWING or self.inbox is not None:
-            return 0
+    cdef int deliver_end(self) except -1:
         if self.end > 0:
-            self.fatal(OSError(self.end, os.strerror(self.end)), "Fatal read error on socket transport")
-        elif self.end == END_CAME:
-            self.deliver_eof()
-        else:
-            self.arm()
-        return 0
+            return self.fatal(
+                OSError(self.end, os.strerror(self.end)), "Fatal read error on socket transport")
+        return self.deliver_eof() if self.end == END_CAME else 0
 
     cdef int pull(self) except -1:
         """Read once, as much as is there up to `direct_size`, into the inbox."""
@@ -214,7 +226,7 @@ cdef class Reading(Writing):
             self.note_end(error)
         return count
 
-    cdef int pull_into_buffer(self) except -1:
+    cdef bint pull_into_buffer(self) except -1:
         """Read up to about `direct_size`, straight into a BufferedProtocol's buffers."""
         cdef size_t done = 0
         cdef ssize_t count = 1
@@ -234,7 +246,7 @@ cdef class Reading(Writing):
             PyContext_Exit(self.context)
         if done:
             self.count_small_reads(done)
-        return self.after_delivery()
+        return done > 0
 
     cdef ssize_t read_into(self, object buffer) except? -1:
         cdef Py_buffer view
@@ -302,6 +314,10 @@ cdef class Reading(Writing):
                 view = None
                 done += room
                 protocol.buffer_updated(room)
+        except (SystemExit, KeyboardInterrupt):
+            if done < total:
+                self.keep_rest(data[done:])
+            raise
         finally:
             PyContext_Exit(self.context)
         return 0
@@ -319,7 +335,6 @@ cdef class Reading(Writing):
         return 0
 
     cdef int deliver_eof(self) except -1:
-        self.end = END_TOLD
         if self.turn._debug:
             logger.debug("%r received EOF", self.facade)
         try:
@@ -327,7 +342,9 @@ cdef class Reading(Writing):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
+            self.end = END_TOLD
             return self.fatal(error, "Fatal error: protocol.eof_received() call failed.")
+        self.end = END_TOLD
         if not keep_open:
             self.close()
         return 0

@@ -13,12 +13,15 @@ cdef class Stream(Reading):
     cdef dict extra
     cdef bytes peer, name             # raw sockaddrs
 
+    cdef int start(self) except -1
     cdef int introduce(self) except -1
     cdef int end_soon(self) except -1
     cdef int lose(self) except -1
     cdef int let_go(self) except -1
     cdef object socket_object(self)
+    cdef object address(self, bytes raw, str ask, object default)
     cdef object extra_info(self, object name, object default)
 
 
-cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock)
+cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object context, object waiter, object server,
+                        bytes peer, dict extra)

@@ -7,20 +7,20 @@ A connection's fd is closed only after the last completion of its last operation
 flight can ever touch a reused fd.
 """
 import asyncio
+import contextlib
 import socket as socket_module
 import warnings
 from asyncio import constants, trsock
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_CopyCurrent
 from libc.stdint cimport uint32_t
 from posix.unistd cimport close as close_fd
 
-from flexsc_loop.syscalls.posix_socket cimport getpeername, getsockname, sockaddr, socklen_t
-from flexsc_loop.transports.addresses cimport decode
+from flexsc_loop.transports.addresses cimport decode, name_of, name_of_peer
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
-from flexsc_loop.transports.reading cimport FLOWING, STOPPED, Reading, Receive
+from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading, Receive
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
 from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Turn
@@ -55,7 +55,11 @@ cdef class Stream(Reading):
             return 0
         if not self.introduced:
             self.introduce()
-        if self.reading != STOPPED:
+            if self.inbox is None and self.end == NOT_YET:
+                self.arm()
+            else:
+                self.wake_up()
+        else:
             self.deliver()
         if self.layer is not None:
             layer = self.layer
@@ -68,6 +72,11 @@ cdef class Stream(Reading):
             self.lose()
         return 0
 
+    cdef int start(self) except -1:
+        """Put connection_made in line with the callbacks: who is cancelled while it waits for that finds it called."""
+        self.turn.soon(self.facade._go_on, (), None)
+        return 0
+
     cdef int introduce(self) except -1:
         """connection_made, then whoever waits for the connection."""
         self.introduced = True
@@ -77,10 +86,9 @@ cdef class Stream(Reading):
             raise
         except BaseException as error:
             self.complain("Exception in callback connection_made", error)
-        waiter = self.waiter
-        if waiter is not None:
-            self.waiter = None
-            if not waiter.done():
+        finally:
+            waiter, self.waiter = self.waiter, None
+            if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         return 0
 
@@ -191,13 +199,23 @@ cdef class Stream(Reading):
         writing = "polling" if self.unsent else "idle"
         return f"<StreamTransport {name} fd={self.fd} read={reading} write=<{writing}, bufsize={self.unsent}>>"
 
+    cdef object address(self, bytes raw, str ask, object default):
+        """What Python's sockets make of a sockaddr; they are asked themselves for families not decoded here."""
+        if raw is None:
+            return default
+        found = decode(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+        if found is None and self.fd >= 0:
+            with contextlib.suppress(OSError):
+                found = getattr(self.socket_object(), ask)()
+        return default if found is None else found
+
     cdef object extra_info(self, object name, object default):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
         if name == "peername":
-            found = decoded(self.peer) if self.peer is not None else default
+            found = self.address(self.peer, "getpeername", default)
         elif name == "sockname":
-            found = decoded(self.name) if self.name is not None else default
+            found = self.address(self.name, "getsockname", default)
         elif name == "socket" and self.fd >= 0:
             found = trsock.TransportSocket(self.socket_object())
         else:
@@ -208,23 +226,14 @@ cdef class Stream(Reading):
         return found
 
 
-cdef object decoded(bytes raw):
-    return decode(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object context, object waiter, object server,
+                        bytes peer, dict extra):
+    """Take over a connected, non-blocking socket.  `fd` is ours from here on; `sock` is its socket object, or None.
 
-
-cdef bytes raw_address(int fd, bint peer):
-    """A socket's sockaddr as it is; decoded only when somebody asks.  None if it has none."""
-    cdef char[128] raw
-    cdef socklen_t size = sizeof(raw)
-    if (getpeername(fd, <sockaddr*> raw, &size) if peer else getsockname(fd, <sockaddr*> raw, &size)) != 0:
-        return None
-    return PyBytes_FromStringAndSize(raw, min(size, <socklen_t> sizeof(raw)))
-
-
-cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, object server, dict extra, object sock):
-    """Take over a connected, non-blocking socket.  `fd` is ours from here on; `sock`, if given, is its socket object.
-
-    Nothing happens before `start` (or the ready queue) calls connection_made.
+    context: the protocol's; None for a copy of the current one.  waiter: done when connection_made has been called, or
+    None.  server: counts its connections, or None.  peer: the sockaddr of the other end, None to ask for it.  extra:
+    what get_extra_info tells besides, or None.
+    Nothing happens before `start` or the queue of those that have arrived has connection_made called.
     """
     cdef Stream stream = Stream.__new__(Stream)
     stream.turn = turn
@@ -234,15 +243,15 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     stream.extra = extra
     stream.server = server
     stream.waiter = waiter
-    stream.context = PyContext_CopyCurrent()
+    stream.context = PyContext_CopyCurrent() if context is None else context
     stream.receive = Receive.__new__(Receive)
     stream.receive.retractable = True
     try:
         # What is no protocol is refused here, while there is nothing to undo.
         protocol.connection_made
         stream.adopt_protocol(protocol)
-        stream.peer = raw_address(fd, True)
-        stream.name = raw_address(fd, False)
+        stream.peer = name_of_peer(fd) if peer is None else peer
+        stream.name = name_of(fd)
         stream.facade = new_transport(stream)
         turn.owned[fd] = stream.facade
     except BaseException:
@@ -256,12 +265,12 @@ cdef Stream open_stream(Turn turn, int fd, object protocol, object waiter, objec
     return stream
 
 
-def make_transport(Turn turn not None, sock, protocol, waiter, extra, server):
+def make_transport(Turn turn not None, sock, protocol, waiter, extra, server, context):
     """A transport for a connected, non-blocking socket object; connection_made is called in the next turn."""
-    cdef Stream stream = open_stream(turn, sock.fileno(), protocol, waiter, server, dict(extra or ()), sock)
+    cdef Stream stream = open_stream(
+        turn, sock.fileno(), sock, protocol, context, waiter, server, None, dict(extra or ()))
     hold_socket(sock)
-    # In line with the callbacks: whoever is cancelled while it waits for the connection finds it made.
-    turn.soon(stream.facade._go_on, (), None)
+    stream.start()
     return stream.facade
 
 
@@ -381,7 +390,11 @@ class StreamTransport(asyncio.Transport):
         cdef Stream core = self._core
         if TAKING < core.writing < LOST and core.closed_in != <uint32_t> core.turn.turns and core.page.eager:
             core.page.await_end(core.receive)
-        core.run(core.turn)
+        try:
+            core.run(core.turn)
+        except BaseException:
+            core.cut_short()
+            raise
 
     def __repr__(self):
         return (<Stream> self._core).describe()

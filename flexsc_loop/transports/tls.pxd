@@ -1,4 +1,3 @@
-from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.transports.tls_core cimport Tls
 from flexsc_loop.turn.turn cimport Turn
 
@@ -10,4 +9,5 @@ cdef class Settings:
     cdef object handshake_timeout, shutdown_timeout      # seconds
 
     cdef Tls new_tls(self, object protocol, object waiter)
-    cdef Stream open(self, Turn turn, int fd, object protocol, object server)
+    cdef Tls open(self, Turn turn, int fd, bytes peer, object protocol, object context, object waiter,
+                  object server)

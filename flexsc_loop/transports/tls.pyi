@@ -39,7 +39,14 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
     def __del__(self) -> None: ...
 
 def make_tls_transport(
-    turn: Turn, sock: Any, protocol: asyncio.BaseProtocol, settings: Settings, waiter: Any, extra: Any, server: Any
+    turn: Turn,
+    sock: Any,
+    protocol: asyncio.BaseProtocol,
+    settings: Settings,
+    waiter: Any,
+    extra: Any,
+    server: Any,
+    context: Any,
 ) -> SSLTransport: ...
 def upgrade(
     transport: Any, protocol: asyncio.BaseProtocol, settings: Settings, waiter: Any, early: bytes

@@ -50,12 +50,13 @@ cdef class Settings:
         tls.facade = new_transport(tls)
         return tls
 
-    cdef Stream open(self, Turn turn, int fd, object protocol, object server):
-        """A connection for an accepted fd, which is ours from here on; its `run` begins the handshake."""
-        cdef Tls tls = self.new_tls(protocol, None)
-        cdef Stream stream = open_stream(turn, fd, tls, None, server, None, None)
+    cdef Tls open(self, Turn turn, int fd, bytes peer, object protocol, object context, object waiter,
+                  object server):
+        """A connection for an accepted fd, which is ours from here on; its stream's `run` begins the handshake."""
+        cdef Tls tls = self.new_tls(protocol, waiter)
+        cdef Stream stream = open_stream(turn, fd, None, tls, context, None, server, peer, None)
         tls.attach(stream, None)
-        return stream
+        return tls
 
 
 cdef object positive(str name, object seconds, object default):
@@ -66,10 +67,11 @@ cdef object positive(str name, object seconds, object default):
     return seconds
 
 
-def make_tls_transport(Turn turn not None, sock, protocol, Settings settings not None, waiter, extra, server):
+def make_tls_transport(Turn turn not None, sock, protocol, Settings settings not None, waiter, extra, server, context):
     """A TLS transport for a connected, non-blocking socket object; the handshake begins in the next turn."""
     cdef Tls tls = settings.new_tls(protocol, waiter)
-    cdef Stream stream = open_stream(turn, sock.fileno(), tls, None, server, dict(extra or ()), sock)
+    cdef Stream stream = open_stream(
+        turn, sock.fileno(), sock, tls, context, None, server, None, dict(extra or ()))
     take_socket(sock)
     tls.attach(stream, None)
     stream.wake_up()

@@ -375,9 +375,10 @@ cdef class Writing(Connection):
             raise
         except BaseException as error:
             self.complain("protocol.resume_writing() failed", error)
-        if self.writing == FINISHING and self.paused_protocol is None:
-            self.writes_lost += 1
-            self.change_writing(DRAINING)
+        finally:
+            if self.writing == FINISHING and self.paused_protocol is None:
+                self.writes_lost += 1
+                self.change_writing(DRAINING)
         return 0
 
     cdef int set_limits(self, object high, object low) except -1:

@@ -118,8 +118,7 @@ cdef class Stream(Reading):
         """Put connection_lost in line with the callbacks, as asyncio does: after those due already, before others."""
         if self.page.closed:
             return 0
-        self.turn.soon(self.facade._go_on, (), None)
-        return 0
+        return self.turn.soon_end(self.facade._go_on)
 
     cdef int force_close(self, object error) except -1:
         """End now; what was not sent is dropped."""

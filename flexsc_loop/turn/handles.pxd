@@ -38,6 +38,10 @@ cdef class TimerHandle(Handle):
     cdef public bint _scheduled
 
 
+cdef class EndingHandle(Handle):
+    pass
+
+
 cdef class Callbacks:
     cdef flexsc_queue ready            # Handles to run, each with one reference
     cdef void* spare[SPARE_HANDLES]    # handles that have run and are nobody's, each with one reference
@@ -58,6 +62,8 @@ cdef class Callbacks:
     cdef int complain_if_slow(self, double start, object what) except -1
     cdef int look_for_tools(self) except -1
     cdef int retire(self, Handle handle) except -1
+    cdef int soon_end(self, object callback) except -1
+    cdef int run_endings_in_line(self) except -1
     cdef Handle new_handle(self, object callback, tuple args, object context)
     cdef Handle soon(self, object callback, tuple args, object context)
     cdef int report(self, object source, object callback, object args) except -1

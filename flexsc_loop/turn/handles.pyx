@@ -225,6 +225,11 @@ cdef class TimerHandle(Handle):
         return same if how == Py_EQ else not same
 
 
+@cython.no_gc
+cdef class EndingHandle(Handle):
+    """The end of an endpoint, in line with the callbacks."""
+
+
 cdef class Callbacks:
     """The ready queue, and the running of what stands in it."""
 
@@ -365,6 +370,29 @@ cdef class Callbacks:
         handle._args = args
         handle._context = PyContext_CopyCurrent() if context is None else context
         return handle
+
+    cdef int soon_end(self, object callback) except -1:
+        """As `soon`, for the end of an endpoint: it may also be called when the loop stops."""
+        cdef EndingHandle handle = EndingHandle.__new__(EndingHandle)
+        handle._loop = self
+        handle._callback = callback
+        handle._args = ()
+        handle._context = PyContext_CopyCurrent()
+        return self.push(handle)
+
+    cdef int run_endings_in_line(self) except -1:
+        """The loop stops: run the ends of endpoints that have no other callback before them."""
+        cdef size_t count = queue_count(&self.ready)
+        cdef Handle handle
+        cdef void* taken
+        while count and queue_count(&self.ready) and type(<Handle> queue_peek(&self.ready, 0)) is EndingHandle:
+            count -= 1
+            taken = queue_pop(&self.ready)
+            handle = <Handle> taken
+            Py_DECREF(handle)
+            handle.run(self)
+            handle._callback = handle._args = None
+        return 0
 
     cdef Handle soon(self, object callback, tuple args, object context):
         cdef Handle handle = self.new_handle(callback, args, context)

@@ -373,7 +373,9 @@ cdef class Turn(Timers):
                 self.run_endpoint(endpoint)
             else:
                 self.push_arrived(endpoint)
-        return 0
+        # What was closed in the last turn waits for the next one, which is now.
+        self.turns += 1
+        return self.run_endings_in_line()
 
     def _waiting_handles(self):
         """The handles in the ready queue, and those of the timers; for debuggers."""

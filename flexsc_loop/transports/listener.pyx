@@ -5,7 +5,7 @@ Owns: the listening fd from `listen` to `close`, and accepted fds until a stream
 stream, tls, tls_core, page, operation, turn.
 """
 import os
-from asyncio import constants, trsock
+from asyncio import CancelledError, constants, trsock
 
 from cpython.contextvars cimport PyContext_Copy, PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from libc.errno cimport EINVAL, ENOTSOCK, EOPNOTSUPP, EPROTO, errno
@@ -93,7 +93,6 @@ cdef class Acceptance:
         if not handshake.done():
             return next(handshake.__await__())
         if not handshake.cancelled():
-            # Who has to know has been told of an error.
             handshake.exception()
         raise StopIteration
 
@@ -102,12 +101,15 @@ cdef class Acceptance:
         return self.__next__()
 
     def throw(self, error, *more):
-        """Cancelled: end the connections."""
+        """Cancelled, or the handshake has failed: end the connections."""
         if self.handshake is not None:
             self.handshake.cancel()
         for transport in self.transports:
             transport.close()
-        raise error
+        if isinstance(error, CancelledError):
+            raise error
+        # Who has to know of the failure has been told.
+        raise StopIteration
 
     def close(self):
         """There will be no next step."""

@@ -62,7 +62,8 @@ def install() -> None:
     `asyncio.new_event_loop`, which `asyncio.run` calls without a loop_factory.
     """
     if _Base is object:
-        asyncio.EventLoop = Loop  # type: ignore[assignment]
+        # By name, because Python 3.11 and 3.12 have no asyncio.EventLoop to check this against.
+        vars(asyncio)["EventLoop"] = Loop
         asyncio.new_event_loop = events.new_event_loop = new_event_loop
         return
     policy = FlexSCPolicy()

@@ -157,7 +157,8 @@ async def test_a_context_that_is_given(loop, contexts, tls):
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     if tls:
-        transport = loop._make_ssl_transport(ours, Protocol(), contexts.client(), context=context)
+        transport = loop._make_ssl_transport(
+            ours, Protocol(), contexts.client(), server_hostname="localhost", context=context)
         transport.abort()
         theirs.close()
         await turns(5)

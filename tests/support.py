@@ -150,6 +150,8 @@ async def settle(predicate: Callable[[], Any], seconds: float = 10.0) -> None:
 
 #: What counts as sleep: in so many seconds so few turns and system calls, and less than half of them on a CPU.
 WINDOW, TURNS, CALLS = 0.002, 10, 20
+#: To look wakes the syscall thread, which then looks for work for some milliseconds: the next window is twice as long.
+LONGEST_WINDOW = 0.1
 
 
 def restless(loop: Any, seconds: float = 2.0) -> str | None:
@@ -157,9 +159,11 @@ def restless(loop: Any, seconds: float = 2.0) -> str | None:
     if loop.is_closed() or not hasattr(loop, "stats") or loop.is_running():
         return None
     end = time.monotonic() + seconds
+    window = WINDOW
     while True:
         before, cpu, start = loop.stats(), time.thread_time_ns(), time.monotonic_ns()
-        loop.run_until_complete(asyncio.sleep(WINDOW))
+        loop.run_until_complete(asyncio.sleep(window))
+        window = min(2 * window, LONGEST_WINDOW)
         after, cpu, span = loop.stats(), time.thread_time_ns() - cpu, time.monotonic_ns() - start
         made = {key: after[key] - before[key] for key in ("turns", "syscalls", "thread_cpu_ns")}
         if made["turns"] <= TURNS and made["syscalls"] <= CALLS and max(cpu, made["thread_cpu_ns"]) < span / 2:

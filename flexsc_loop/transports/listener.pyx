@@ -33,6 +33,10 @@ cdef extern from "<sys/resource.h>" nogil:
         rlim_t rlim_cur
     int getrlimit(int resource, rlimit* limit)
 
+cdef extern from "<fcntl.h>" nogil:
+    enum: F_DUPFD_CLOEXEC
+    int fcntl(int fd, int command, ...)
+
 cdef enum:
     SHARE = 4                         # connections that are taken at once from a shared listener
 
@@ -209,7 +213,7 @@ cdef class Listener(Endpoint):
         getrlimit(RLIMIT_NOFILE, &limit)
         try:
             while self.arrived:
-                if <rlim_t> self.arrived[0] >= limit.rlim_cur:
+                if <rlim_t> self.arrived[0] >= limit.rlim_cur and not self.renumber():
                     return self.refuse_to_exceed()
                 self.welcome(self.arrived.pop(0), known)
         finally:
@@ -217,6 +221,18 @@ cdef class Listener(Endpoint):
             if known:
                 start_task(self.turn, known, None)
         return 0
+
+    cdef bint renumber(self) except -1:
+        """Give the next connection a descriptor below the limit.  Returns whether there was one."""
+        cdef int high = self.arrived[0]
+        cdef int low = fcntl(high, F_DUPFD_CLOEXEC, 0)
+        self.page.direct_calls += 1
+        if low < 0:
+            return False
+        self.page.direct_calls += 1
+        close_fd(high)
+        self.arrived[0] = low
+        return True
 
     cdef int refuse_to_exceed(self) except -1:
         """The limit of open files has been lowered.  io_uring knows the one from when the accept was made."""

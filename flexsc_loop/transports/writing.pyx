@@ -3,9 +3,9 @@
 
 Owns: what was written and not sent, flow control.  Imports: connection, interest, page, operation.
 
-What one turn has written goes out at its end in one send, vectored if it is much.  What a socket has no room for waits on
-the page if that waits for room and nothing else; io_uring's own wait is over, or becomes a thread of the kernel's, as soon
-as the peer has shut down its side.
+What one turn has written goes out at its end in one send, vectored if it is much.  What a socket has no room for waits
+on the page if that waits for room and nothing else; io_uring's own wait is over, or becomes a thread of the kernel's,
+as soon as the peer has shut down its side.
 """
 import os
 from asyncio import constants

@@ -135,6 +135,7 @@ cdef class Page:
     cdef readonly unsigned int housekeeping    # of them, the page's own
     cdef readonly uint64_t submitted, completions, pool_empty, stale
     cdef readonly bint eager               # entries are best published at once: another thread serves them
+    cdef bint waits_for_room               # a send that finds none waits for that alone; else others have to
     cdef uint32_t direct_most              # up to so many calls at a time are cheaper made than queued
     cdef uint64_t direct_calls             # system calls that the loop's thread has made past the page
     cdef readonly int pid

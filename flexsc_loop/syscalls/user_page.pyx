@@ -38,6 +38,7 @@ cdef class UserPage(Page):
         self.last_counters = {}
         self.gathered = []
         self.eager = cpu is not None
+        self.waits_for_room = True
         # Served by the loop's own thread, each entry is a call all the same.
         self.direct_most = 0 if self.eager else <uint32_t> -1
         self.spin_most = self.spin_ns = 50_000

@@ -177,7 +177,7 @@ cdef class Stream(Reading):
             self.turn._detach_from(server, self.facade)
         self.receive.stream = None
         if self.send is not None:
-            self.send.stream = None
+            self.send.stream = self.send.room = None
         self.facade = self.protocol = self.paused_protocol = self.data_received = None
         self.layer = None
         return 0

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint8_t
 from posix.uio cimport iovec
 
+from flexsc_loop.syscalls.interest cimport Interest
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.posix_socket cimport msghdr
 from flexsc_loop.transports.connection cimport Connection
@@ -14,20 +15,28 @@ cdef enum WriteState:
     LOST         # connection_lost has been called
 
 
+cdef class Room(Interest):
+    cdef Writing stream
+    cdef bint told                    # there was room, and no wait since
+
+
 cdef class Send(Operation):
     cdef Writing stream
+    cdef Room room                    # waits until the socket takes more; None before the first wait
     cdef object keep                  # bytes, or a list of bytes: what the kernel reads from
     cdef msghdr header
     cdef iovec* vector                # NULL for a single bytes object
     cdef size_t first                 # item of the list that is not sent completely yet
     cdef size_t offset                # bytes of it that have been sent
     cdef size_t total                 # bytes left to send
+    cdef size_t asked                 # bytes of the last call
 
     cdef int load(self, object written) except -1
     cdef int prepare(self, uint32_t flags) except -1
     cdef int fill_vector(self) except -1
     cdef int advance(self, size_t sent) except -1
     cdef int unload(self) except -1
+    cdef bint waits(self) noexcept
 
 
 cdef class Writing(Connection):
@@ -57,6 +66,9 @@ cdef class Writing(Connection):
     cdef int send_more(self) except -1
     cdef int send_now(self) except -1
     cdef int sent_now(self, ssize_t count, int error) except -1
+    cdef int go_on(self, ssize_t count) except -1
+    cdef int wait_for_room(self, bint found_none) except -1
+    cdef int send_rest(self) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1
     cdef int await_cause(self) except -1

@@ -1,9 +1,11 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: the sending half of a stream connection.
 
-Owns: what was written and not sent, flow control.  Imports: connection, page, operation.
+Owns: what was written and not sent, flow control.  Imports: connection, interest, page, operation.
 
-What one turn has written goes out at its end in one send, vectored if it is much.
+What one turn has written goes out at its end in one send, vectored if it is much.  What a socket has no room for waits
+on the page if that waits for room and nothing else; io_uring's own wait is over, or becomes a thread of the kernel's,
+as soon as the peer has shut down its side.
 """
 import os
 from asyncio import constants
@@ -15,6 +17,7 @@ from libc.errno cimport EPIPE, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
+from flexsc_loop.syscalls.interest cimport EPOLLOUT, Interest
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_SEND, CALL_SENDMSG, COMPLETION_PLAIN, EAGAIN, ECANCELED, EINTR, ENTRY_OWNED, ENTRY_POLL_FIRST,
@@ -43,6 +46,14 @@ cdef bint may_become(WriteState state, WriteState to) noexcept:
     if to == DROPPING:
         return TAKING < state < DROPPING
     return to == LOST and TAKING < state < LOST
+
+
+cdef class Room(Interest):
+    """Waits until a socket takes more."""
+
+    cdef int came(self) except -1:
+        self.told = True
+        return self.stream.send_rest()
 
 
 cdef class Send(Operation):
@@ -74,12 +85,13 @@ cdef class Send(Operation):
 
     cdef int prepare(self, uint32_t flags) except -1:
         cdef Writing stream = self.stream
+        cdef uint32_t how = MSG_NOSIGNAL | (MSG_WAITALL if stream.page.waits_for_room else MSG_DONTWAIT)
         if self.vector != NULL:
             self.fill_vector()
-            return stream.page.submit(self, CALL_SENDMSG, stream.fd, &self.header, 1, 0, MSG_WAITALL | MSG_NOSIGNAL,
-                                      flags)
-        return stream.page.submit(self, CALL_SEND, stream.fd, PyBytes_AS_STRING(self.keep) + self.offset,
-                                  min(self.total, <size_t> SEND_MOST), 0, MSG_WAITALL | MSG_NOSIGNAL, flags)
+            return stream.page.submit(self, CALL_SENDMSG, stream.fd, &self.header, 1, 0, how, flags)
+        self.asked = min(self.total, <size_t> SEND_MOST)
+        return stream.page.submit(self, CALL_SEND, stream.fd, PyBytes_AS_STRING(self.keep) + self.offset, self.asked, 0,
+                                  how, flags)
 
     cdef int fill_vector(self) except -1:
         """Point at what is left.  Made anew each time: a server in user space counts in the vector itself."""
@@ -92,6 +104,7 @@ cdef class Send(Operation):
             room -= self.vector[used].iov_len
             offset = 0
             used += 1
+        self.asked = SEND_MOST - room
         memset(&self.header, 0, sizeof(self.header))
         self.header.msg_iov = self.vector
         self.header.msg_iovlen = used
@@ -131,10 +144,13 @@ cdef class Send(Operation):
             self.unload()
             return stream.send_failed(-res)
         if self.total and stream.writing < DROPPING and not stream.page.closed:
-            # A short send, no memory just now, or a page that is being replaced: go on.
-            return self.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST if res == -EAGAIN else ENTRY_OWNED)
+            # -ECANCELED: the page is being replaced.
+            return self.prepare(ENTRY_OWNED) if res == -ECANCELED else stream.go_on(res)
         self.unload()
         return stream.sent()
+
+    cdef bint waits(self) noexcept:
+        return self.room is not None and self.room.listed
 
     def __dealloc__(self):
         PyMem_Free(self.vector)
@@ -154,8 +170,8 @@ cdef class Writing(Connection):
         return 0
 
     cdef bint sending(self) noexcept:
-        """Whether a send is in flight."""
-        return self.send is not None and self.send.user_data != 0
+        """Whether a send is in flight, or waits for room."""
+        return self.send is not None and (self.send.user_data != 0 or self.send.waits())
 
     # ---- what the transport passes on
 
@@ -260,16 +276,18 @@ cdef class Writing(Connection):
     cdef int send_now(self) except -1:
         """Where an entry has nothing to share with others, a call here and now is cheaper than entry and completion."""
         cdef Send rest = self.send
+        cdef char* data
         cdef ssize_t count
         cdef int error
         if rest.vector != NULL:
             rest.fill_vector()
             count = sendmsg(self.fd, &rest.header, MSG_DONTWAIT | MSG_NOSIGNAL)
-        elif self.page.gather(rest, self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST)):
-            return 0
         else:
-            count = send(self.fd, PyBytes_AS_STRING(rest.keep), min(rest.total, <size_t> SEND_MOST),
-                         MSG_DONTWAIT | MSG_NOSIGNAL)
+            rest.asked = min(rest.total, <size_t> SEND_MOST)
+            data = PyBytes_AS_STRING(rest.keep) + rest.offset
+            if self.page.gather(rest, self.fd, data, rest.asked):
+                return 0
+            count = send(self.fd, data, rest.asked, MSG_DONTWAIT | MSG_NOSIGNAL)
         error = errno
         self.page.direct_calls += 1
         return self.sent_now(count, error)
@@ -286,9 +304,40 @@ cdef class Writing(Connection):
             self.unsent -= count
             rest.advance(count)
         if rest.total:
-            return rest.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
+            return self.go_on(count)
         rest.unload()
         return self.sent()
+
+    cdef int go_on(self, ssize_t count) except -1:
+        """The last call has taken `count` bytes, or none (negative) just now, and there are more."""
+        if self.paused_protocol is not None and self.unsent <= self.low:
+            self.wake_up()
+        if count == <ssize_t> self.send.asked:
+            return self.send.prepare(ENTRY_OWNED)
+        if self.page.waits_for_room:
+            return self.send.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
+        return self.wait_for_room(count < 0)
+
+    cdef int wait_for_room(self, bint found_none) except -1:
+        cdef Room room = self.send.room
+        if room is None:
+            self.send.room = room = Room.__new__(Room)
+            room.stream = self
+            room.fd = self.fd
+            room.mask = EPOLLOUT
+        room.vain = found_none and room.told
+        room.told = False
+        try:
+            return self.turn.interests.add(room)
+        except OSError as error:
+            self.send.unload()
+            return self.send_failed(error.errno)
+
+    cdef int send_rest(self) except -1:
+        """There is room again.  Bookkeeping only."""
+        if self.page.closed:
+            return 0
+        return self.send.prepare(ENTRY_OWNED) if self.page.eager else self.send_now()
 
     cdef int sent(self) except -1:
         """The send in flight has ended.  Bookkeeping only."""
@@ -342,7 +391,10 @@ cdef class Writing(Connection):
             # sendfile() holds the fd until this makes it fail.
             self.page.direct_calls += 1
             shutdown(self.fd, SHUT_RDWR)
-        if self.sending():
+        if self.send is not None and self.send.waits():
+            self.turn.interests.withdraw(self.send.room)
+            self.send.unload()
+        elif self.sending():
             self.page.cancel(self.send)
         return 0
 

@@ -265,12 +265,13 @@ def test_everything_is_cancelled_during_a_handshake(loop, contexts):
 
 
 async def test_the_task_of_a_connection_ends(loop, serving):
+    before = asyncio.all_tasks()
     protocol = Recorder()
     server, address, options = await serving(lambda: protocol)
     _, writer = await connect(address, options)
     await protocol.until_called("made")
     await turns(3)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert asyncio.all_tasks() == before
     writer.close()
     await protocol.until_called("lost")
     await shut(server)

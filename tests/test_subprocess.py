@@ -163,7 +163,7 @@ async def test_a_child_that_closes_its_output_and_goes_on(loop):
 async def test_a_grandchild_that_holds_the_pipe(loop):
     """The child's end is known although its output is still open."""
     transport, protocol = await loop.subprocess_shell(Noting, "sleep 1000 & echo $!", stdin=None, stderr=None)
-    await settle(lambda: "exited" in protocol.calls)
+    await settle(lambda: "exited" in protocol.calls and protocol.data[1].endswith(b"\n"))
     assert "lost" not in protocol.calls
     os.kill(int(protocol.data[1]), signal.SIGKILL)
     await protocol.lost

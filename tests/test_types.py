@@ -88,7 +88,10 @@ def test_a_users_program(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", tmp_path / "cache", file],
+        [
+            sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", tmp_path / "cache",
+            "--python-version", "3.13", file,
+        ],
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,

@@ -357,12 +357,13 @@ async def test_the_limit_of_open_files_is_lowered_while_serving(loop, errors, mo
     server = await loop.create_server(lambda: protocol, "127.0.0.1", 0)
     await turns(3)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    address = server.sockets[0].getsockname()
     with socket.socket() as sock:
-        sock.connect(server.sockets[0].getsockname())
         lowest = os.dup(0)
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
         try:
+            sock.connect(address)
             while not errors:
                 await asyncio.sleep(0.001)
         finally:

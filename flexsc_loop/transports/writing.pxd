@@ -17,7 +17,6 @@ cdef enum WriteState:
 
 cdef class Room(Interest):
     cdef Writing stream
-    cdef bint told                    # there was room, and no wait since
 
 
 cdef class Send(Operation):
@@ -67,7 +66,7 @@ cdef class Writing(Connection):
     cdef int send_now(self) except -1
     cdef int sent_now(self, ssize_t count, int error) except -1
     cdef int go_on(self, ssize_t count) except -1
-    cdef int wait_for_room(self, bint found_none) except -1
+    cdef int wait_for_room(self) except -1
     cdef int send_rest(self) except -1
     cdef int sent(self) except -1
     cdef int send_failed(self, int error) except -1

@@ -52,7 +52,6 @@ cdef class Room(Interest):
     """Waits until a socket takes more."""
 
     cdef int came(self) except -1:
-        self.told = True
         return self.stream.send_rest()
 
 
@@ -316,17 +315,16 @@ cdef class Writing(Connection):
             return self.send.prepare(ENTRY_OWNED)
         if self.page.waits_for_room:
             return self.send.prepare(ENTRY_OWNED | ENTRY_POLL_FIRST)
-        return self.wait_for_room(count < 0)
+        return self.wait_for_room()
 
-    cdef int wait_for_room(self, bint found_none) except -1:
+    cdef int wait_for_room(self) except -1:
+        """For the level, not for an edge: a call finds nothing, too, where there is no memory just now."""
         cdef Room room = self.send.room
         if room is None:
             self.send.room = room = Room.__new__(Room)
             room.stream = self
             room.fd = self.fd
             room.mask = EPOLLOUT
-        room.vain = found_none and room.told
-        room.told = False
         try:
             return self.turn.interests.add(room)
         except OSError as error:

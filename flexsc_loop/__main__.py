@@ -1,4 +1,10 @@
-"""`python -m flexsc_loop info [--json]`: what a loop would use on this machine, and why."""
+"""Runs programs on this loop, and tells what it would use here.
+
+    python -m flexsc_loop info [--json]                      what a loop would use on this machine, and why
+    python -m flexsc_loop [options] app.py ARGUMENTS...      an asyncio program, unchanged, however it makes its loop
+    python -m flexsc_loop [options] -m module ARGUMENTS...
+    python -m flexsc_loop [options] -c code ARGUMENTS...
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,11 @@ import argparse
 import json
 import os
 import platform
+import signal
+from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop import __version__
+from flexsc_loop import __version__, programs, settings
 from flexsc_loop.loop import Loop
 
 
@@ -31,17 +39,11 @@ def describe() -> dict[str, Any]:
         loop.close()
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m flexsc_loop", description=__doc__)
-    parser.add_argument("command", choices=["info"])
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    arguments = parser.parse_args()
-    try:
-        found = describe()
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    if arguments.json:
+def show(found: dict[str, Any], as_json: bool) -> None:
+    """Print what `describe` has found."""
+    # Whoever reads has read enough: end as other commands do.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if as_json:
         print(json.dumps(found, indent=2))
         return
     print(f"flexsc_loop {found['version']} on Linux {found['kernel']}")
@@ -50,6 +52,62 @@ def main() -> None:
     for reason in found["reasons"]:
         print(f"  - {reason}")
     print(f"features: {', '.join(found['features']) or '-'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m flexsc_loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] (info | app.py | -m module | -c code) ...", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"flexsc_loop {__version__}")
+    parser.add_argument("--pages", choices=settings.PAGES, help="what the program's loops use; sets FLEXSC_PAGES")
+    parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
+                        "FLEXSC_THREADS")
+    parser.add_argument("--children", action="store_true", help="Python processes that the program starts, too")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="a module to run")
+    parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="code", help="source code to run")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="app.py", help="a file or folder to run")
+    return parser
+
+
+def _info(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    inner = argparse.ArgumentParser(prog=f"{parser.prog} info")
+    inner.add_argument("--json", action="store_true", help="machine-readable")
+    asked = inner.parse_args(arguments)
+    try:
+        found = describe()
+    except (OSError, ValueError) as error:
+        inner.exit(2, f"{inner.prog}: {error}\n")
+    show(found, asked.json)
+
+
+def main() -> None:
+    """The command line."""
+    parser = _parser()
+    asked = parser.parse_args()
+    for name, value in (("FLEXSC_PAGES", asked.pages), ("FLEXSC_THREADS", asked.threads)):
+        if value is not None:
+            os.environ[name] = value
+    if asked.program[:1] == ["info"] and not (asked.module or asked.code):
+        return _info(parser, asked.program[1:])
+    run: Callable[[str, list[str]], None]
+    run, words = programs.run_script, asked.program
+    if asked.module is not None:
+        run, words = programs.run_module, asked.module
+    elif asked.code is not None:
+        run, words = programs.run_command, asked.code
+    if not words:
+        parser.error("what is to be run? info, a file, -m module or -c code")
+    try:
+        settings.read()
+    except ValueError as error:
+        parser.error(str(error))
+    programs.take_over()
+    if asked.children:
+        programs.take_over_children()
+    try:
+        run(words[0], words[1:])
+    except programs.ProgramError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
         @property
         def owned(self) -> dict[int, Any]: ...
         def _waiting_handles(self) -> tuple[list[Any], list[Any]]: ...
-        def _add_reader(self, fd: int, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
-        def _remove_reader(self, fd: int) -> bool: ...
+        def _add_reader(self, fd: Any, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
+        def _remove_reader(self, fd: Any) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
 else:
     _Host = object
@@ -182,8 +182,9 @@ class Signals(_Host):
     def _stop_listening_for_signals(self) -> None:
         """A run has ended, or the loop is closing: nobody must write to the socket any more."""
         if self._csock is not None and threading.current_thread() is threading.main_thread():
-            before = signal.set_wakeup_fd(-1)
-            if before not in (-1, self._csock.fileno()):
+            before, ours = signal.set_wakeup_fd(-1), self._csock.fileno()
+            # The collector may have closed ours first.
+            if ours >= 0 and before not in (-1, ours):
                 signal.set_wakeup_fd(before)
 
     def _open_signal_sockets(self) -> None:
@@ -192,12 +193,12 @@ class Signals(_Host):
             self._ssock.setblocking(False)
             self._csock.setblocking(False)
             # Weakly, so that a loop that nobody closes can be collected.
-            self._add_reader(self._ssock.fileno(), _read_signals_of, weakref.ref(self))
+            self._add_reader(self._ssock, _read_signals_of, weakref.ref(self))
 
     def _close_signal_sockets(self) -> None:
         if self._csock is not None and self._ssock is not None:
             self._stop_listening_for_signals()
-            self._remove_reader(self._ssock.fileno())
+            self._remove_reader(self._ssock)
             self._ssock.close()
             self._csock.close()
             self._ssock = self._csock = None

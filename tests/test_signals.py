@@ -569,3 +569,15 @@ def test_the_wakeup_fd_is_given_back_before_it_is_closed(loop):
     loop.run_until_complete(add())
     loop.close()
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.ours
+def test_a_loop_whose_sockets_were_collected_first_can_be_closed(new_loop):
+    """At the interpreter's end the collector finds the loop and its sockets in any order."""
+    loop = new_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    loop._ssock.close()
+    loop._csock.close()
+    loop.close()
+    assert signal.set_wakeup_fd(-1) == -1

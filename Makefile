@@ -1,6 +1,7 @@
 # What to do with this project; the work is done by the scripts in .ci/.
 #
-#   make demo      build, then measure the example application on three loops (PYTHON=3.13, or a path: another Python)
+#   make demo      build, then measure the example application on three loops, with the newest Python that is here
+#                  (PYTHON=3.13, or a path: another one)
 #   make test      build and run the tests on each of Python 3.11 to 3.15 that is here (ARGS="-k name": for pytest)
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
 #   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
@@ -11,8 +12,9 @@
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
 
-# Python 3.11, or the next one that is here.
+# Python 3.11, or the next one that is here; programs are measured with the newest.
 PYTHON ?= any
+demo: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
 .PHONY: demo test suites fuzz lint stress bars build clean

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import report
+from benchmarks import picture, report
 from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import build_load
 from benchmarks.loops import BASELINE, LoopChoice
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.json:
         report.write_json(args.json, comparisons, settings)
     if args.picture:
-        report.write_picture(args.picture, comparisons)
+        picture.write_picture(args.picture, comparisons, notes=settings.placement.notes)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import report
+from benchmarks import picture, report
 from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import build_load
 from benchmarks.loops import LoopChoice
@@ -55,23 +55,16 @@ def measure(name: str, settings: Settings, console: Console) -> Comparison:
     return comparison
 
 
-def explain(console: Console, comparison: Comparison, placement: Placement) -> None:
+def explain(console: Console, placement: Placement) -> None:
     """What the columns mean, and what has to be known of this machine."""
     console.print(
         "CPU time and system calls: the loop's thread + all other threads, the kernel's poller included.\n"
-        "swing: how far the rounds lie apart.  ratio: median of the rounds' ratios (lowest–highest).",
+        "swing: how far the rounds' rates lie apart.  ratio: median of the rounds' ratios (lowest–highest), each the\n"
+        "median of its windows', in which the loops take turns: not the ratio of the rates beside it.",
         highlight=False,
     )
     for note in placement.notes:
         console.print(f"note: {note}", highlight=False)
-    cpu = placement.thread_cpu
-    names = {
-        "flexsc:auto:off": "this loop, each turn's calls made in one batch by its own thread",
-        f"flexsc:auto:{cpu}": f"this loop, calls made by a syscall thread pinned to CPU {cpu}",
-    }
-    for row in comparison.rows:
-        if row.choice.label in names:
-            console.print(f"{row.choice.label}: {names[row.choice.label]}", highlight=False)
 
 
 def parse_args() -> argparse.Namespace:
@@ -98,8 +91,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         again = measure(args.workload, settings, console)
         comparison = min(comparison, again, key=lambda c: c.baseline_swing)
     report.show(console, comparison)
-    explain(console, comparison, placement)
-    report.write_picture(args.picture, [comparison], "The same aiohttp application on each loop")
+    explain(console, placement)
+    picture.write_picture(args.picture, [comparison], "The same aiohttp application on each loop", placement.notes)
     report.write_json(args.picture.with_suffix(".json"), [comparison], settings)
     console.print(f"\nThe same as a picture: {shown(args.picture)}", highlight=False)
 

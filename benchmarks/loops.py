@@ -52,6 +52,22 @@ class LoopChoice:
         return self._text(self.name if self.root == ROOT else f"{self.name}@{self.root}")
 
     @property
+    def title(self) -> str:
+        """What it is, for people who have not met the form above."""
+        if self.name == "asyncio":
+            return "asyncio's own loop"
+        if self.name != "flexsc":
+            return self.name
+        page = f"{self.pages} page, " if self.pages in ("kernel", "user") else ""
+        server = "own thread"
+        if self.threads == "on":
+            server = "syscall thread"
+        elif self.pinned:
+            server = f"syscall thread on CPU {self.threads}"
+        name = "flexsc_loop" if self.root == ROOT else f"flexsc_loop of {self.root}"
+        return f"{name}, {page}{server}"
+
+    @property
     def label_there(self) -> str:
         """The label within the checkout that it names."""
         return self._text(self.name)

@@ -368,7 +368,7 @@ def _count_all(rows: Sequence[Row], load: Workload, settings: Settings, progress
             try:
                 row.calls = count_calls(load, row.choice, settings)
             except BenchmarkError as error:
-                notes.setdefault(str(error), []).append(row.choice.label)
+                notes.setdefault(str(error), []).append(row.choice.title)
     return [f"{', '.join(labels)}: {reason}" for reason, labels in notes.items()]
 
 
@@ -381,13 +381,13 @@ def _warnings(comparison: Comparison) -> list[str]:
         if not row.samples:
             continue
         if row.median("load_busy") > BUSY_LIMIT:
-            notes.append(f"{row.choice.label}: the load generator was busy all the time and may be what was measured")
+            notes.append(f"{row.choice.title}: the load generator was busy all the time and may be what was measured")
         errors = sum(sample.errors for sample in row.samples)
         if errors:
-            notes.append(f"{row.choice.label}: {errors} requests failed")
+            notes.append(f"{row.choice.title}: {errors} requests failed")
         unserved = max(sample.unserved for sample in row.samples)
         if unserved:
-            notes.append(f"{row.choice.label}: {unserved} connections never got a reply")
+            notes.append(f"{row.choice.title}: {unserved} connections never got a reply")
     return notes
 
 

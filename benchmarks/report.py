@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison, Row, Settings
 
 MISSING = "–"
@@ -39,7 +39,7 @@ def _pair(loop: str, others: str) -> str:
     return loop if others in ("0.0", "0.000", MISSING) else f"{loop} + {others}"
 
 
-HEADINGS = ("requests/s", "swing", "CPU µs/request", "calls/request", "p50", "p99")
+HEADINGS = ("requests/s", "swing", "CPU µs/req.", "calls/req.", "p50", "p99")
 
 
 def row_cells(row: Row) -> list[str]:
@@ -63,12 +63,12 @@ def comparison_table(comparison: Comparison) -> Table:
     CPU time and system calls are the loop's thread's + those of all other threads of the server, io_uring's poller
     among them.
     """
-    table = Table(title=comparison.workload.label, title_justify="left", title_style="bold")
+    table = Table(title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("loop", no_wrap=True)
     for heading in (f"ratio to {comparison.baseline}", *HEADINGS):
         table.add_column(heading, justify="right")
     for row in comparison.rows:
-        table.add_row(row.choice.label, *row_cells(row))
+        table.add_row(row.choice.title, *row_cells(row))
     return table
 
 
@@ -82,7 +82,7 @@ def show(console: Console, comparison: Comparison) -> None:
     console.print(comparison_table(comparison))
     for row in comparison.rows:
         if row.unavailable:
-            console.print(f"  {row.choice.label}: n/a because {row.unavailable}", highlight=False, markup=False)
+            console.print(f"  {row.choice.title}: n/a because {row.unavailable}", highlight=False, markup=False)
     for note in comparison.notes:
         console.print(f"  note: {note}", highlight=False, markup=False)
 
@@ -106,43 +106,3 @@ def write_json(path: Path, comparisons: Sequence[Comparison], settings: Settings
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _colour(row: Row) -> str:
-    colours = {"asyncio": "#9aa5b1", "uvloop": "#5b7db1", "rloop": "#b17a5b"}
-    return colours.get(row.choice.name, "#3aa17e" if not row.choice.pinned else "#1f6f54")
-
-
-def write_picture(path: Path, comparisons: Sequence[Comparison], heading: str = "") -> None:
-    """Requests per second as bars, one panel per comparison, each bar with its ratio and its CPU time per request."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise BenchmarkError("the picture needs matplotlib: python -m pip install matplotlib") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    heights = [0.45 * len(comparison.rows) + 1.0 for comparison in comparisons]
-    figure, axes = pyplot.subplots(
-        len(comparisons), 1, figsize=(9, sum(heights) + 0.4), squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
-    for axis, comparison in zip(axes[:, 0], comparisons, strict=True):
-        rows = comparison.rows
-        rates = [row.median("rate") if row.samples and not row.unavailable else 0.0 for row in rows]
-        axis.barh([row.choice.label for row in rows], rates, color=[_colour(row) for row in rows])
-        for at, (row, rate) in enumerate(zip(rows, rates, strict=True)):
-            ratio = f"{row.ratio:.2f}×, " if row.ratio else ""
-            text = f" {rate:,.0f}/s  ({ratio}{row.median('cpu_us'):.1f} µs CPU)" if rate else " n/a"
-            axis.text(rate, at, text, va="center", fontsize=9)
-        axis.set_xlim(0, max([*rates, 1.0]) * 1.5)
-        axis.invert_yaxis()
-        axis.set_title(comparison.workload.label, loc="left", fontsize=10)
-        axis.set_xlabel("requests per second", fontsize=8)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    if heading:
-        figure.suptitle(heading, x=0.02, ha="left", fontsize=12)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)

@@ -75,7 +75,7 @@ def _draw_figures(axis: Any, comparison: Comparison) -> None:
     axis.set_xlim(0, 1)
     axis.set_ylim(len(comparison.rows) - 0.5, -0.5)
     for x, heading in zip(COLUMNS, HEADINGS, strict=True):
-        axis.text(x, -0.62, heading, fontsize=8, color="#555555", va="bottom")
+        axis.text(x, -0.62, heading.replace("\n", " "), fontsize=8, color="#555555", va="bottom")
     for at, row in enumerate(comparison.rows):
         cells = row_cells(row)[1:] or [f"n/a: {row.unavailable}"]
         for x, cell in zip(COLUMNS, cells, strict=False):

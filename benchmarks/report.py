@@ -31,7 +31,7 @@ def _calls(value: float | None) -> str:
 def _ratio(row: Row) -> str:
     if row.ratio is None:
         return MISSING
-    return f"{row.ratio:.2f}× ({min(row.ratios):.2f}–{max(row.ratios):.2f})"
+    return f"{row.ratio:.2f}×\n{min(row.ratios):.2f}–{max(row.ratios):.2f}"
 
 
 def _pair(loop: str, others: str) -> str:
@@ -39,7 +39,7 @@ def _pair(loop: str, others: str) -> str:
     return loop if others in ("0.0", "0.000", MISSING) else f"{loop} + {others}"
 
 
-HEADINGS = ("requests/s", "swing", "CPU µs/req.", "calls/req.", "p50", "p99")
+HEADINGS = ("requests\nper s", "swing", "CPU µs\nper req.", "calls\nper req.", "p50", "p99")
 
 
 def row_cells(row: Row) -> list[str]:
@@ -63,10 +63,11 @@ def comparison_table(comparison: Comparison) -> Table:
     CPU time and system calls are the loop's thread's + those of all other threads of the server, io_uring's poller
     among them.
     """
-    table = Table(title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("loop", no_wrap=True)
-    for heading in (f"ratio to {comparison.baseline}", *HEADINGS):
-        table.add_column(heading, justify="right")
+    table = Table(title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("loop", min_width=12)
+    for heading in (f"ratio to\n{comparison.baseline}", *HEADINGS):
+        # On a narrow terminal names are folded, and pairs of figures; no figure is cut.
+        table.add_column(heading, justify="right", no_wrap="req." not in heading, min_width=5)
     for row in comparison.rows:
         table.add_row(row.choice.title, *row_cells(row))
     return table

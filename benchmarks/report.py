@@ -63,7 +63,10 @@ def comparison_table(comparison: Comparison) -> Table:
     CPU time and system calls are the loop's thread's + those of all other threads of the server, io_uring's poller
     among them.
     """
-    table = Table(title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
     table.add_column("loop", min_width=12)
     for heading in (f"ratio to\n{comparison.baseline}", *HEADINGS):
         # On a narrow terminal names are folded, and pairs of figures; no figure is cut.

@@ -2,7 +2,8 @@
 #
 #   make demo      build, then measure the example application on three loops, with the newest Python that is here
 #                  (PYTHON=3.13, or a path: another one)
-#   make test      build and run the tests on each of Python 3.11 to 3.15 that is here (ARGS="-k name": for pytest)
+#   make test      build and run the tests, each in one of the four ways, on the newest Python (ARGS="-k name": for pytest)
+#                  VERSIONS=all: in all ways, on each of Python 3.11 to 3.15 that is here
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
 #   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
 #   make lint      ruff, cython-lint, mypy, stubtest
@@ -23,7 +24,7 @@ demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
 
 test:
-	@.ci/test $(ARGS)
+	@VERSIONS="$(VERSIONS)" .ci/test $(ARGS)
 
 suites:
 	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.suites $(ARGS)

@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flexsc_loop")
     group.addoption("--stdlib", action="store_true", help="run the tests on asyncio's own loop")
     group.addoption("--way", action="append", choices=sorted(WAYS), help="run in this way only (may be repeated)")
+    group.addoption("--spread", action="store_true", help="run each test in one of the four ways only, not in all")
     group.addoption("--brief", action="store_true", help="run the tests in ecosystem/ in one way only")
     group.addoption("--soak", action="store_true", help="run the long tests in full length")
     group.addoption("--suites", action="store_true", help="run the test suites that others wrote")
@@ -53,9 +55,14 @@ def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
+        brief = metafunc.config.getoption("brief") or metafunc.config.getoption("spread")
         one = metafunc.definition.get_closest_marker("one_way") is not None
-        one = one or (metafunc.config.getoption("brief") and "ecosystem" in metafunc.definition.path.parts)
-        metafunc.parametrize("way", chosen_ways(metafunc.config, one=one), indirect=True)
+        one = one or (brief and "ecosystem" in metafunc.definition.path.parts)
+        ways = chosen_ways(metafunc.config, one=one)
+        if metafunc.config.getoption("spread"):
+            # The same one each time.
+            ways = [ways[zlib.crc32(metafunc.definition.nodeid.encode()) % len(ways)]]
+        metafunc.parametrize("way", ways, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

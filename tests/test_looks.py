@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from support import Echo, Recorder
+from support import Echo, Recorder, unix_pair
 
 
 async def busy_turns(predicate, most: int) -> int:
@@ -54,6 +54,24 @@ async def test_what_a_plain_socket_sends_arrives_in_two_turns(loop, way, connect
         before = len(protocol.data)
         peer.send_now(b"x")
         assert await busy_turns(lambda before=before: len(protocol.data) > before, 1000) <= 2
+
+
+async def test_a_busy_loop_finds_a_ready_descriptor_in_the_next_turn(loop, way):
+    """With a syscall thread, too: the loop does not wait for it to have a core."""
+    ours, theirs = unix_pair()
+    ours.setblocking(False)
+    seen = []
+    loop.add_reader(ours, lambda: seen.append(ours.recv(1)))
+    for count in range(1, 50):
+        theirs.send(b"x")
+        assert await busy_turns(lambda count=count: len(seen) == count, 1000) <= 2
+    loop.remove_reader(ours)
+    for _ in range(50):
+        theirs.send(b"x")
+        receiving = loop.create_task(loop.sock_recv(ours, 1))
+        assert await busy_turns(receiving.done, 1000) <= 4
+    ours.close()
+    theirs.close()
 
 
 async def test_an_answer_beside_a_task_that_computes(loop, way):

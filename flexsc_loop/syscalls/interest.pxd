@@ -48,8 +48,8 @@ cdef class Number:
     cdef Interest first
 
     cdef uint32_t wanted(self) noexcept
-    cdef int link(self, Interest interest) except -1
-    cdef int unlink(self, Interest interest) except -1
+    cdef int append(self, Interest interest) except -1
+    cdef int remove(self, Interest interest) except -1
 
 
 cdef class Look(Operation):
@@ -63,6 +63,8 @@ cdef class InterestList:
     cdef dict numbers                # fd -> Number
     cdef Look poll                   # the page's poll of the epoll instance
     cdef bint counted                # among the page's own operations
+    cdef int waiting                 # how many are on the list
+    cdef bint looked                 # since the loop last came by
     cdef int at, count               # of `events`, those not dealt with yet
     cdef epoll_event[EVENTS_PER_LOOK] events
 
@@ -70,11 +72,14 @@ cdef class InterestList:
     cdef int withdraw(self, Interest interest) except -1
     cdef bint arm(self) except -1
     cdef int open(self) except -1
+    cdef int link(self, Number number, Interest interest) except -1
+    cdef int unlink(self, Number number, Interest interest) except -1
     cdef int tell(self, Number number, Interest newcomer) except -1
     cdef int register(self, Number number) except -1
     cdef int evict(self, Number number, Interest newcomer) except -1
     cdef bint take_out(self, Number number) noexcept
     cdef int look(self) except -1
+    cdef int look_for_oneself(self) except -1
     cdef int mark(self, epoll_event* event) except -1
     cdef bint inform(self, Number number, uint32_t side) except -1
     cdef int renew(self) except -1

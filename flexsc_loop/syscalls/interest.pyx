@@ -74,7 +74,7 @@ cdef class Number:
             return events
         return events | (EPOLLET if vain else EPOLLONESHOT)
 
-    cdef int link(self, Interest interest) except -1:
+    cdef int append(self, Interest interest) except -1:
         cdef Interest at = self.first
         interest.listed = True
         interest.following = None
@@ -86,7 +86,7 @@ cdef class Number:
         at.following = interest
         return 0
 
-    cdef int unlink(self, Interest interest) except -1:
+    cdef int remove(self, Interest interest) except -1:
         cdef Interest at = self.first
         interest.listed = False
         if at is interest:
@@ -146,13 +146,13 @@ cdef class InterestList:
             number.fd = interest.fd
             self.numbers[interest.fd] = number
         if not interest.listed:
-            number.link(interest)
+            self.link(number, interest)
         if interest.vain and covers(number.armed, number.wanted()):
             return 0
         error = self.tell(number, interest)
         if error:
             if interest.listed:
-                number.unlink(interest)
+                self.unlink(number, interest)
             if number.first is None:
                 del self.numbers[interest.fd]
             raise OSError(error, os.strerror(error))
@@ -169,7 +169,7 @@ cdef class InterestList:
         if not interest.listed:
             return 0
         number = self.numbers[interest.fd]
-        number.unlink(interest)
+        self.unlink(number, interest)
         wanted = number.wanted()
         if wanted == 0:
             self.take_out(number)
@@ -199,6 +199,16 @@ cdef class InterestList:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError(errno, os.strerror(errno))
+        return 0
+
+    cdef int link(self, Number number, Interest interest) except -1:
+        number.append(interest)
+        self.waiting += 1
+        return 0
+
+    cdef int unlink(self, Number number, Interest interest) except -1:
+        number.remove(interest)
+        self.waiting -= 1
         return 0
 
     # ---- telling epoll
@@ -245,7 +255,7 @@ cdef class InterestList:
         while at is not None:
             following = at.following
             if at is not newcomer:
-                number.unlink(at)
+                self.unlink(number, at)
                 at.lost()
             at = following
         return 0
@@ -267,6 +277,7 @@ cdef class InterestList:
     cdef int look(self) except -1:
         """Tell those whose fds are ready."""
         cdef int at
+        self.looked = True
         if self.at == self.count:
             self.at = self.count = 0
             self.page.direct_calls += 1
@@ -281,6 +292,16 @@ cdef class InterestList:
             self.mark(&self.events[at])
         if self.stray:
             self.renew()
+        return 0
+
+    cdef int look_for_oneself(self) except -1:
+        """Look without waiting for the page's poll, unless that has come since the last time.
+
+        A busy loop would learn of what is ready only when a syscall thread, which has a core to wait for, has told it.
+        """
+        if self.waiting and not self.looked:
+            self.look()
+        self.looked = False
         return 0
 
     cdef int mark(self, epoll_event* event) except -1:
@@ -314,7 +335,7 @@ cdef class InterestList:
             if at.mask & side:
                 told = True
                 if not at.level:
-                    number.unlink(at)
+                    self.unlink(number, at)
                 at.came()
             at = following
         return told
@@ -346,7 +367,7 @@ cdef class InterestList:
         cdef Number number
         for number in self.numbers.values():
             while number.first is not None:
-                number.unlink(number.first)
+                self.unlink(number, number.first)
         self.numbers.clear()
         self.at = self.count = 0
         if self.epoll_fd >= 0:

@@ -314,6 +314,8 @@ cdef class Turn(Timers):
             self.page.reaped = self.page.reap()
             PyErr_CheckSignals()
             now = ticks_now()
+        if self.page.eager:
+            self.interests.look_for_oneself()
         self.published_at = now
         self.look_for_tools()
         self.due_timers()

@@ -36,7 +36,7 @@ PROJECTS: dict[str, Project] = {
     )
 }  # fmt: skip
 SUITES = ["cpython", *PROJECTS]
-OURS = [name for name, way in WAYS.items() if way.ours]
+OURS = [name for name, way in WAYS.items() if way.ours and name != "auto"]
 
 
 def tell(line: str) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop import settings
 from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.files.calls import FileCalls
 from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
@@ -129,6 +130,10 @@ class Loop(
         for name in names:
             warnings.warn(f"unclosed server {name}", ResourceWarning, source=self, stacklevel=2)
 
+    @functools.cached_property
+    def _files(self) -> FileCalls:
+        return FileCalls(self)
+
     def __repr__(self) -> str:
         place = "the own thread" if self.choice.cpu is None else f"a syscall thread on CPU {self.choice.cpu}"
         return (
@@ -145,11 +150,16 @@ class Loop(
         looked for completions before it would sleep; pool_empty: receives that found no buffer; overflows: completions
         that found no place at first; in_flight: operations now; connections: open stream connections now;
         thread_cpu_ns: CPU time of the syscall thread, 0 without one.
+
+        Of calls on files: files_at_once: done within the call, since the data was in memory; files_queued: made by
+        entries of a kernel page; files_by_threads: given to file threads; file_bytes_read, file_bytes_written.
         """
         zero = dict.fromkeys(
             ("submitted", "batches", "completions", "syscalls", "wakeups", "spins", "pool_empty", "overflows",
-             "in_flight", "thread_cpu_ns"), 0)
-        return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters()}
+             "in_flight", "thread_cpu_ns", "files_at_once", "files_queued", "files_by_threads", "file_bytes_read",
+             "file_bytes_written"), 0)
+        files = self._files.counters() if "_files" in self.__dict__ else {}
+        return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters(), **files}
 
     # ---- servers
 

@@ -9,19 +9,42 @@
 
 enum flexsc_call {
     CALL_NOP = 0,
+    CALL_READV = 1,    /* addr: struct iovec *, len: how many; off as with READ; call_flags: RWF_* */
+    CALL_WRITEV = 2,
+    CALL_FSYNC = 3,    /* call_flags: CALL_FSYNC_DATA for fdatasync */
     CALL_POLL = 6,     /* call_flags: poll mask */
     CALL_SENDMSG = 9,  /* addr: struct msghdr *, call_flags: MSG_* */
     CALL_RECVMSG = 10, /* likewise; from a pool: addr's msg_namelen is the room for the name */
     CALL_ACCEPT = 13,  /* call_flags: SOCK_NONBLOCK | SOCK_CLOEXEC */
     CALL_CANCEL = 14,  /* addr: user_data of the operation to end */
     CALL_CONNECT = 16, /* addr: struct sockaddr *, off: its length */
+    CALL_FALLOCATE = 17, /* off; addr: the length, as a number; len: mode */
+    CALL_OPENAT = 18,  /* fd: of the folder; addr: path; len: mode; call_flags: O_* */
     CALL_CLOSE = 19,
+    CALL_STATX = 21,   /* fd, addr; len: STATX_*; off: struct statx *; call_flags: AT_* */
     CALL_READ = 22,    /* addr, len; off: ~0 for "at the current position" */
     CALL_WRITE = 23,
+    CALL_FADVISE = 24, /* off, len, call_flags: POSIX_FADV_* */
     CALL_SEND = 26,    /* addr, len, call_flags: MSG_* */
     CALL_RECV = 27,
-    CALL_SHUTDOWN = 34 /* len: SHUT_* */
+    CALL_SHUTDOWN = 34, /* len: SHUT_* */
+    CALL_RENAMEAT = 35,  /* fd, addr: from; len: fd of the other folder; off: to; call_flags: RENAME_* */
+    CALL_UNLINKAT = 36,  /* fd, addr, call_flags: AT_* */
+    CALL_MKDIRAT = 37,   /* fd, addr, len: mode */
+    CALL_SYMLINKAT = 38, /* addr: what it points to; fd, off: where it is */
+    CALL_LINKAT = 39,    /* as RENAMEAT; call_flags: AT_* */
+    CALL_FTRUNCATE = 55, /* off: the new size */
+    /* What no ring has, for file threads only. */
+    CALL_COPY_RANGE = 200, /* fd, off: from; call_flags: the other fd; addr: offset in it, as a number; len */
+    CALL_READ_WHOLE = 201,  /* fd, addr: path; call_flags: O_*; len: the size from which on it is left to others */
+    CALL_READ_REST = 203, /* fd, addr, len; closes the fd when it has come to the end of the file */
+    CALL_WRITE_WHOLE = 202, /* likewise, and off: the data, len: its size, mode */
 };
+
+enum { CALL_FSYNC_DATA = 1 };
+
+/* `off` for the current position, or where there is none. */
+#define CALL_HERE UINT64_MAX
 
 /* Entry flags: how a call is to be served. */
 enum {
@@ -44,6 +67,8 @@ enum {
     COMPLETION_BUFFER = 1 << 0,   /* a pool buffer holds the data */
     COMPLETION_MORE = 1 << 1,     /* the operation goes on: more completions follow */
     COMPLETION_NONEMPTY = 1 << 2, /* RECV: the socket holds more data already */
+    COMPLETION_BY_THREAD = 1 << 13, /* of a file job: the result is there, in 64 bits */
+    COMPLETION_ABANDONED = 1 << 14, /* whoever serves it does not end: the loop does, and the memory stays for ever */
     COMPLETION_PLAIN = 1 << 15, /* not from the page: of a plain call that was made together with others */
     COMPLETION_BUFFER_SHIFT = 16,
 };

@@ -145,6 +145,15 @@ static inline uint32_t faults_call(struct flexsc_faults *faults, int call, int f
     return kind == FAULT_SHORT ? 0 : kind;
 }
 
+/* The kind of fault that a call on a file has, of those that are tried again; it may be made for no more than `most` bytes. */
+static inline uint32_t faults_file_call(struct flexsc_faults *faults, size_t *most)
+{
+    uint32_t kind = faults_draw(faults, faults->calls & (FAULT_EINTR | FAULT_EAGAIN | FAULT_SHORT));
+    if (kind == FAULT_SHORT)
+        *most = faults_fewer(faults, *most);
+    return kind == FAULT_SHORT ? 0 : kind;
+}
+
 /* ---- operations ---- */
 
 static inline void faults_plan(struct flexsc_faults *faults, struct fault_plan plan)
@@ -279,6 +288,12 @@ static inline uint32_t faults_call(struct flexsc_faults *faults, int call, int f
     (void)faults, (void)call, (void)fd, (void)most;
     return 0;
 }
+static inline uint32_t faults_file_call(struct flexsc_faults *faults, size_t *most)
+{
+    (void)faults, (void)most;
+    return 0;
+}
+static inline int faults_errno(uint32_t kind) { return (int)kind; }
 static inline void faults_begin(struct flexsc_faults *faults, uint64_t user_data, int *call, int fd, void **addr,
                                 uint32_t *len, uint32_t *flags)
 {

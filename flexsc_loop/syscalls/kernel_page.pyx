@@ -47,6 +47,11 @@ cdef inline int raise_unless_passing(int res) except -1:
     return 0
 
 
+cdef void ring_bell(void* ring) noexcept nogil:
+    """A file thread, without the GIL: there are results."""
+    uring_wake(<uring*> ring)
+
+
 cdef class WakeRead(Operation):
     """Keeps a read on the wake-up eventfd in flight, so that another thread can end the loop's sleep."""
     cdef KernelPage page
@@ -268,7 +273,7 @@ cdef class KernelPage(Page):
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
         cdef int res
-        if faults_hold_any(&self.faults):
+        if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
         self.away = True
         with nogil:
@@ -298,7 +303,8 @@ cdef class KernelPage(Page):
 
     cdef bint idle(self, uint64_t now) noexcept:
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
-                and not uring_wants_enter(&self.ring) and not faults_hold_any(&self.faults))
+                and not uring_wants_enter(&self.ring) and not self.results_there()
+                and not faults_hold_any(&self.faults))
 
     cdef bint hungry(self) noexcept:
         return uring_all_taken(&self.ring)
@@ -333,16 +339,21 @@ cdef class KernelPage(Page):
             self.bind()
         return 0
 
+    cdef int hang_bell(self) except -1:
+        return self.set_bell(ring_bell, &self.ring)
+
     cdef int move(self) except -1:
         """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""
         self.close_unpublished()
         cdef list left = [(op, (<Operation> op).user_data) for op in self.operations()]
         cdef list held = self.last_results()
         self.forget_poller()
+        self.take_bell_down()
         cdef uring old = self.ring
         cdef flexsc_completion completion
         try:
             self.open_ring()
+            self.hang_bell()
             for completion in held:
                 self.dispatch(&completion)
             for op, user_data in left:
@@ -386,16 +397,18 @@ cdef class KernelPage(Page):
                 held.append(self.batch[i])
                 ended += not self.batch[i].flags & COMPLETION_MORE and self.batch[i].user_data > SILENT
             self.batch_at = self.batch_end
-            if count == 0 and (not self.eager or ended >= self.in_flight or flexsc_now_ns() > until):
+            if count == 0 and (not self.eager or ended >= self.in_flight - self.by_threads or flexsc_now_ns() > until):
                 return held
             if count == 0:
                 self.wait(1_000_000)
 
     cdef list operations(self):
+        """Those that the ring carries."""
         cdef list found = []
         cdef void* at = self.newest
         while at != NULL:
-            found.append(<Operation> at)
+            if not (<Operation> at).by_thread:
+                found.append(<Operation> at)
             at = (<Operation> at).following
         return found
 
@@ -436,6 +449,7 @@ cdef class KernelPage(Page):
         self.closed = True
         if self.pid != getpid():
             return
+        self.shut_threads()
         if self.mine():
             self.cancel_all()
         self.close_unpublished()

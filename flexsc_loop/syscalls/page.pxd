@@ -20,18 +20,37 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "calls.h":
     enum:
         CALL_NOP
+        CALL_READV
+        CALL_WRITEV
+        CALL_FSYNC
         CALL_POLL
         CALL_SENDMSG
         CALL_RECVMSG
         CALL_ACCEPT
         CALL_CANCEL
         CALL_CONNECT
+        CALL_FALLOCATE
+        CALL_OPENAT
         CALL_CLOSE
+        CALL_STATX
         CALL_READ
         CALL_WRITE
+        CALL_FADVISE
         CALL_SEND
         CALL_RECV
         CALL_SHUTDOWN
+        CALL_RENAMEAT
+        CALL_UNLINKAT
+        CALL_MKDIRAT
+        CALL_SYMLINKAT
+        CALL_LINKAT
+        CALL_FTRUNCATE
+        CALL_COPY_RANGE
+        CALL_READ_WHOLE
+        CALL_READ_REST
+        CALL_WRITE_WHOLE
+        CALL_FSYNC_DATA
+        CALL_HERE
         ENTRY_MULTISHOT
         ENTRY_POOL
         ENTRY_OWNED
@@ -40,6 +59,8 @@ cdef extern from "calls.h":
         COMPLETION_BUFFER
         COMPLETION_MORE
         COMPLETION_NONEMPTY
+        COMPLETION_BY_THREAD
+        COMPLETION_ABANDONED
         COMPLETION_PLAIN
         COMPLETION_BUFFER_SHIFT
 
@@ -102,6 +123,37 @@ cdef extern from "faults.h":
     uint64_t faults_count(const flexsc_faults* faults) noexcept
 
 
+cdef extern from "file_threads.h" nogil:
+    enum:
+        FILE_ONCE
+        FILE_SLEEPS
+        FILE_SPARE
+
+    struct file_job:
+        file_job* next
+        uint64_t user_data
+        uint8_t call
+        uint8_t how
+        bint queued
+        int32_t fd
+        void* addr
+        uint64_t len
+        uint64_t off
+        uint32_t call_flags
+        uint32_t mode
+        int64_t res
+        void* out
+        int32_t opened
+
+    struct file_results:
+        pass
+
+    struct file_threads:
+        pass
+
+    bint file_results_there(const file_results* results) noexcept
+
+
 cdef extern from "spin.h" nogil:
     struct flexsc_spin:
         uint64_t looks
@@ -146,6 +198,10 @@ cdef class Page:
     cdef int64_t spin_most
     cdef flexsc_spin spin                  # with the own thread: whether it looks at all
     cdef uint32_t reaped                   # completions of the last turn that waited
+    cdef file_threads* threads             # for what blocks; NULL until something does
+    cdef file_results* results             # theirs
+    cdef unsigned int by_threads  # of those in flight
+    cdef uint64_t thread_calls             # that they were given
     cdef flexsc_faults faults              # nothing but in builds that test
 
     # What each kind of page does in its own way.
@@ -169,6 +225,8 @@ cdef class Page:
     cdef void wake(self) noexcept
     cdef int tagged(self, uint64_t user_data) except -1
     cdef void release(self, Operation op) noexcept
+    cdef int hang_bell(self) except -1
+    cdef int take_bell_down(self) except -1
     cpdef bind(self)
     cpdef leave(self)
     cpdef shut(self)
@@ -179,6 +237,17 @@ cdef class Page:
     cdef int need_datagrams(self) except -1
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1
+    cdef int adopt(self, Operation op) except -1
+    cdef int unlink(self, Operation op) except -1
+    cdef int hand_to_threads(self, Operation op, file_job* job) except -1
+    cdef bint take_back(self, Operation op, file_job* job) except -1
+    cdef int open_threads(self) except -1
+    cdef bint results_there(self) noexcept
+    cdef int reap_threads(self) except -1
+    cdef int end_by_thread(self, file_job* job) except -1
+    cdef int set_bell(self, void (*ring)(void*) noexcept nogil, void* arg) except -1
+    cdef int shut_threads(self) except -1
+    cdef int drop_result(self, file_job* job) except -1
     cdef int barrier(self) except -1
     cdef int await_end(self, Operation op) except -1
     cdef int reap(self) except -1

@@ -10,6 +10,24 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from posix.unistd cimport getpid
 
 
+cdef extern from "file_threads.h" nogil:
+    file_threads* file_threads_open(unsigned cores, unsigned most, unsigned idle_ms)
+    void file_threads_set_bell(file_threads* threads, void (*ring)(void*) noexcept nogil, void* arg) noexcept
+    int file_threads_queue(file_threads* threads, file_job* job) noexcept
+    bint file_threads_withdraw(file_threads* threads, file_job* job) noexcept
+    file_results* file_threads_results(file_threads* threads) noexcept
+    file_job* file_threads_take(file_threads* threads) noexcept
+    bint file_threads_close(file_threads* threads, int64_t patience_ns) noexcept
+    void file_threads_free(file_threads* threads) noexcept
+    void file_job_drop(file_job* job) noexcept
+
+
+cdef enum:
+    THREADS_MOST = 128           # that sleep in calls on files at the same time
+    THREADS_PATIENCE_NS = 1_000_000_000     # how long a loop that is closed waits for them
+    THREADS_IDLE_MS = 5000       # they end after so much idleness
+
+
 cdef class Page:
     """An array of entries that one loop fills and its own thread or a syscall thread serves."""
 
@@ -24,6 +42,8 @@ cdef class Page:
         PyMem_Free(self.batch)
         faults_close(&self.faults)
         if self.pid == getpid():
+            if self.threads != NULL and file_threads_close(self.threads, 0):
+                file_threads_free(self.threads)
             pool_close(&self.pool)
             pool_close(&self.datagrams)
 
@@ -61,6 +81,9 @@ cdef class Page:
     def disown(self):
         """This process is a forked child: never touch what is the parent's."""
         self.closed = True
+        # The threads are the parent's.
+        self.threads = NULL
+        self.results = NULL
 
     def features(self):
         """Names of optional things that this page has."""
@@ -88,6 +111,10 @@ cdef class Page:
         except BaseException:
             op.user_data = 0
             raise
+        return self.adopt(op)
+
+    cdef int adopt(self, Operation op) except -1:
+        """The operation is in flight from here on."""
         Py_INCREF(op)
         op.following = self.newest
         op.previous = NULL
@@ -119,20 +146,10 @@ cdef class Page:
                 self.cancel(op)
             op.complete(completion.res, completion.flags)
             return 0
-        FLEXSC_CHECK((op.previous == NULL) == (self.newest == <void*> op))
-        if op.previous != NULL:
-            FLEXSC_CHECK((<Operation> op.previous).following == <void*> op)
-            (<Operation> op.previous).following = op.following
-        else:
-            self.newest = op.following
-        if op.following != NULL:
-            (<Operation> op.following).previous = op.previous
-        op.previous = op.following = NULL
+        self.unlink(op)
         self.release(op)
         res = faults_result(&self.faults, op.user_data, res)
         op.user_data = 0
-        self.in_flight -= 1
-        FLEXSC_CHECK((self.in_flight == 0) == (self.newest == NULL))
         if op.withdrawn:
             op.withdrawn = False
             res = -ECANCELED
@@ -143,6 +160,121 @@ cdef class Page:
             op.complete(res, completion.flags)
         finally:
             Py_DECREF(op)
+        return 0
+
+    cdef int unlink(self, Operation op) except -1:
+        """The operation is in flight no longer."""
+        FLEXSC_CHECK((op.previous == NULL) == (self.newest == <void*> op))
+        if op.previous != NULL:
+            FLEXSC_CHECK((<Operation> op.previous).following == <void*> op)
+            (<Operation> op.previous).following = op.following
+        else:
+            self.newest = op.following
+        if op.following != NULL:
+            (<Operation> op.following).previous = op.previous
+        op.previous = op.following = NULL
+        self.in_flight -= 1
+        if op.by_thread:
+            op.by_thread = False
+            self.by_threads -= 1
+        FLEXSC_CHECK((self.in_flight == 0) == (self.newest == NULL))
+        return 0
+
+    # ---- calls that a file thread makes
+
+    cdef int open_threads(self) except -1:
+        self.threads = file_threads_open(0, THREADS_MOST, THREADS_IDLE_MS)
+        if self.threads == NULL:
+            raise MemoryError
+        self.results = file_threads_results(self.threads)
+        return self.hang_bell()
+
+    cdef int hand_to_threads(self, Operation op, file_job* job) except -1:
+        """Have a file thread make a call that may sleep; the page holds a reference to `op` until its completion.
+
+        That has COMPLETION_BY_THREAD, and the result is in the job, which must stay where it is until then.
+        Raises OSError if there is no thread.
+        """
+        cdef int res
+        if op.user_data != 0:
+            raise RuntimeError(f"{op!r} is in flight already")
+        if self.closed or self.threads == NULL:
+            self.check()
+            self.open_threads()
+        op.generation = (op.generation + 1) & 0xFFFF
+        op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
+        job.user_data = op.user_data
+        res = file_threads_queue(self.threads, job)
+        if res < 0:
+            op.user_data = 0
+            raise OSError(-res, "no thread for a call on a file")
+        self.thread_calls += 1
+        self.by_threads += 1
+        op.by_thread = True
+        return self.adopt(op)
+
+    cdef bint take_back(self, Operation op, file_job* job) except -1:
+        """End an operation with -ECANCELED if its call has not begun; whether that was so."""
+        if op.user_data == 0 or not op.by_thread or not file_threads_withdraw(self.threads, job):
+            return False
+        job.res = -ECANCELED
+        self.end_by_thread(job)
+        return True
+
+    cdef int end_by_thread(self, file_job* job) except -1:
+        cdef flexsc_completion completion
+        completion.user_data = job.user_data
+        completion.res = 0
+        completion.flags = COMPLETION_BY_THREAD
+        return self.dispatch(&completion)
+
+    cdef bint results_there(self) noexcept:
+        """Whether file threads have results that nobody has taken."""
+        return self.results != NULL and file_results_there(self.results)
+
+    cdef int reap_threads(self) except -1:
+        """Give the results of file threads to their operations.  Returns how many there were."""
+        cdef file_job* job = file_threads_take(self.threads)
+        cdef file_job* following
+        cdef int count = 0
+        while job != NULL:
+            following = job.next
+            self.end_by_thread(job)
+            job = following
+            count += 1
+        return count
+
+    cdef int drop_result(self, file_job* job) except -1:
+        """Nobody wants what the call has brought."""
+        file_job_drop(job)
+        return 0
+
+    cdef int shut_threads(self) except -1:
+        """Wait for the calls that are being made.
+
+        One that takes longer is done all the same as long as the process lives, but its operation ends now.
+        """
+        cdef bint ended
+        cdef void* at
+        cdef Operation op
+        if self.threads == NULL:
+            return 0
+        with nogil:
+            ended = file_threads_close(self.threads, THREADS_PATIENCE_NS)
+        self.reap_threads()
+        self.results = NULL
+        if ended:
+            file_threads_free(self.threads)
+        self.threads = NULL
+        at = self.newest
+        while at != NULL and self.by_threads:
+            op = <Operation> at
+            at = op.following
+            if op.by_thread:
+                # The page's reference is never dropped: a thread still uses what the operation holds.
+                self.unlink(op)
+                op.user_data = 0
+                op.complete(-ECANCELED, COMPLETION_ABANDONED)
         return 0
 
     cdef int barrier(self) except -1:
@@ -196,6 +328,8 @@ cdef class Page:
                 self.dispatch(&self.batch[at])
             if count >= 16 * BATCH:
                 break
+        if self.results_there():
+            count += self.reap_threads()
         if count and self.pool.ring != NULL:
             pool_publish(&self.pool)
             if self.datagrams.ring != NULL:
@@ -291,6 +425,19 @@ cdef class Page:
     cdef int tagged(self, uint64_t user_data) except -1:
         """A completion of an entry that is no operation: a close, a cancel."""
         return 0
+
+    cdef int hang_bell(self) except -1:
+        """Let file threads end the loop's sleep."""
+        return 0
+
+    cdef int set_bell(self, void (*ring)(void*) noexcept nogil, void* arg) except -1:
+        if self.threads != NULL:
+            file_threads_set_bell(self.threads, ring, arg)
+        return 0
+
+    cdef int take_bell_down(self) except -1:
+        """And no longer: when this returns no thread is about to."""
+        return self.set_bell(NULL, NULL)
 
     cdef void release(self, Operation op) noexcept:
         """The operation has had its last completion."""

@@ -26,6 +26,11 @@ cdef enum:
     SILENT = 1                   # lowest bit of user_data: nobody waits; the rest is the entry to give back
 
 
+cdef void ring_bell(void* page) noexcept nogil:
+    """A file thread, without the GIL: there are results."""
+    flexsc_page_wake(<flexsc_page*> page)
+
+
 cdef class UserPage(Page):
     """A page in our own memory: `completions` places for results, as many entries as are needed.
 
@@ -190,7 +195,7 @@ cdef class UserPage(Page):
         cdef bint busy = self.unpublished != 0 or timeout_ns != 0 or self.direct_calls != self.calls_seen
         cdef int res
         self.unpublished = 0
-        if faults_hold_any(&self.faults):
+        if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
         if self.started:
             # With the GIL, because other threads may submit without it being refused.
@@ -210,7 +215,8 @@ cdef class UserPage(Page):
         return res == -EINTR
 
     cdef bint idle(self, uint64_t now) noexcept:
-        if self.unpublished or flexsc_page_has_completions(self.user) or faults_hold_any(&self.faults):
+        if (self.unpublished or flexsc_page_has_completions(self.user) or self.results_there()
+                or faults_hold_any(&self.faults)):
             return False
         if self.started:
             return True
@@ -231,8 +237,12 @@ cdef class UserPage(Page):
         return count
 
     cdef void release(self, Operation op) noexcept:
-        flexsc_entry_give(self.user, <flexsc_entry*> op.entry)
-        op.entry = NULL
+        if op.entry != NULL:
+            flexsc_entry_give(self.user, <flexsc_entry*> op.entry)
+            op.entry = NULL
+
+    cdef int hang_bell(self) except -1:
+        return self.set_bell(ring_bell, self.user)
 
     cdef void wake(self) noexcept:
         if not self.closed:
@@ -245,6 +255,7 @@ cdef class UserPage(Page):
         self.closed = True
         if self.pid != getpid():
             return
+        self.shut_threads()
         flexsc_thread_stop(self.user)
         self.started = False
         cdef void* at = self.newest

@@ -1,0 +1,42 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from flexsc_loop.syscalls.file_call cimport FileCall
+from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.turn.turn cimport Turn
+
+
+cdef class Call(FileCall):
+    cdef FileCalls home
+    cdef int fd, other_fd            # that it uses and that must not be closed meanwhile, or -1
+    cdef bint late                   # done at once, but its task waits for the next turn
+    cdef bint dropped                # cancelled
+    cdef object message              # of the cancellation
+    cdef object callback             # to be called when it is done, and its context
+    cdef object context
+    cdef list more                   # (callback, context) of others
+    cdef bint blocking
+
+    cdef int tell_all(self) except -1
+    cdef int tell_one(self, object callback, object context) except -1
+
+
+cdef class FileCalls:
+    cdef Turn turn
+    cdef Page page
+    cdef dict busy                   # fd -> calls in flight on it
+    cdef dict closing                # fd -> the close that waits for them
+    cdef uint64_t turn_seen          # the turn in which calls were last made at once,
+    cdef uint64_t until              # and the ticks from which on they are enough for it
+    cdef readonly uint64_t at_once, queued, bytes_read, bytes_written
+
+    cdef Call new_call(self, int fd)
+    cdef Call path_call(self, object path)
+    cdef Call two_paths(self, object src, object dst)
+    cdef object start(self, Call call)
+    cdef object start_on(self, Call call, int other_fd)
+    cdef object refuse(self, Call call, int error)
+    cdef object read_at_once(self, Call call)
+    cdef object end_at_once(self, Call call, int64_t moved)
+    cdef int take_fd(self, int fd) except -1
+    cdef int give_fd(self, int fd) except -1
+    cdef int count(self, Call call) except -1

@@ -1,0 +1,631 @@
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
+"""Floor 4: calls on files, awaited.
+
+Owns: which descriptors have calls in flight, and when what is awaited goes on.  Imports: file_call, page, turn; of
+asyncio what its futures promise to tasks.
+
+What the page cache holds is read at once, without a future and without another turn.  All else is made by the page: by
+file threads.  A call that is cancelled is only not waited for any longer: its buffer and its descriptor are held until
+it is over, and one that changes something changes it all the same.
+"""
+import os
+import sys
+from contextvars import copy_context
+from asyncio.exceptions import CancelledError, InvalidStateError
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint64_t
+from posix.uio cimport iovec
+from posix.unistd cimport close as close_fd
+
+from flexsc_loop.syscalls.page cimport (
+    CALL_CLOSE, CALL_COPY_RANGE, CALL_FADVISE, CALL_FALLOCATE, CALL_FSYNC, CALL_FSYNC_DATA, CALL_FTRUNCATE, CALL_HERE,
+    CALL_LINKAT, CALL_MKDIRAT, CALL_OPENAT, CALL_READ, CALL_READ_REST, CALL_READ_WHOLE, CALL_READV, CALL_RENAMEAT,
+    CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITE_WHOLE, CALL_WRITEV, FILE_ONCE, FILE_SLEEPS,
+    FILE_SPARE, ticks_in_us, ticks_now,
+)
+from flexsc_loop.syscalls.file_call cimport GIVES_COUNT, GIVES_WHOLE, FileCall
+from flexsc_loop.turn.turn cimport Turn
+
+
+cdef extern from "Python.h":
+    int PyObject_AsFileDescriptor(object) except -1
+
+
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EAGAIN
+        EBADF
+        EINTR
+        EINVAL
+        EOPNOTSUPP
+
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        AT_EMPTY_PATH
+        AT_FDCWD
+        AT_REMOVEDIR
+        AT_SYMLINK_FOLLOW
+        AT_SYMLINK_NOFOLLOW
+        O_CLOEXEC
+
+
+cdef extern from "<sys/stat.h>" nogil:
+    enum:
+        STATX_BASIC_STATS
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    enum:
+        RWF_NOWAIT
+    ssize_t preadv2(int fd, const iovec* vectors, int count, int64_t offset, int flags)
+
+
+cdef enum:
+    AT_ONCE_MOST = 256 * 1024    # bytes that are read at once; more takes a thread, which copies while the loop goes on
+    AT_ONCE_US = 400             # so long a turn makes calls at once; then those who wait for them let others run
+    WHOLE_MOST = 256 * 1024      # a whole file that is larger takes two hops, and is copied once less
+
+
+cdef object fsencode = os.fsencode
+cdef object fspath = os.fspath
+cdef object audit = sys.audit
+
+
+cdef bytes encoded(object path):
+    """The path as the kernel takes it."""
+    cdef bytes name = fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")
+    return name
+
+
+cdef int folder(object dir_fd) except? -1:
+    return AT_FDCWD if dir_fd is None else PyObject_AsFileDescriptor(dir_fd)
+
+
+cdef object shown(object dir_fd):
+    """As audit hooks see it."""
+    return -1 if dir_fd is None else dir_fd
+
+
+@cython.no_gc
+cdef class Call(FileCall):
+    """A call on a file, to be awaited; what it gives is its value then.
+
+    A task may await it once; to others it is what asyncio's futures are (`asyncio.isfuture`).  Awaiting one that was
+    done at once does not suspend.
+    """
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.late:
+            self.late = False
+            return None
+        if self.over or self.dropped:
+            if self.error is None and not self.dropped:
+                raise StopIteration(self.value)
+            self.result()
+        if self.blocking:
+            raise RuntimeError("await wasn't used with future")
+        self.blocking = True
+        return self
+
+    @property
+    def _asyncio_future_blocking(self):
+        return self.blocking
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, bint value):
+        self.blocking = value
+
+    def get_loop(self):
+        """The loop that makes the call."""
+        return self.home.turn
+
+    @property
+    def _loop(self):
+        return self.home.turn
+
+    def done(self):
+        """Whether it has a result, or was cancelled."""
+        return self.over or self.dropped
+
+    def cancelled(self):
+        """Whether it was cancelled."""
+        return self.dropped
+
+    def result(self):
+        """What the call has given.  Raises what it has raised, CancelledError, or InvalidStateError before its end."""
+        if self.dropped:
+            raise CancelledError() if self.message is None else CancelledError(self.message)
+        if not self.over:
+            raise InvalidStateError("Result is not ready.")
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def exception(self):
+        """What the call has raised, None if nothing.  Raises CancelledError, or InvalidStateError before its end."""
+        if self.dropped or not self.over:
+            self.result()
+        return self.error
+
+    def cancel(self, msg=None):
+        """Wait for it no longer; it is made all the same if it changes anything, or has begun."""
+        if self.over or self.dropped:
+            return False
+        self.dropped = True
+        self.message = msg
+        self.tell_all()
+        self.withdraw()
+        return True
+
+    def add_done_callback(self, callback, *, context=None):
+        """Have `callback(self)` called when it is done."""
+        if self.over or self.dropped:
+            self.tell_one(callback, context)
+            return
+        if context is None:
+            context = copy_context()
+        if self.callback is None:
+            self.callback = callback
+            self.context = context
+        else:
+            if self.more is None:
+                self.more = []
+            self.more.append((callback, context))
+
+    def remove_done_callback(self, callback):
+        """Have it not called; returns how many times it would have been."""
+        kept = [pair for pair in ([(self.callback, self.context)] if self.callback is not None else [])
+                + (self.more or [])]
+        count = len(kept)
+        kept = [pair for pair in kept if pair[0] != callback]
+        self.callback, self.context = kept.pop(0) if kept else (None, None)
+        self.more = kept or None
+        return count - len(kept) - (self.callback is not None)
+
+    cdef int tell_one(self, object callback, object context) except -1:
+        self.home.turn.soon(callback, (self,), context)
+        return 0
+
+    cdef int tell_all(self) except -1:
+        callback, self.callback = self.callback, None
+        context, self.context = self.context, None
+        more, self.more = self.more, None
+        if self.home.turn._closed:
+            return 0
+        if callback is not None:
+            self.tell_one(callback, context)
+        if more is not None:
+            for callback, context in more:
+                self.tell_one(callback, context)
+        return 0
+
+    cdef int told(self) except -1:
+        cdef FileCalls home = self.home
+        home.count(self)
+        if self.fd >= 0:
+            home.give_fd(self.fd)
+        if self.other_fd >= 0:
+            home.give_fd(self.other_fd)
+        return self.tell_all()
+
+
+cdef class FileCalls:
+    """Calls on files, of one loop.
+
+    Each method returns an awaitable for the result.  Arguments, results and errors are those of the functions of the
+    same name in `os`, if there is one.  Wrong arguments are refused at once, what the kernel says is raised where it is
+    awaited.
+
+    No order is promised between calls that are in flight together, except that a descriptor is closed after what is in
+    flight on it.
+    """
+
+    def __init__(self, Turn turn):
+        self.turn = turn
+        self.page = turn.page
+        self.busy = {}
+        self.closing = {}
+
+    @property
+    def served_by(self):
+        """Which way calls take."""
+        return f"{self.turn.choice.kind} page"
+
+    def counters(self):
+        """What has been counted; for `loop.stats()`."""
+        return {
+            "files_at_once": self.at_once, "files_queued": self.queued,
+            "files_by_threads": self.page.thread_calls,
+            "file_bytes_read": self.bytes_read, "file_bytes_written": self.bytes_written,
+        }
+
+    # ---- descriptors in use
+
+    cdef int take_fd(self, int fd) except -1:
+        self.busy[fd] = self.busy.get(fd, 0) + 1
+        return 0
+
+    cdef int give_fd(self, int fd) except -1:
+        cdef Call close
+        left = self.busy[fd] - 1
+        if left:
+            self.busy[fd] = left
+            return 0
+        del self.busy[fd]
+        close = self.closing.pop(fd, None) if self.closing else None
+        if close is not None:
+            if self.page.closed:
+                close_fd(fd)
+                close.finish(0)
+            else:
+                close.begin()
+        return 0
+
+    cdef int count(self, Call call) except -1:
+        """The call has ended."""
+        cdef int which = call.job.call
+        if call.error is None and call.job.res >= 0:
+            if which == CALL_READ or which == CALL_READV or which == CALL_READ_WHOLE or which == CALL_READ_REST:
+                self.bytes_read += call.before + call.job.res
+            elif which == CALL_WRITE or which == CALL_WRITEV or which == CALL_WRITE_WHOLE or which == CALL_COPY_RANGE:
+                self.bytes_written += call.job.res
+        return 0
+
+    # ---- ways of a call
+
+    cdef Call new_call(self, int fd):
+        cdef Call call
+        if self.turn._closed:
+            self.turn._check_closed()
+        call = Call.__new__(Call)
+        call.home = self
+        call.page = self.page
+        call.fd = call.other_fd = -1
+        call.job.fd = fd
+        return call
+
+    cdef Call path_call(self, object path):
+        cdef Call call = self.new_call(-1)
+        call.names = fspath(path)
+        call.kept = encoded(call.names)
+        return call
+
+    cdef object refuse(self, Call call, int error):
+        """It fails at once."""
+        call.fail(error)
+        return call
+
+    cdef object start(self, Call call):
+        """Queue a call that uses no descriptor that could be closed meanwhile."""
+        call.begin()
+        return call
+
+    cdef object start_on(self, Call call, int other_fd):
+        """Queue a call on `call.job.fd`, and on another one (-1: no)."""
+        cdef int fd = call.job.fd
+        if fd < 0 or (self.closing and (fd in self.closing or other_fd in self.closing)):
+            return self.refuse(call, EBADF)
+        call.begin()
+        if not call.over:
+            call.fd = fd
+            self.take_fd(fd)
+            if other_fd >= 0:
+                call.other_fd = other_fd
+                self.take_fd(other_fd)
+        return call
+
+    cdef object end_at_once(self, Call call, int64_t moved):
+        cdef uint64_t now = ticks_now()
+        call.job.res = moved
+        call.before = 0
+        call.finish(moved)
+        self.at_once += 1
+        if self.turn_seen != self.turn.turns:
+            self.turn_seen = self.turn.turns
+            self.until = now + ticks_in_us(AT_ONCE_US)
+        elif now > self.until:
+            call.late = True
+        return call
+
+    cdef object read_at_once(self, Call call):
+        """Read what the page cache holds; the rest, if there is more, is queued."""
+        cdef iovec vector
+        cdef int64_t moved = 0, n
+        call.job.how = FILE_SPARE
+        if call.job.len > AT_ONCE_MOST or (self.closing and call.job.fd in self.closing):
+            return self.start_on(call, -1)
+        while True:
+            vector.iov_base = <char*> call.job.addr + moved
+            vector.iov_len = call.job.len - moved
+            n = preadv2(call.job.fd, &vector, 1, <int64_t> call.job.off + moved, RWF_NOWAIT)
+            if n < 0:
+                break
+            moved += n
+            if n == 0 or moved == <int64_t> call.job.len:
+                return self.end_at_once(call, moved)
+        if errno == EAGAIN:
+            call.job.how |= FILE_SLEEPS
+        elif errno != EOPNOTSUPP and errno != EINTR:
+            return self.refuse(call, errno)
+        call.before = moved
+        call.job.addr = <char*> call.job.addr + moved
+        call.job.len -= moved
+        call.job.off += moved
+        return self.start_on(call, -1)
+
+    # ---- reading and writing at a position
+
+    def pread(self, fd, Py_ssize_t size, int64_t offset):
+        """Up to `size` bytes at `offset`: fewer only at the end of the file."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if size < 0 or offset < 0:
+            return self.refuse(call, EINVAL)
+        call.need_bytes(size)
+        call.prepare(CALL_READ, call.job.fd, PyBytes_AS_STRING(<bytes> call.filling), size, offset, 0)
+        return self.read_at_once(call)
+
+    def pread_into(self, fd, buffer, int64_t offset):
+        """Fill a writable buffer from `offset` on; gives how many bytes: fewer than fit only at the end of the file."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if offset < 0:
+            return self.refuse(call, EINVAL)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_READ, call.job.fd, NULL, 0, offset, 0)
+        call.hold(buffer, True)
+        return self.read_at_once(call)
+
+    def preadv(self, fd, buffers, int64_t offset):
+        """The same with several buffers, one after the other."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if offset < 0:
+            return self.refuse(call, EINVAL)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_READV, call.job.fd, NULL, 0, offset, 0)
+        call.hold_all(list(buffers), True)
+        call.job.how = FILE_SPARE
+        return self.start_on(call, -1)
+
+    def pwrite(self, fd, data, int64_t offset, int flags=0):
+        """Write all of `data` at `offset`; gives how many bytes: fewer only if an error came after some.
+
+        flags: os.RWF_*.
+        """
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if offset < 0:
+            return self.refuse(call, EINVAL)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_WRITE, call.job.fd, NULL, 0, offset, flags)
+        call.hold(data, False)
+        return self.start_on(call, -1)
+
+    def pwritev(self, fd, buffers, int64_t offset, int flags=0):
+        """The same with several buffers, one after the other."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if offset < 0:
+            return self.refuse(call, EINVAL)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_WRITEV, call.job.fd, NULL, 0, offset, flags)
+        call.hold_all(list(buffers), False)
+        return self.start_on(call, -1)
+
+    def append(self, fd, data):
+        """Write all of `data` at the end of a file opened with O_APPEND; the result is as with `pwrite`."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.what = GIVES_COUNT
+        call.prepare(CALL_WRITE, call.job.fd, NULL, 0, CALL_HERE, 0)
+        call.hold(data, False)
+        return self.start_on(call, -1)
+
+    # ---- where there is no position
+
+    def read(self, fd, Py_ssize_t size):
+        """What comes next, up to `size` bytes: from a pipe, a terminal, a socket or a file at its position."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        if size < 0:
+            return self.refuse(call, EINVAL)
+        call.need_bytes(size)
+        call.prepare(CALL_READ, call.job.fd, PyBytes_AS_STRING(<bytes> call.filling), size, CALL_HERE, 0)
+        call.job.how = FILE_ONCE | FILE_SLEEPS | FILE_SPARE
+        return self.start_on(call, -1)
+
+    def write(self, fd, data):
+        """Write some of `data`, as much as there is room for once there is any; gives how many bytes."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.what = GIVES_COUNT
+        call.prepare(CALL_WRITE, call.job.fd, NULL, 0, CALL_HERE, 0)
+        call.hold(data, False)
+        call.job.how = FILE_ONCE | FILE_SLEEPS
+        return self.start_on(call, -1)
+
+    # ---- other calls on a descriptor
+
+    def fsync(self, fd):
+        """Have data and metadata on the disk.  Does not wait for writes that are in flight."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.prepare(CALL_FSYNC, call.job.fd, NULL, 0, 0, 0)
+        call.job.how = FILE_SLEEPS
+        return self.start_on(call, -1)
+
+    def fdatasync(self, fd):
+        """The same for data, and the metadata that is needed to read it."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.prepare(CALL_FSYNC, call.job.fd, NULL, 0, 0, CALL_FSYNC_DATA)
+        call.job.how = FILE_SLEEPS
+        return self.start_on(call, -1)
+
+    def ftruncate(self, fd, int64_t length):
+        """Make a file `length` bytes long."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        audit("os.truncate", fd, length)
+        call.prepare(CALL_FTRUNCATE, call.job.fd, NULL, 0, length, 0)
+        return self.start_on(call, -1)
+
+    def fallocate(self, fd, int mode, int64_t offset, int64_t size):
+        """Give a file room on the disk, or what else `mode` says.  Source: fallocate(2)."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.prepare(CALL_FALLOCATE, call.job.fd, <void*> size, mode, offset, 0)
+        return self.start_on(call, -1)
+
+    def fadvise(self, fd, int64_t offset, int64_t size, int advice):
+        """Tell the kernel what will be read.  advice: os.POSIX_FADV_*."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.prepare(CALL_FADVISE, call.job.fd, NULL, size, offset, advice)
+        return self.start_on(call, -1)
+
+    def copy_file_range(self, src, dst, Py_ssize_t count, offset_src=None, offset_dst=None):
+        """Copy up to `count` bytes between two files in the kernel; gives how many."""
+        cdef int other = PyObject_AsFileDescriptor(dst)
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(src))
+        cdef int64_t start = -1 if offset_src is None else offset_src
+        cdef int64_t to = -1 if offset_dst is None else offset_dst
+        if count < 0:
+            raise ValueError("negative value for 'count' not allowed")
+        if offset_src is not None and start < 0 or offset_dst is not None and to < 0:
+            return self.refuse(call, EINVAL)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_COPY_RANGE, call.job.fd, <void*> to, count, start, other)
+        return self.start_on(call, other)
+
+    # ---- opening and closing
+
+    def open(self, path, int flags, int mode=0o777, *, dir_fd=None):
+        """Open a file; gives a descriptor that children do not inherit."""
+        cdef Call call = self.path_call(path)
+        audit("open", call.names, None, flags)
+        call.what = GIVES_COUNT
+        call.prepare(CALL_OPENAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, flags | O_CLOEXEC)
+        return self.start(call)
+
+    def close(self, fd):
+        """Close a descriptor when nothing of this loop is in flight on it any more; further calls on it fail."""
+        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
+        call.prepare(CALL_CLOSE, call.job.fd, NULL, 0, 0, 0)
+        if call.job.fd in self.closing:
+            return self.refuse(call, EBADF)
+        if call.job.fd in self.busy:
+            self.closing[call.job.fd] = call
+            return call
+        return self.start(call)
+
+    # ---- names
+
+    def stat(self, path, *, bint follow_symlinks=True, dir_fd=None):
+        """What os.stat() says of a path or a descriptor."""
+        cdef Call call
+        cdef int fd
+        if isinstance(path, int):
+            if not follow_symlinks:
+                raise ValueError("stat: cannot use fd and follow_symlinks together")
+            if dir_fd is not None:
+                raise ValueError("stat: can't specify dir_fd without matching path")
+            fd = PyObject_AsFileDescriptor(path)
+            call = self.new_call(fd)
+            call.names = path
+            call.prepare(CALL_STATX, fd, <void*> <const char*> b"", STATX_BASIC_STATS, 0, AT_EMPTY_PATH)
+            call.need_stat()
+            call.job.how = FILE_SPARE
+            return self.start_on(call, -1)
+        call = self.path_call(path)
+        call.prepare(CALL_STATX, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), STATX_BASIC_STATS, 0,
+                     0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
+        call.need_stat()
+        call.job.how = FILE_SPARE
+        return self.start(call)
+
+    def rename(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None):
+        """Give a file another name, in the place of what had it."""
+        cdef Call call = self.two_paths(src, dst)
+        audit("os.rename", *call.names, shown(src_dir_fd), shown(dst_dir_fd))
+        call.prepare(CALL_RENAMEAT, folder(src_dir_fd), PyBytes_AS_STRING(<bytes> call.kept[0]),
+                     <uint64_t> folder(dst_dir_fd), <uint64_t> PyBytes_AS_STRING(<bytes> call.kept[1]), 0)
+        return self.start(call)
+
+    def replace(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None):
+        """The same."""
+        return self.rename(src, dst, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def link(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None, bint follow_symlinks=True):
+        """Give a file a second name."""
+        cdef Call call = self.two_paths(src, dst)
+        # As os.link() does it: without folders it is link(2), which does not follow.
+        cdef bint follows = follow_symlinks and (src_dir_fd is not None or dst_dir_fd is not None)
+        audit("os.link", *call.names, shown(src_dir_fd), shown(dst_dir_fd))
+        call.prepare(CALL_LINKAT, folder(src_dir_fd), PyBytes_AS_STRING(<bytes> call.kept[0]),
+                     <uint64_t> folder(dst_dir_fd), <uint64_t> PyBytes_AS_STRING(<bytes> call.kept[1]),
+                     AT_SYMLINK_FOLLOW if follows else 0)
+        return self.start(call)
+
+    def symlink(self, src, dst, target_is_directory=False, *, dir_fd=None):
+        """Make a symbolic link `dst` that points to `src`."""
+        cdef Call call = self.two_paths(src, dst)
+        audit("os.symlink", *call.names, shown(dir_fd))
+        call.prepare(CALL_SYMLINKAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept[0]), 0,
+                     <uint64_t> PyBytes_AS_STRING(<bytes> call.kept[1]), 0)
+        return self.start(call)
+
+    def unlink(self, path, *, dir_fd=None):
+        """Remove a file's name."""
+        cdef Call call = self.path_call(path)
+        audit("os.remove", call.names, shown(dir_fd))
+        call.prepare(CALL_UNLINKAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), 0, 0, 0)
+        return self.start(call)
+
+    def rmdir(self, path, *, dir_fd=None):
+        """Remove an empty folder."""
+        cdef Call call = self.path_call(path)
+        audit("os.rmdir", call.names, shown(dir_fd))
+        call.prepare(CALL_UNLINKAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), 0, 0, AT_REMOVEDIR)
+        return self.start(call)
+
+    def mkdir(self, path, int mode=0o777, *, dir_fd=None):
+        """Make a folder."""
+        cdef Call call = self.path_call(path)
+        audit("os.mkdir", call.names, mode, shown(dir_fd))
+        call.prepare(CALL_MKDIRAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, 0)
+        return self.start(call)
+
+    cdef Call two_paths(self, object src, object dst):
+        cdef Call call = self.new_call(-1)
+        call.names = (fspath(src), fspath(dst))
+        call.kept = (encoded(call.names[0]), encoded(call.names[1]))
+        return call
+
+    # ---- whole files
+
+    def read_whole(self, path, *, dir_fd=None):
+        """All that a file holds.  A small one takes one hop."""
+        cdef Call call = self.path_call(path)
+        audit("open", call.names, None, O_CLOEXEC)
+        call.what = GIVES_WHOLE
+        call.prepare(CALL_READ_WHOLE, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), WHOLE_MOST, 0, O_CLOEXEC)
+        call.job.how = FILE_SPARE
+        return self.start(call)
+
+    def write_whole(self, path, data, int flags, int mode=0o777, *, dir_fd=None):
+        """Open a file with `flags`, write all of `data` to it, and close it; gives how many bytes, as `pwrite` does."""
+        cdef Call call = self.path_call(path)
+        cdef bytes name = call.kept
+        audit("open", call.names, None, flags)
+        call.what = GIVES_COUNT
+        call.hold(data, False)
+        call.kept = (name, call.kept)
+        call.job.mode = mode
+        call.prepare(CALL_WRITE_WHOLE, folder(dir_fd), PyBytes_AS_STRING(name), call.job.len, <uint64_t> call.job.addr,
+                     flags | O_CLOEXEC)
+        return self.start(call)
+
+    def run(self, function, *args):
+        """Anything else: `function(*args)` in this loop's executor."""
+        return self.turn.run_in_executor(None, function, *args)

@@ -1,0 +1,3 @@
+from flexsc_loop.syscalls.operation import Operation
+
+class FileCall(Operation): ...

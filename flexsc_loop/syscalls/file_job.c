@@ -1,0 +1,300 @@
+/* Floor 0: making the calls on files. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include "file_job.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "check.h"
+
+enum {
+    TRIES_MOST = 100,         /* of a call that says EINTR or EAGAIN though it need not */
+    WHOLE_LEAST = 4096,       /* room for a file that does not say its size */
+    VECTORS_MOST = 1024,      /* IOV_MAX */
+    TRANSFER_MOST = 0x7ffff000, /* the kernel cuts what is longer */
+};
+
+static int64_t result_of(int64_t res) { return res < 0 ? -errno : res; }
+
+/* ---- reading and writing ---- */
+
+static bool is_write(const struct file_job *job) { return job->call == CALL_WRITE || job->call == CALL_WRITEV; }
+
+static int64_t transfer_once(const struct file_job *job, const struct iovec *vectors, int count, uint64_t off)
+{
+    int flags = (int)job->call_flags;
+    return result_of(is_write(job) ? pwritev2(job->fd, vectors, count, (off_t)off, flags)
+                                   : preadv2(job->fd, vectors, count, (off_t)off, flags));
+}
+
+/* The same with a fault now and then: the call fails, or moves less. */
+static int64_t transfer_or_fault(const struct file_job *job, struct iovec *vectors, int count, uint64_t off,
+                                 struct flexsc_faults *faults)
+{
+    size_t most = SIZE_MAX;
+    if (FLEXSC_FAULTY && !(job->how & FILE_ONCE)) {
+        uint32_t kind = faults_file_call(faults, &most);
+        if (kind)
+            return -faults_errno(kind);
+        if (most < vectors[0].iov_len) {
+            struct iovec less = {vectors[0].iov_base, most};
+            return transfer_once(job, &less, 1, off);
+        }
+    }
+    return transfer_once(job, vectors, count, off);
+}
+
+/* Wait until a non-blocking fd is worth another try. */
+static void await_ready(const struct file_job *job)
+{
+    struct pollfd ready = {.fd = job->fd, .events = is_write(job) ? POLLOUT : POLLIN};
+    poll(&ready, 1, -1);
+}
+
+/* One successful call, or an error that stands. */
+static int64_t transfer_some(const struct file_job *job, struct iovec *vectors, int count, uint64_t off,
+                             struct flexsc_faults *faults)
+{
+    int64_t n;
+    for (int tries = 0; tries < TRIES_MOST; tries++) {
+        n = transfer_or_fault(job, vectors, count, off, faults);
+        if (n == -EAGAIN && (job->how & FILE_ONCE))
+            await_ready(job);
+        else if (n != -EINTR && n != -EAGAIN)
+            break;
+    }
+    return n;
+}
+
+/* Leave out of the vectors what has been moved.  Returns how many vectors are done with. */
+static int skip(struct iovec *vectors, int count, size_t moved)
+{
+    int done = 0;
+    while (done < count && moved >= vectors[done].iov_len)
+        moved -= vectors[done++].iov_len;
+    if (moved) {
+        FLEXSC_CHECK(done < count);
+        vectors[done].iov_base = (char *)vectors[done].iov_base + moved;
+        vectors[done].iov_len -= moved;
+    }
+    return done;
+}
+
+static int64_t transfer(struct file_job *job, struct iovec *vectors, int count, struct flexsc_faults *faults)
+{
+    int64_t moved = 0;
+    int done = skip(vectors, count, 0); /* empty ones */
+    do {
+        int some = count - done < VECTORS_MOST ? count - done : VECTORS_MOST;
+        uint64_t off = job->off == CALL_HERE ? CALL_HERE : job->off + (uint64_t)moved;
+        int64_t n = transfer_some(job, vectors + done, some, off, faults);
+        if (n < 0)
+            /* What was read before an error is not told: it would seem to be the end of the file. */
+            return moved && is_write(job) ? moved : n;
+        FLEXSC_CHECK(n <= TRANSFER_MOST);
+        moved += n;
+        if (n == 0 || (job->how & FILE_ONCE))
+            break;
+        done += skip(vectors + done, count - done, (size_t)n);
+    } while (done < count);
+    return moved;
+}
+
+static int64_t transfer_one(struct file_job *job, struct flexsc_faults *faults)
+{
+    struct iovec vector = {job->addr, job->len};
+    return transfer(job, &vector, 1, faults);
+}
+
+/* ---- whole files ---- */
+
+static int64_t open_path(const struct file_job *job, uint32_t mode)
+{
+    int fd;
+    do
+        fd = openat(job->fd, job->addr, (int)job->call_flags, mode);
+    while (fd < 0 && errno == EINTR);
+    return result_of(fd);
+}
+
+/* Read from `fd` until its end into memory that grows. */
+static int64_t read_to_end(struct file_job *job, int fd, size_t room, struct flexsc_faults *faults)
+{
+    struct file_job read = {.call = CALL_READ, .fd = fd, .off = CALL_HERE};
+    size_t size = 0;
+    job->out = malloc(room);
+    while (job->out) {
+        read.addr = (char *)job->out + size;
+        read.len = room - size;
+        int64_t n = transfer_one(&read, faults);
+        if (n < 0)
+            return n;
+        size += (size_t)n;
+        if (size < room)
+            return (int64_t)size;
+        room *= 2;
+        void *more = realloc(job->out, room);
+        if (!more)
+            break;
+        job->out = more;
+    }
+    return -ENOMEM;
+}
+
+static int64_t read_whole(struct file_job *job, struct flexsc_faults *faults)
+{
+    struct stat about;
+    int fd = (int)open_path(job, 0);
+    if (fd < 0)
+        return fd;
+    int64_t res = result_of(fstat(fd, &about));
+    if (res == 0 && S_ISDIR(about.st_mode))
+        res = -EISDIR;
+    if (res == 0 && S_ISREG(about.st_mode) && (uint64_t)about.st_size > job->len) {
+        job->opened = fd;
+        return about.st_size;
+    }
+    if (res == 0)
+        res = read_to_end(job, fd, about.st_size > 0 ? (size_t)about.st_size + 1 : WHOLE_LEAST, faults);
+    close(fd);
+    if (res < 0) {
+        free(job->out);
+        job->out = NULL;
+    }
+    return res;
+}
+
+static int64_t write_whole(struct file_job *job, struct flexsc_faults *faults)
+{
+    int fd = (int)open_path(job, job->mode);
+    if (fd < 0)
+        return fd;
+    struct file_job write = {.call = CALL_WRITE, .fd = fd, .addr = (void *)(uintptr_t)job->off, .len = job->len,
+                             .off = CALL_HERE};
+    int64_t res = job->len ? transfer_one(&write, faults) : 0;
+    /* Some file systems tell only now that there was no room; EINTR means closed all the same. */
+    int64_t closed = result_of(close(fd));
+    return res >= 0 && closed < 0 && closed != -EINTR ? closed : res;
+}
+
+/* The rest of a large file, into memory of its size and some more: if that is filled the file has grown. */
+static int64_t read_rest(struct file_job *job, struct flexsc_faults *faults)
+{
+    struct file_job read = {.call = CALL_READ, .fd = job->fd, .addr = job->addr, .len = job->len, .off = CALL_HERE};
+    int64_t n = transfer_one(&read, faults);
+    if (n != (int64_t)job->len)
+        close(job->fd);
+    return n;
+}
+
+/* ---- the other calls ---- */
+
+static int64_t advise(const struct file_job *job)
+{
+    return -posix_fadvise(job->fd, (off_t)job->off, (off_t)job->len, (int)job->call_flags);
+}
+
+static int64_t copy_range(const struct file_job *job)
+{
+    loff_t from = (loff_t)job->off, to = (loff_t)(uintptr_t)job->addr;
+    return result_of(copy_file_range(job->fd, job->off == CALL_HERE ? NULL : &from, (int)job->call_flags,
+                                     to == -1 ? NULL : &to, job->len, 0));
+}
+
+static int64_t close_fd(const struct file_job *job)
+{
+    int64_t res = result_of(close(job->fd));
+    return res == -EINTR ? 0 : res; /* it is closed */
+}
+
+static int64_t synchronise(const struct file_job *job)
+{
+    return result_of(job->call_flags & CALL_FSYNC_DATA ? fdatasync(job->fd) : fsync(job->fd));
+}
+
+static int64_t call_once(const struct file_job *job)
+{
+    const char *path = job->addr, *other = (const char *)(uintptr_t)job->off;
+    int fd = job->fd, flags = (int)job->call_flags;
+    switch (job->call) {
+    case CALL_FSYNC:
+        return synchronise(job);
+    case CALL_FALLOCATE:
+        return result_of(fallocate(fd, (int)job->len, (off_t)job->off, (off_t)(uintptr_t)job->addr));
+    case CALL_OPENAT:
+        return open_path(job, (uint32_t)job->len);
+    case CALL_CLOSE:
+        return close_fd(job);
+    case CALL_STATX:
+        return result_of(statx(fd, path, flags, (unsigned)job->len, (struct statx *)(uintptr_t)job->off));
+    case CALL_FADVISE:
+        return advise(job);
+    case CALL_RENAMEAT:
+        return result_of(renameat(fd, path, (int)job->len, other));
+    case CALL_UNLINKAT:
+        return result_of(unlinkat(fd, path, flags));
+    case CALL_MKDIRAT:
+        return result_of(mkdirat(fd, path, (mode_t)job->len));
+    case CALL_SYMLINKAT:
+        return result_of(symlinkat(path, fd, other));
+    case CALL_LINKAT:
+        return result_of(linkat(fd, path, (int)job->len, other, flags));
+    case CALL_FTRUNCATE:
+        return result_of(ftruncate(fd, (off_t)job->off));
+    case CALL_COPY_RANGE:
+        return copy_range(job);
+    }
+    return -ENOSYS;
+}
+
+void file_job_make(struct file_job *job, struct flexsc_faults *faults)
+{
+    int tries = 0;
+    switch (job->call) {
+    case CALL_READ:
+    case CALL_WRITE:
+        job->res = transfer_one(job, faults);
+        break;
+    case CALL_READV:
+    case CALL_WRITEV:
+        job->res = transfer(job, job->addr, (int)job->len, faults);
+        break;
+    case CALL_READ_WHOLE:
+        job->res = read_whole(job, faults);
+        break;
+    case CALL_READ_REST:
+        job->res = read_rest(job, faults);
+        break;
+    case CALL_WRITE_WHOLE:
+        job->res = write_whole(job, faults);
+        break;
+    default:
+        do
+            job->res = call_once(job);
+        while (job->res == -EINTR && ++tries < TRIES_MOST);
+    }
+}
+
+void file_job_drop(struct file_job *job)
+{
+    if (job->call == CALL_OPENAT && job->res >= 0)
+        close((int)job->res);
+    if (job->call == CALL_READ_WHOLE && job->opened >= 0)
+        close(job->opened);
+    if (job->call == CALL_READ_REST && job->res == (int64_t)job->len)
+        close(job->fd);
+    if (job->call == CALL_READ_WHOLE)
+        free(job->out);
+    job->out = NULL;
+    job->opened = -1;
+}

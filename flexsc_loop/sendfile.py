@@ -41,8 +41,7 @@ class _FileWriter(base_events._SendfileFallbackProtocol):  # type: ignore[misc, 
         self._write_ready_fut = loop.create_future() if self._should_resume_writing else None
         transport.pause_reading()
         transport.set_protocol(self)
-        if hasattr(transport, "_resume_instead"):
-            transport._resume_instead(self)
+        resume_instead(transport, self)
 
     def pause_writing(self) -> None:
         if self._write_ready_fut is None:
@@ -58,6 +57,23 @@ class _FileWriter(base_events._SendfileFallbackProtocol):  # type: ignore[misc, 
         if self._write_ready_fut is not None and self._write_ready_fut.done():
             self._write_ready_fut = None
         super().connection_lost(exc)
+        self._write_ready_fut = None
+
+    async def restore(self) -> None:
+        """Give the transport back to its protocol, which is told what has changed for it: that it may write, or not."""
+        paused = self._write_ready_fut is not None
+        told, self._should_resume_writing = self._should_resume_writing, self._should_resume_writing and not paused
+        await super().restore()
+        if paused:
+            resume_instead(self._transport, self._proto)
+            if not told:
+                self._proto.pause_writing()
+
+
+def resume_instead(transport: Any, protocol: Any) -> None:
+    """Have `protocol` told when writing may go on, where a transport remembers whom it has paused."""
+    if hasattr(transport, "_resume_instead"):
+        transport._resume_instead(protocol)
 
 
 def is_paused(transport: Any) -> bool:

@@ -16,6 +16,7 @@ What may differ from the standard loop, and is therefore not in a view:
 - how often `pause_writing` and `resume_writing` are called (they take turns; what holds at rest is compared, but not
   with TLS, where the standard loop has two buffers and looks at one of them);
 - when it is noticed that a far end has gone, if we write to it after that;
+- with TLS, when it is noticed that a far end has gone while we are paused, and whether a closing transport is reading;
 - which of the network's errors (`ConnectionResetError`, `BrokenPipeError`, …) ends a connection;
 - whether a call or its cancellation wins where both happen in one step; the data is there for the next one then;
 - the context of what `resume_reading`, `close` and `abort` cause (Python 3.15 changed it): the programs call them in
@@ -24,6 +25,8 @@ What may differ from the standard loop, and is therefore not in a view:
   which error ends a connection that was closed while data came, and whether `close()` delivers that;
 - what methods of a transport raise once it is closing, with which error `sendfile` on it fails, and whether a datagram
   is sent that was given to an endpoint after `close()`;
+- whether what is written is sent before the turn's end, unless `FLEXSC_WRITES=now` tells the loop so;
+- whether reading goes on after a `sendfile` during which it was paused (the standard loop resumes it);
 - the words of what reaches the exception handler: the kinds of exceptions are compared.
 
 What has to hold on any loop is checked as it happens: bytes are intact and in order; `connection_made` comes first,

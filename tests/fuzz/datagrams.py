@@ -49,7 +49,7 @@ class Endpoint(Thing):
         self.peer.setblocking(False)
         self.name = self.peer.getsockname()
         self.came: list[Any] = []
-        self.aborted = self.raced = self.rushed = False
+        self.aborted = self.raced = self.rushed = self.late = False
         where = {"remote_addr": self.name} if connected else {"local_addr": ("127.0.0.1", 0)}
         making = world.loop.create_datagram_endpoint(lambda: Talker(self), **where)
         await world.loop.create_task(making, context=self.context)
@@ -72,13 +72,14 @@ class Endpoint(Thing):
 
     @operation(weight=8, size=(1, 6, 500, 1472, 9000, 65507, 65508), count=(1, 1, 3))
     def send(self, size: int, count: int) -> None:
-        self.aborted = self.aborted or self.transport.is_closing()
+        self.late = self.late or self.transport.is_closing()
         for _ in range(count if size < 10_000 else 1):
             self.attempt(self.transport.sendto, self._next(size), None if self.connected else self.name)
 
     @operation(weight=1)
     def send_nowhere(self) -> None:
         """An address that this endpoint cannot send to."""
+        self.late = self.late or self.transport.is_closing()
         self.attempt(self.transport.sendto, b"x", ("127.0.0.1", 9) if self.connected else ("255.255.255.255", 9))
 
     @operation(weight=8, size=(0, 1, 6, 500, 9000, 65507), count=(1, 1, 3))
@@ -116,10 +117,11 @@ class Endpoint(Thing):
             self.came.append([data.hex()[:20], len(data)])
 
     def view(self) -> Any:
+        unsure = self.late or self.aborted
         return {
             "calls": [entry for entry in self.log if entry[0] != "datagram" or not self.rushed],
-            "errors": sorted(self.errors),
-            "peer": ANY if self.aborted else sorted(self.came) if self.raced else self.came,
+            "errors": ANY if unsure else sorted(self.errors),
+            "peer": ANY if unsure or (self.echo and self.rushed) else sorted(self.came) if self.raced else self.came,
             "closing": self.transport.is_closing(),
         }
 

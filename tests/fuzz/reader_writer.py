@@ -106,4 +106,4 @@ class ReaderWriter(Consumer):
                 self.complain(f"{self.peer.told} bytes were sent, {self.check.count} have come")
         self.torn = True
         self.peer.reading = True
-        self.writer.transport.abort()
+        self.attempt(self.writer.transport.abort)

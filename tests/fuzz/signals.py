@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from typing import Any
 
@@ -22,10 +23,14 @@ class Signal(Thing):
         self.number = min(free)
         self.before: Any = signal.signal(self.number, signal.SIG_IGN)
         self.saved: Any = signal.SIG_IGN
+        self.sent_in = -1
         return self
 
     @operation(weight=6)
-    def add(self) -> None:
+    async def add(self) -> None:
+        # Whether a handler is called for what came just before is free.
+        while self.sent_in == self.world.step and self.loop.time() < self.sent_at + 0.003:
+            await asyncio.sleep(0)
         self.attempt(self.loop.add_signal_handler, self.number, self._called)
 
     def _called(self) -> None:
@@ -33,6 +38,7 @@ class Signal(Thing):
 
     @operation(weight=8)
     def send(self) -> None:
+        self.sent_in, self.sent_at = self.world.step, self.loop.time()
         signal.raise_signal(self.number)
 
     @operation(weight=3)

@@ -75,7 +75,18 @@ class Sock(Consumer):
     @operation(weight=3)
     def take_by_hand(self) -> None:
         if not self.active("recv"):
-            self.note("by hand", self._by_hand(), inside=False)
+            self.note("by hand", self._all_by_hand(), inside=False)
+
+    def _all_by_hand(self) -> int:
+        """All that the far end has to send: how much of it stands in the kernel is free."""
+        count, end = 0, time.monotonic() + PATIENCE
+        while self.check.count < self.peer.told and not (self.eof or self.closed) and time.monotonic() < end:
+            self.pump()
+            more = self._by_hand()
+            count += more
+            if not more and not self.peer.open:
+                break
+        return count
 
     def _by_hand(self) -> int:
         count = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import tempfile
@@ -14,6 +15,8 @@ from .peers import Checker, Peer, TlsPeer, piece
 from .world import ANY, Exit, Thing, World, family
 
 FLAGS = (False, False, True)
+#: Otherwise some writes wait for the turn's end.
+WRITES_NOW = os.environ.get("FLEXSC_WRITES") == "now"
 
 
 def pair(how: str, small: bool) -> tuple[socket.socket, socket.socket]:
@@ -24,6 +27,7 @@ def pair(how: str, small: bool) -> tuple[socket.socket, socket.socket]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             ours = socket.create_connection(listener.getsockname())
             theirs, _ = listener.accept()
+            theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for sock in (ours, theirs):
         sock.setblocking(False)
         if small:
@@ -56,7 +60,7 @@ class Recorder(asyncio.Protocol):
         thing.arrived(data)
 
     def eof_received(self) -> bool:
-        self.thing.happen("eof")
+        self.thing.end()
         return self.thing.keep_open
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -90,7 +94,8 @@ class Stream(Thing):
     """A transport with a protocol, and its far end."""
 
     marks = True
-    lost = over = writes_paused = False
+    last_words = False  # the far end sends something with its end
+    lost = over = told_end = writes_paused = False
     dead = False  # we have written to a far end that has gone: when that is noticed is free
     # What of the view has become free: the far end's share, both shares, how much the far end had read when it stopped;
     # whether data came before we closed, or before we paused.
@@ -103,6 +108,7 @@ class Stream(Thing):
         self.peer: Any = None
         self.check = Checker(2 * slot, self.complain)
         self.written = 0
+        self.tasks_gave: list[Any] = []
 
     def gone(self) -> bool:
         return bool(self.transport.is_closing())
@@ -110,6 +116,11 @@ class Stream(Thing):
     @property
     def received(self) -> int:
         return self.check.count
+
+    def ended(self, name: str, what: Any) -> None:
+        """When a task of ours ends, among what the protocol is told, is free."""
+        super().ended(name, what)
+        self.tasks_gave.append(self.log.pop())
 
     # ---- what the protocol is told
 
@@ -124,6 +135,14 @@ class Stream(Thing):
         """Runs before anything else happens to the connection."""
         self.world.noted += 1
         self.log.append(["soon", after])
+
+    def end(self) -> None:
+        """The standard loop tells it again when reading is resumed."""
+        if self.told_end:
+            self.complain("eof_received again")
+        else:
+            self.told_end = True
+            self.happen("eof")
 
     def arrived(self, data: bytes) -> None:
         if self.lost or self.over:
@@ -189,14 +208,17 @@ class Stream(Thing):
 
     @operation(weight=2, size=(10, 700))
     def send_and_block(self, size: int) -> None:
-        """What has been written is sent although the callback goes on and waits for it."""
-        if self.peer.reading and not self.tasks and not self.writes_paused and not self.transport.is_closing():
+        """What has been written is sent although the callback goes on and waits for it: if the loop is told so."""
+        if self.peer.reading and not (self.active("send_file") or self.transport.is_closing()):
+            paused = self.writes_paused
             self.pump()
             self.context.run(self.write, size)
-            end = time.monotonic() + 0.3
+            checked = WRITES_NOW or not self.world.stats
+            end = time.monotonic() + (0.3 if checked else 0.01)
             while self.peer.received < self.written and time.monotonic() < end:
                 self.pump()
-            self.note("blocked for it", self.peer.received == self.written, inside=False)
+            if checked and not paused and self.peer.received < self.written:
+                self.complain("what was written was not sent before the turn's end")
 
     @operation(weight=2, size=(700, LARGE))
     def send_file(self, size: int) -> None:
@@ -247,8 +269,10 @@ class Stream(Thing):
 
     @operation()
     def pause(self) -> None:
-        self.halted = self.hasty()
-        self.attempt(self.transport.pause_reading)
+        if not self.active("send_file"):  # at its end the standard loop resumes what has been paused meanwhile
+            self.halted = self.hasty()
+            self.dead = self.dead or not self.peer.open
+            self.attempt(self.transport.pause_reading)
 
     @operation()
     def resume(self) -> None:
@@ -284,16 +308,19 @@ class Stream(Thing):
 
     @operation(weight=3)
     def peer_shutdown(self) -> None:
+        self.torn = self.torn or (self.last_words and self.transport.is_closing())
         self.peer.end("shutdown")
 
     @operation(weight=2)
     def peer_close(self) -> None:
         self.vague = self.vague or self.peer.received < self.written
+        self._peer_leaves()
         self.peer.end("close")
 
     @operation(weight=1)
     def peer_reset(self) -> None:
         self.vague = self.torn = True
+        self._peer_leaves()
         self.peer.end("reset")
 
     @operation(weight=2, size=(1, 100, 2000), how=("shutdown", "close"))
@@ -303,8 +330,12 @@ class Stream(Thing):
             self.torn = True
         if how == "close":
             self.vague = self.vague or self.peer.received < self.written
+            self._peer_leaves()
         self.peer.send(size)
         self.peer.end(how)
+
+    def _peer_leaves(self) -> None:
+        """Before the far end goes."""
 
     # ---- rest
 
@@ -326,12 +357,16 @@ class Stream(Thing):
             return True
         return bool(self.peer.backlog and transport.is_reading())
 
+    def unfinished(self) -> bool:
+        return self.busy() or (self.transport is not None and not self.lost)
+
     def view(self) -> Any:
         transport = self.transport
         if self.dead:
             return ANY
         return {
             "calls": self._calls(),
+            "tasks": self.tasks_gave,
             "received": ANY if self._may_have_received() else self.received,
             "peer": [ANY if self._may_have_sent() else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
@@ -362,6 +397,8 @@ class Stream(Thing):
 
     def _peers_end(self) -> Any:
         ended = self.peer.ended
+        if not self.peer.open:
+            return ANY  # whether it saw our end before its own
         return "over" if ended and (self.torn or self.vague) else ended
 
     async def finish(self) -> None:
@@ -437,6 +474,7 @@ class Tls(Stream):
     """TLS, on either side."""
 
     marks = False
+    last_words = True
     downloaded = 0
 
     def pump(self) -> None:
@@ -464,7 +502,7 @@ class Tls(Stream):
         return super()._calls()
 
     def _reads(self) -> Any:
-        return None if self.lost else self.transport.is_reading()
+        return None if self.transport.is_closing() else self.transport.is_reading()
 
     def _may_have_received(self) -> bool:
         return self.torn or super()._may_have_received()
@@ -474,6 +512,10 @@ class Tls(Stream):
 
     def _writes(self) -> Any:
         return ANY  # the standard loop has two buffers there, and looks at one of them
+
+    def _peer_leaves(self) -> None:
+        """When it is noticed is free while we are paused: the standard loop goes on reading records."""
+        self.dead = self.dead or not (self.transport.is_closing() or self.transport.is_reading())
 
     @operation(weight=1)
     def peer_cuts(self) -> None:

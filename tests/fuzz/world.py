@@ -23,8 +23,9 @@ ANY = "?"
 
 #: How long this loop may take to what the standard loop has reached.  Only a failure takes so long.
 PATIENCE = 3.0
-#: Turns that a loop may make in `IDLE` seconds in which nothing happens.
-IDLE, IDLE_TURNS = 0.003, 15
+#: Turns that a loop may make in `IDLE` seconds in which nothing happens; and for how many times as long it may go on
+#: with what changes no view, such as data for a far end that has gone.
+IDLE, IDLE_TURNS, IDLE_TIMES = 0.003, 15, 100
 
 
 class Exit(SystemExit):
@@ -63,7 +64,7 @@ class Thing:
         try:
             return self.context.run(call, *args)
         except Exception as exc:
-            if not self.gone():
+            if not self.gone() and not self.hasty():
                 self.note(call.__name__, type(exc).__name__, inside=False)
 
     def spawn(self, name: str, work: Coroutine[Any, Any, Any]) -> None:
@@ -80,11 +81,15 @@ class Thing:
                 what = "cancelled"
             except Exception as exc:
                 what = family(exc)
-            self.note(name, what)
+            self.ended(name, what)
 
         task = self.loop.create_task(run(), context=self.context)
         self.tasks[name] = task
         task.add_done_callback(lambda _: self.tasks.pop(name, None))
+
+    def ended(self, name: str, what: Any) -> None:
+        """What a task gave."""
+        self.note(name, what)
 
     def active(self, name: str) -> bool:
         return name in self.tasks or self.started.get(name) == self.world.step
@@ -115,6 +120,10 @@ class Thing:
     def busy(self) -> bool:
         """Whether something is on its way that will get there."""
         return False
+
+    def unfinished(self) -> bool:
+        """Whether something is left to wait for after `finish`."""
+        return self.busy()
 
     def view(self) -> Any:
         return {"calls": self.log}
@@ -290,14 +299,14 @@ class World:
         return quiet >= 5
 
     async def _idle(self, number: int) -> None:
-        """Nothing is to be done: the loop sleeps.  What is still on its way may need a few more turns."""
-        for last in (False, False, True):
+        """Nothing is to be done: the loop sleeps, as soon as what is still on its way has come."""
+        for left in reversed(range(IDLE_TIMES)):
             before = self.stats() if self.stats else {}
             await asyncio.sleep(IDLE)
             made = {key: self.stats()[key] - before[key] for key in before}
             if not before or max(made["turns"], made["syscalls"]) < IDLE_TURNS:
                 return
-            if last:
+            if not left:
                 self.complaints.append(f"step {number}: the loop spins: {made}")
             self.pump()
 
@@ -306,11 +315,11 @@ class World:
             await thing.cancel_all()
             await thing.finish()
         end = time.monotonic() + PATIENCE
-        while any(thing.busy() for thing in self.things.values()) and time.monotonic() < end:
+        while any(thing.unfinished() for thing in self.things.values()) and time.monotonic() < end:
             self.pump()
             await asyncio.sleep(0.0005)
         for thing in self.things.values():
-            if thing.busy():
+            if thing.unfinished():
                 thing.complain(f"does not end: {thing.view()}")
             thing.dispose()
         await self.loop.shutdown_default_executor()

@@ -166,9 +166,8 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
         return (<Tls> self._core).closing()
 
     def is_reading(self):
-        """Whether data is delivered as it comes."""
-        cdef Tls core = self._core
-        return not core.paused and not core.closing()
+        """Whether data is delivered as it comes, or would be: close() does not change the answer, as in asyncio."""
+        return not (<Tls> self._core).paused
 
     def pause_reading(self):
         """Deliver nothing until `resume_reading`.  What has come already is kept."""

@@ -544,7 +544,6 @@ cdef class Tls(Layer):
         self.phase = FLUSHING
         self.start_timer(self.shutdown_timeout, self.shutdown_late)
         if self.paused:
-            self.paused = False
             self.resume_carrier()
         return self.want_flush()
 
@@ -621,16 +620,17 @@ cdef class Tls(Layer):
     # ---- what the transport passes on
 
     cdef int pause_reading(self) except -1:
-        if self.phase <= OPEN and not self.paused:
+        if not self.paused:
             self.paused = True
             if self.phase == OPEN:
                 self.pause_carrier()
         return 0
 
     cdef int resume_reading(self) except -1:
-        if self.phase <= OPEN and self.paused:
+        if self.paused:
             self.paused = False
-            self.resume_carrier()
+            if self.phase <= OPEN:
+                self.resume_carrier()
             if self.has_rest():
                 self.stream.wake_up()
         return 0

@@ -196,6 +196,21 @@ def digest(data: bytes | bytearray | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def run_again(loop: asyncio.AbstractEventLoop, coroutine: Any, exit: BaseException) -> int:
+    """Run `loop` until the coroutine has ended, again whenever `exit` has left it; returns how often that was."""
+    task, left = loop.create_task(coroutine), 0
+    while not task.done():
+        try:
+            loop.run_until_complete(asyncio.wait([task], timeout=10))
+        except type(exit) as error:
+            assert error is exit
+            left += 1
+        else:
+            assert task.done(), "the program waits for ever"
+    task.result()
+    return left
+
+
 class Recorder(asyncio.Protocol):
     """Writes down what the transport calls, in order."""
 

@@ -7,7 +7,7 @@ import socket
 import weakref
 
 import pytest
-from support import Recorder, payload, settle, turns
+from support import Recorder, payload, run_again, settle, turns
 from test_pipes import Writer, make_pair
 
 
@@ -212,21 +212,6 @@ class Leaving(Recorder):
         if name == self.name:
             self.name = None
             raise self.exit
-
-
-def run_again(loop, coroutine, exit):
-    """Run the loop until the coroutine has ended; returns how often `exit` has left it."""
-    task, left = loop.create_task(coroutine), 0
-    while not task.done():
-        try:
-            loop.run_until_complete(asyncio.wait([task], timeout=10))
-        except type(exit) as error:
-            assert error is exit
-            left += 1
-        else:
-            break
-    task.result()
-    return left
 
 
 @pytest.mark.parametrize("exit", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])

@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from support import Recorder, digest, payload, shrink, turns
+from support import Recorder, digest, payload, run_again, shrink, turns
 from test_tls_special import plain_pair
 from tls_support import VERSIONS, Connector, Contexts
 
@@ -342,18 +342,7 @@ def test_an_exit_out_of_a_callback_leaves_a_connection_that_goes_on(loop, contex
 
     opening = loop.create_task(connector.open(ours, lambda: protocol))
     shaking = loop.create_task(peer.handshake())
-    talking = loop.create_task(talk())
-    left = 0
-    while not talking.done():
-        try:
-            loop.run_until_complete(asyncio.wait([talking], timeout=EARLY))
-        except (SystemExit, KeyboardInterrupt) as error:
-            assert error is exit
-            left += 1
-        else:
-            break
-    talking.result()
-    assert left == 1
+    assert run_again(loop, talk(), exit) == 1
     assert protocol.data == b"onetwo"
     assert [call for call in protocol.calls if call not in ("pause", "resume")] == ["made", "data", "eof", "lost"]
     connector.clean()

@@ -15,20 +15,14 @@ cdef class ReceiveFrom(Operation):
 
 
 cdef class Datagrams(Outgoing):
-    cdef object waiter                # future of whoever opens the endpoint
     cdef object address               # the only destination that sendto() may name, or None
-    cdef dict extra
     cdef AddressBook book
-    cdef object error                 # what connection_lost will be told
-
-    cdef bint fresh                   # connection_made is still to be called
-    cdef bint introduced              # connection_made has been called
     cdef bint paused                  # pause_reading
     cdef flexsc_queue inbox           # received, not delivered: data and address of each, with one reference
     cdef ReceiveFrom receive
     cdef list errors                  # for error_received
+    cdef bint in_call                 # of sendto(): its errors are told within it
 
-    cdef int introduce(self) except -1
     cdef int arm(self) except -1
     cdef int received(self, int res, uint32_t flags) except -1
     cdef int take(self, uint32_t id) except -1
@@ -37,6 +31,7 @@ cdef class Datagrams(Outgoing):
     cdef int deliver_errors(self) except -1
     cdef int sendto(self, object data, object address) except -1
     cdef int close(self) except -1
+    cdef int stop_receiving(self) except -1
     cdef int force_close(self, object error) except -1
     cdef int lose(self) except -1
     cdef int let_go(self) except -1

@@ -2,7 +2,7 @@
 """Floor 4: datagram endpoints, UDP and Unix sockets.
 
 Owns: the endpoint's socket from here until `connection_lost`, what was received and not delivered.  Imports: addresses,
-connection, outgoing, page, operation, turn.
+connection, outgoing, protocols, page, operation, turn.
 
 One operation completes again and again, each time with a whole datagram in a large pool buffer.
 """
@@ -15,7 +15,7 @@ from asyncio.log import logger
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EMSGSIZE, ENOTSOCK
@@ -30,8 +30,9 @@ from flexsc_loop.syscalls.page cimport (
 from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
 from flexsc_loop.transports.connection cimport hold_socket, release_socket
-from flexsc_loop.transports.outgoing cimport CLOSED, CLOSING, OPEN, Outgoing
-from flexsc_loop.turn.handles cimport call_in, monotonic, queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.transports.outgoing cimport Outgoing
+from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN
+from flexsc_loop.turn.handles cimport monotonic, queue_count, queue_free, queue_pop, queue_push
 from flexsc_loop.turn.turn cimport Turn
 
 
@@ -82,30 +83,14 @@ cdef class Datagrams(Outgoing):
         if self.state == CLOSED:
             return 0
         if self.fresh:
-            self.introduce()
-        if self.errors is not None:
+            return self.introduce()
+        if self.errors:
             self.deliver_errors()
         if self.state == OPEN and not self.paused:
             self.deliver()
-        if self.protocol_paused and self.unsent <= self.low:
-            self.resume_protocol()
+        self.resume_if_little()
         if self.state == CLOSING:
             self.lose()
-        return 0
-
-    cdef int introduce(self) except -1:
-        """connection_made, then whoever waits for the endpoint."""
-        self.fresh = False
-        self.introduced = True
-        try:
-            call_in(self.context, self.protocol.connection_made, self.facade)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("Exception in callback connection_made", error)
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
         return 0
 
     # ---- receiving
@@ -160,6 +145,7 @@ cdef class Datagrams(Outgoing):
             try:
                 self.deliver_each()
             finally:
+                self.gathering = False
                 PyContext_Exit(self.context)
         if queue_count(&self.inbox) == 0:
             return self.arm()
@@ -181,6 +167,7 @@ cdef class Datagrams(Outgoing):
             Py_DECREF(data)
             address = <object> queue_pop(&self.inbox)
             Py_DECREF(address)
+            self.gathering = queue_count(&self.inbox) != 0
             arguments[1] = <PyObject*> data
             arguments[2] = <PyObject*> address
             try:
@@ -200,20 +187,21 @@ cdef class Datagrams(Outgoing):
         return 0
 
     cdef int note_error(self, object error) except -1:
-        if self.errors is None:
-            self.errors = []
-        self.errors.append(error)
-        return self.wake_up()
-
-    cdef int deliver_errors(self) except -1:
-        errors, self.errors = self.errors, None
-        for error in errors:
+        if self.in_call:
+            # As in asyncio, in the context of whoever sends.
             try:
-                call_in(self.context, self.protocol.error_received, error)
+                self.protocol.error_received(error)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as raised:
                 self.complain("Exception in callback error_received", raised)
+            return 0
+        self.errors.append(error)
+        return self.wake_up()
+
+    cdef int deliver_errors(self) except -1:
+        while self.errors:
+            self.tell_of("error_received", self.errors.pop(0))
         return 0
 
     # ---- sending
@@ -226,21 +214,22 @@ cdef class Datagrams(Outgoing):
             if address is not None and address != self.address:
                 raise ValueError(f"Invalid address: must be None or {self.address}")
             address = self.address
-        if self.state != OPEN or self.dropping:
+        if self.state == CLOSED or (self.writes_lost and self.address):
             return self.lost_write()
         self.page.refuse_if_away()
         # Whatever may change under our hands is copied now.
         if type(data) is not bytes:
             data = bytes(data)
-        if self.connected:
-            self.enqueue(<bytes> data, None, True)
-        else:
-            name = self.book.encode(address)
-            if name is not None:
-                self.enqueue(<bytes> data, name, True)
+        name = None if self.connected else self.book.encode(address)
+        self.in_call = True
+        try:
+            if self.connected or name is not None:
+                self.put(<bytes> data, name, True)
             else:
-                self.enqueue(<bytes> data, address, False)
-        return self.after_write()
+                self.put(<bytes> data, address, False)
+        finally:
+            self.in_call = False
+        return self.drop_unsent() if self.dropping else 0
 
     # ---- ending
 
@@ -248,12 +237,17 @@ cdef class Datagrams(Outgoing):
         """Stop receiving, let what was sent go out, then end."""
         if self.state != OPEN:
             return 0
+        self.stop_receiving()
+        if self.unsent != 0:
+            return 0
+        self.writes_lost += 1
+        return self.stand_in_line()
+
+    cdef int stop_receiving(self) except -1:
         self.state = CLOSING
-        if self.unsent == 0:
-            self.writes_lost += 1
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
-        return self.wake_up()
+        return 0
 
     cdef int force_close(self, object error) except -1:
         """End now; what was not sent is dropped."""
@@ -262,26 +256,26 @@ cdef class Datagrams(Outgoing):
         self.dropping = True
         if self.error is None:
             self.error = error
-        self.close()
         self.drop_unsent()
-        return self.wake_up()
+        if self.state == OPEN:
+            self.stop_receiving()
+        self.writes_lost += 1
+        return self.stand_in_line()
+
+    cdef int await_ends(self) except -1:
+        return self.page.await_end(self.receive)
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
-        if self.busy() or self.receive.user_data != 0:
+        if self.in_line or self.busy() or self.receive.user_data != 0:
             return 0
         if queue_count(&self.outbox):
             return self.wants_flush()
-        if self.errors is not None:
+        if self.errors:
             return self.wake_up()
         self.state = CLOSED
         try:
-            if self.introduced:
-                call_in(self.context, self.protocol.connection_lost, self.error)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("Exception in callback connection_lost", error)
+            self.tell_of("connection_lost", self.error)
         finally:
             self.let_go()
         return 0
@@ -289,9 +283,6 @@ cdef class Datagrams(Outgoing):
     cdef int let_go(self) except -1:
         """Close the socket and break the reference cycles."""
         cdef int fd = self.fd
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(self.error or ConnectionAbortedError("the endpoint was closed"))
         self.fd = -1
         self.turn.owned.pop(fd, None)
         if release_socket(self.sock) == fd:
@@ -307,12 +298,12 @@ cdef class Datagrams(Outgoing):
 
     cdef int fatal(self, object error, str message) except -1:
         """An error that ends the endpoint.  Those of the network itself are no news outside debug mode."""
-        if isinstance(error, OSError):
-            if self.turn._debug:
-                logger.debug("%r: %s", self.facade, message, exc_info=error)
-        else:
+        self.force_close(error)
+        if not isinstance(error, OSError):
             self.complain(message, error)
-        return self.force_close(error)
+        elif self.turn._debug:
+            logger.debug("%r: %s", self.facade, message, exc_info=error)
+        return 0
 
     # ---- what the transport passes on
 
@@ -372,11 +363,8 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     core.turn = turn
     core.page = turn.page
     core.sock = sock
-    core.protocol = protocol
     core.address = address
-    core.waiter = waiter
-    core.context = PyContext_CopyCurrent()
-    core.fresh = True
+    core.errors = []
     core.connected = is_connected(sock)
     core.extra = {"socket": trsock.TransportSocket(sock), "sockname": name_of(sock.getsockname),
                   "peername": name_of(sock.getpeername), **(extra or {})}
@@ -388,11 +376,10 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     core.receive.header.msg_namelen = ADDRESS_MOST if sock.family == AF_UNIX else INET_NAME
     transport = DatagramTransport.__new__(DatagramTransport)
     transport._core = core
-    core.facade = transport
     core.fd = sock.fileno()
     hold_socket(sock)
     turn.owned[core.fd] = transport
-    core.wake_up()
+    core.begin(transport, protocol, waiter)
     return transport
 
 
@@ -474,3 +461,6 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):
         cdef Datagrams core = self._core
         if core.fd >= 0:
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+
+    def _go_on(self):
+        (<Datagrams> self._core).go_on()

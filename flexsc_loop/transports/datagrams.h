@@ -1,4 +1,4 @@
-/* Floor 4: many datagrams sent with one system call.  Knows nothing of Python. */
+/* Floor 4: datagrams sent, one or many with one system call.  Knows nothing of Python. */
 #ifndef FLEXSC_DATAGRAMS_H
 #define FLEXSC_DATAGRAMS_H
 
@@ -53,6 +53,17 @@ static inline unsigned datagrams_send(int fd, struct datagram_batch *batch, bool
         }
     }
     return sent;
+}
+
+/* Send one without blocking.  Returns 0 or an errno. */
+static inline int datagram_send(int fd, void *data, size_t size, void *name, size_t name_size, uint64_t *calls)
+{
+    ssize_t res;
+    do {
+        res = sendto(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL, name, (socklen_t)name_size);
+        ++*calls;
+    } while (res < 0 && errno == EINTR);
+    return res < 0 ? errno : 0;
 }
 
 #endif

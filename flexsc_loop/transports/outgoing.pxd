@@ -4,14 +4,8 @@ from posix.uio cimport iovec
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.syscalls.posix_socket cimport msghdr
+from flexsc_loop.transports.protocols cimport ProtocolEndpoint
 from flexsc_loop.turn.handles cimport flexsc_queue
-from flexsc_loop.turn.turn cimport Endpoint
-
-
-cdef enum State:
-    OPEN         # connection_made is due or has been called; reads and writes go on
-    CLOSING      # close() or abort() was called: operations are being ended, writes perhaps drained
-    CLOSED       # connection_lost has been called, the fd is closed or on its way
 
 
 cdef class Writable(Operation):
@@ -30,20 +24,13 @@ cdef class SendTo(Operation):
     cdef int prepare(self, uint32_t flags) except -1
 
 
-cdef class Outgoing(Endpoint):
+cdef class Outgoing(ProtocolEndpoint):
     cdef Page page
     cdef int fd
-    cdef State state
-    cdef object facade                # the asyncio transport that users hold
-    cdef object protocol
-    cdef object context
     cdef object sock
     cdef bint connected               # the kernel knows the destination
 
     cdef flexsc_queue outbox          # not sent: data (bytes) and name (see `enqueue`) of each, with one reference
-    cdef size_t unsent                # bytes of the outbox and of the flight, as flow control counts them
-    cdef size_t high, low
-    cdef bint protocol_paused
     cdef bint dropping                # abort: what is unsent stays so
     cdef unsigned int writes_lost     # sends after the end
     cdef bint calling                 # the socket module sends, and may run code of the program's: hands off the outbox
@@ -52,6 +39,9 @@ cdef class Outgoing(Endpoint):
     cdef object retry                 # timer: when to try again
     cdef double retry_delay
 
+    cdef bint gathering               # more is to be delivered, whose answers may go with these
+    cdef uint32_t prompt_in           # low bits of the turn in which something was sent at once
+    cdef unsigned int prompt          # how often in that turn
     cdef bint by_page                 # another thread sends: through entries, not from here
     cdef list flight                  # SendTos under way, in order
     cdef unsigned int flying          # of them, not completed
@@ -59,10 +49,11 @@ cdef class Outgoing(Endpoint):
 
     cdef int note_error(self, object error) except -1
     cdef int fatal(self, object error, str message) except -1
-    cdef int complain(self, str message, object error) except -1
     cdef int lost_write(self) except -1
+    cdef int put(self, bytes data, object name, bint as_it_is) except -1
+    cdef bint may_send_at_once(self) noexcept
+    cdef int send_one(self, bytes data, bytes name) noexcept
     cdef int enqueue(self, bytes data, object name, bint as_it_is) except -1
-    cdef int after_write(self) except -1
     cdef int send_from_here(self) except -1
     cdef bint send_batch(self) except -1
     cdef bint send_by_socket(self) except -1
@@ -76,6 +67,3 @@ cdef class Outgoing(Endpoint):
     cdef int drop_outbox(self) except -1
     cdef int drop_unsent(self) except -1
     cdef bint busy(self) noexcept
-    cdef int pause_protocol(self) except -1
-    cdef int resume_protocol(self) except -1
-    cdef int set_limits(self, object high, object low) except -1

@@ -1,7 +1,7 @@
 from typing_extensions import disjoint_base
 
 from flexsc_loop.syscalls.operation import Operation
-from flexsc_loop.turn.turn import Endpoint
+from flexsc_loop.transports.protocols import ProtocolEndpoint
 
 @disjoint_base
 class Writable(Operation): ...
@@ -9,5 +9,5 @@ class Writable(Operation): ...
 class SendTo(Operation): ...
 
 @disjoint_base
-class Outgoing(Endpoint):
+class Outgoing(ProtocolEndpoint):
     def try_again(self) -> None: ...

@@ -1,12 +1,12 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: datagrams on their way out.
 
-Owns: what was sent and the kernel has not taken, and the accounting of it.  Imports: connection, page,
-operation, turn.
+Owns: what was sent and the kernel has not taken, and the accounting of it.  Imports: protocols, page, operation, turn.
 
-What a turn sends leaves at its end.  Where the loop's own thread serves the page, that is one sendmmsg(2), which keeps
-the order even when the socket is full, and costs less than an entry for each datagram.  With a syscall thread, linked
-entries do the same from its core.
+Where the loop's own thread serves the page, a datagram leaves at once.  Only bursts leave together, and so do answers
+to several that have come together.  That is one sendmmsg(2), which keeps the order even when the socket is full,
+and costs less than an entry for each datagram.  With a syscall thread what a turn sends leaves at its end, as linked
+entries, which do the same from its core.
 """
 import os
 import sys
@@ -24,9 +24,8 @@ from flexsc_loop.syscalls.page cimport (
     CALL_POLL, CALL_SENDMSG, EAGAIN, ECANCELED, ENTRY_LINK, ENTRY_OWNED,
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, POLLOUT
-from flexsc_loop.transports.connection cimport call_for
+from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN, ProtocolEndpoint
 from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_peek, queue_pop, queue_push
-from flexsc_loop.turn.turn cimport Endpoint
 
 
 cdef extern from "datagrams.h":
@@ -37,11 +36,12 @@ cdef extern from "datagrams.h":
         unsigned int count
 
     void datagrams_add(datagram_batch* batch, void* data, size_t size, void* name, size_t name_size) noexcept
+    int datagram_send(int fd, void* data, size_t size, void* name, size_t name_size, uint64_t* calls) noexcept
     unsigned int datagrams_send(int fd, datagram_batch* batch, bint one_by_one, uint64_t* calls, int* error) noexcept
 
 cdef enum:
-    HIGH_WATER = 64 * 1024
     BY_SOCKET = 1                    # lowest bit of a queued name: not a sockaddr, but what the program said
+    PROMPT_MOST = 4                  # so many of a turn leave at once; more are a burst, and cheaper sent together
 
 cdef double RETRY_LEAST = 0.001
 cdef double RETRY_MOST = 0.05
@@ -82,13 +82,11 @@ cdef class SendTo(Operation):
 
 
 @cython.no_gc_clear  # the queue's references are not the collector's to drop
-cdef class Outgoing(Endpoint):
+cdef class Outgoing(ProtocolEndpoint):
     """The sending half of an endpoint."""
 
     def __cinit__(self):
         self.fd = -1
-        self.high = HIGH_WATER
-        self.low = HIGH_WATER // 4
         self.flight = []
         self.spare = []
         self.writable = Writable.__new__(Writable)
@@ -107,20 +105,57 @@ cdef class Outgoing(Endpoint):
         """An error that ends the endpoint."""
         return 0
 
-    cdef int complain(self, str message, object error) except -1:
-        self.turn.call_exception_handler({
-            "message": message, "exception": error, "transport": self.facade, "protocol": self.protocol})
-        return 0
-
     cdef int lost_write(self) except -1:
         if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
             logger.warning("socket.send() raised exception.")
         self.writes_lost += 1
         return 0
 
+    cdef int put(self, bytes data, object name, bint as_it_is) except -1:
+        """Send a datagram, or queue it.  name: a sockaddr as bytes, or None on a connected socket, or (not as it is) an
+        address that only Python's socket module understands."""
+        cdef bint busy = self.busy()
+        cdef bint at_once = not busy and self.may_send_at_once()
+        cdef int error
+        if at_once and as_it_is and queue_count(&self.outbox) == 0:
+            error = self.send_one(data, <bytes> name)
+            if error == 0:
+                return 0
+            if error != EAGAIN:
+                return self.note_error(OSError(error, os.strerror(error)))
+        self.enqueue(data, name, as_it_is)
+        if busy:
+            pass  # sent when that has ended
+        elif at_once or (not self.by_page and (self.unsent > self.high
+                                               or queue_count(&self.outbox) >= 2 * DATAGRAMS_AT_ONCE)):
+            self.send_from_here()
+        elif not self.written:
+            self.wants_flush()
+        return self.pause_if_much()
+
+    cdef bint may_send_at_once(self) noexcept:
+        """Whether not to wait for more to go with it.  The peer has it while the callback that sends it goes on."""
+        if self.state != OPEN:
+            return True  # connection_lost does not wait for it
+        if self.by_page or self.gathering:
+            return False
+        if self.prompt_in != <uint32_t> self.turn.turns:
+            self.prompt_in = <uint32_t> self.turn.turns
+            self.prompt = 0
+        self.prompt += 1
+        return self.prompt <= PROMPT_MOST or not self.turn.inside
+
+    cdef int send_one(self, bytes data, bytes name) noexcept:
+        """Returns 0 or an errno."""
+        cdef void* to = NULL
+        cdef size_t size = 0
+        if name is not None:
+            to = PyBytes_AS_STRING(name)
+            size = PyBytes_GET_SIZE(name)
+        return datagram_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), to, size,
+                             &self.page.direct_calls)
+
     cdef int enqueue(self, bytes data, object name, bint as_it_is) except -1:
-        """Queue a datagram.  name: a sockaddr as bytes, or None on a connected socket, or (not as it is) an address
-        that only Python's socket module understands."""
         cdef uintptr_t tagged = <uintptr_t> <void*> name
         if not as_it_is:
             tagged |= BY_SOCKET
@@ -132,17 +167,6 @@ cdef class Outgoing(Endpoint):
         Py_INCREF(data)
         Py_INCREF(name)
         self.unsent += PyBytes_GET_SIZE(data) + HEADER_SIZE
-        return 0
-
-    cdef int after_write(self) except -1:
-        if self.busy():
-            pass  # sent when that has ended
-        elif not self.by_page and (self.unsent > self.high or queue_count(&self.outbox) >= 2 * DATAGRAMS_AT_ONCE):
-            self.send_from_here()
-        elif not self.written:
-            self.wants_flush()
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
         return 0
 
     cdef int flush(self) except -1:
@@ -331,42 +355,9 @@ cdef class Outgoing(Endpoint):
             self.take_out()
         return 0
 
-    cdef int pause_protocol(self) except -1:
-        self.protocol_paused = True
-        try:
-            self.protocol.pause_writing()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("protocol.pause_writing() failed", error)
-        return 0
-
-    cdef int resume_protocol(self) except -1:
-        self.protocol_paused = False
-        try:
-            call_for(self.context, self.protocol.resume_writing)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("protocol.resume_writing() failed", error)
-        return 0
-
     cdef bint busy(self) noexcept:
         """Whether something is being sent, or waits for room."""
         return self.writable.user_data != 0 or self.flying != 0 or self.retry is not None or self.calling
-
-    cdef int set_limits(self, object high, object low) except -1:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high = high
-        self.low = low
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
-        return 0
 
     cdef int drop_unsent(self) except -1:
         """The endpoint ends now."""

@@ -1,13 +1,7 @@
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.turn.turn cimport Endpoint
-
-
-cdef enum State:
-    OPEN         # connection_made is due or has been called
-    CLOSING      # nothing new is read or accepted; what was written may still go out
-    CLOSED       # connection_lost has been called and the pipe is closed
+from flexsc_loop.transports.protocols cimport ProtocolEndpoint
 
 
 cdef class Ready(Operation):
@@ -18,29 +12,14 @@ cdef class Ready(Operation):
     cdef int prepare(self) except -1
 
 
-cdef class PipeEnd(Endpoint):
+cdef class PipeEnd(ProtocolEndpoint):
     cdef int fd
     cdef object pipe                  # the caller's file object; None once it is closed
-    cdef object facade                # the asyncio transport that users hold
-    cdef object protocol
-    cdef object context
-    cdef object waiter                # future of whoever connects the pipe
-    cdef dict extra
-    cdef State state
-    cdef bint fresh                   # connection_made is still to be called
-    cdef bint in_line                 # `go_on` stands in line with the callbacks
-    cdef object error                 # what connection_lost will be told
     cdef Ready ready                  # waits until there is something to read, or room to write
 
-    cdef int adopt(self, object pipe, object protocol, object waiter, object extra) except -1
-    cdef int stand_in_line(self) except -1
-    cdef int go_on(self) except -1
+    cdef int adopt(self, object facade, object pipe, object protocol, object waiter, object extra) except -1
     cdef bint is_ours(self) except -1
-    cdef int introduce(self) except -1
-    cdef int call(self, str name) except -1
-    cdef int complain(self, str message, object error) except -1
     cdef int end_waits(self) except -1
-    cdef int await_ends(self) except -1
     cdef bint waits(self) noexcept
     cdef bint goes_on(self) noexcept
     cdef int lose(self) except -1
@@ -52,7 +31,6 @@ cdef class ReadEnd(PipeEnd):
 
     cdef int read(self) except -1
     cdef object take(self)
-    cdef int deliver(self, bytes data) except -1
     cdef int reach_end(self) except -1
     cdef int fail(self, object error) except -1
 
@@ -61,9 +39,7 @@ cdef class WriteEnd(PipeEnd):
     cdef Ready peer                   # waits until the reader has gone; None where that can't be known
     cdef list outbox                  # bytes that the kernel has not taken, oldest first
     cdef size_t offset                # bytes of the first one that it has
-    cdef size_t unsent, high, low
     cdef bint in_vain                 # the last call found no room, and will be made once more
-    cdef bint protocol_paused
     cdef unsigned int writes_lost     # writes after the end
 
     cdef int write(self, object data) except -1
@@ -77,5 +53,3 @@ cdef class WriteEnd(PipeEnd):
     cdef int finish(self) except -1
     cdef int drop(self) except -1
     cdef int fail(self, object error) except -1
-    cdef int pause_protocol(self) except -1
-    cdef int set_limits(self, object high, object low) except -1

@@ -5,12 +5,13 @@ from typing import Any
 from typing_extensions import disjoint_base
 
 from flexsc_loop.syscalls.operation import Operation
-from flexsc_loop.turn.turn import Endpoint, Turn
+from flexsc_loop.transports.protocols import ProtocolEndpoint
+from flexsc_loop.turn.turn import Turn
 
 @disjoint_base
 class Ready(Operation): ...
 @disjoint_base
-class PipeEnd(Endpoint): ...
+class PipeEnd(ProtocolEndpoint): ...
 @disjoint_base
 class ReadEnd(PipeEnd): ...
 @disjoint_base

@@ -2,15 +2,12 @@
 """Floor 4: pipes, FIFOs, sockets and character devices, one direction each.
 
 Owns: the pipe object from here until `connection_lost`, and what was written and not taken by the kernel.
-Imports: page, operation, turn.
+Imports: protocols, page, operation, turn.
 
 Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
 which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  What is written
 leaves at once unless something waits already.  After a call that got somewhere the next turn simply tries again: a busy
 pipe never waits, an idle one costs one look in vain.
-
-connection_made and connection_lost stand in line with the callbacks (`_go_on`), as in asyncio: after those that were
-due already, before others.
 """
 import asyncio
 import errno
@@ -21,7 +18,6 @@ from asyncio import constants
 from asyncio.log import logger
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, _PyBytes_Resize
-from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.errno cimport errno as last_error
@@ -34,8 +30,8 @@ from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, POLLOUT, POLLRDHUP
-from flexsc_loop.turn.handles cimport call_in
-from flexsc_loop.turn.turn cimport Endpoint, Turn
+from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN, ProtocolEndpoint
+from flexsc_loop.turn.turn cimport Turn
 
 
 cdef extern from "<sys/ioctl.h>" nogil:
@@ -48,7 +44,6 @@ cdef enum:
     READ_UNKNOWN = 64 * 1024         # where the kernel does not say how much is there
     READ_EMPTY = 4096                # room to learn that it is the end, or that somebody else has taken it
     VECTOR_MOST = 64
-    HIGH_WATER = 64 * 1024
 
 
 cdef class Ready(Operation):
@@ -77,39 +72,15 @@ cdef Ready new_wait(PipeEnd end, uint32_t mask):
     return wait
 
 
-cdef class PipeEnd(Endpoint):
+cdef class PipeEnd(ProtocolEndpoint):
     """What the two ends have in common."""
 
-    cdef int adopt(self, object pipe, object protocol, object waiter, object extra) except -1:
+    cdef int adopt(self, object facade, object pipe, object protocol, object waiter, object extra) except -1:
         self.extra = {**(extra or {}), "pipe": pipe}
         self.pipe = pipe
-        self.protocol = protocol
-        self.waiter = waiter
-        self.context = PyContext_CopyCurrent()
-        self.fresh = True
+        facade._core = self
         os.set_blocking(self.fd, False)
-        return self.stand_in_line()
-
-    cdef int stand_in_line(self) except -1:
-        if self.turn.page.closed:
-            return 0
-        self.in_line = True
-        self.turn.soon(self.facade._go_on, (), None)
-        return 0
-
-    cdef int go_on(self) except -1:
-        """What stands in line is due."""
-        cdef bint done = False
-        self.in_line = False
-        if self.state == CLOSING:
-            self.await_ends()
-        try:
-            self.run(self.turn)
-            done = True
-        finally:
-            if not done:
-                self.cut_short()
-        return 0
+        return self.begin(facade, protocol, waiter)
 
     cdef bint is_ours(self) except -1:
         """Whether the fd is still this pipe's: somebody may have closed it behind our back."""
@@ -117,40 +88,6 @@ cdef class PipeEnd(Endpoint):
             return self.pipe.fileno() == self.fd
         except ValueError:
             return False
-
-    cdef int introduce(self) except -1:
-        """connection_made, then whoever waits for the pipe, and in the next turn what there is to read or write."""
-        self.fresh = False
-        self.wake_up()
-        try:
-            call_in(self.context, self.protocol.connection_made, self.facade)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("Exception in callback connection_made", error)
-        finally:
-            waiter, self.waiter = self.waiter, None
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-        return 0
-
-    cdef int call(self, str name) except -1:
-        """The protocol's method of that name in the pipe's context; what it raises is reported."""
-        PyContext_Enter(self.context)
-        try:
-            getattr(self.protocol, name)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain(f"Exception in callback {name}", error)
-        finally:
-            PyContext_Exit(self.context)
-        return 0
-
-    cdef int complain(self, str message, object error) except -1:
-        self.turn.call_exception_handler({
-            "message": message, "exception": error, "transport": self.facade, "protocol": self.protocol})
-        return 0
 
     cdef bint waits(self) noexcept:
         return self.ready.user_data != 0
@@ -165,8 +102,7 @@ cdef class PipeEnd(Endpoint):
         return 0
 
     cdef int await_ends(self) except -1:
-        """Give a syscall thread a moment to end what waits on the fd."""
-        return self.turn.page.await_end(self.ready) if self.turn.page.eager else 0
+        return self.turn.page.await_end(self.ready)
 
     cdef int shut(self, object error) except -1:
         """Have connection_lost called in its turn, or as soon as nothing waits on the fd any more."""
@@ -176,7 +112,7 @@ cdef class PipeEnd(Endpoint):
         if self.error is None:
             self.error = error
         self.end_waits()
-        return 0 if self.in_line else self.stand_in_line()
+        return self.stand_in_line()
 
     cdef int lose(self) except -1:
         """connection_lost, then close the pipe."""
@@ -184,11 +120,7 @@ cdef class PipeEnd(Endpoint):
             return 0
         self.state = CLOSED
         try:
-            call_in(self.context, self.protocol.connection_lost, self.error)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("Exception in callback connection_lost", error)
+            self.tell_of("connection_lost", self.error)
         finally:
             pipe, self.pipe = self.pipe, None
             self.facade = self.protocol = None
@@ -221,7 +153,7 @@ cdef class ReadEnd(PipeEnd):
             return self.ready.prepare()
         if not data:
             return self.reach_end()
-        self.deliver(data)
+        self.tell_of("data_received", data)
         return self.wake_up()
 
     cdef object take(self):
@@ -259,29 +191,21 @@ cdef class ReadEnd(PipeEnd):
         Py_XDECREF(target)
         return data
 
-    cdef int deliver(self, bytes data) except -1:
-        try:
-            call_in(self.context, self.protocol.data_received, data)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("Exception in callback data_received", error)
-        return 0
-
     cdef int reach_end(self) except -1:
         """All writers have gone."""
         if self.turn._debug:
             logger.info("%r was closed by peer", self.facade)
         self.state = CLOSING
-        return self.call("eof_received")
+        return self.tell("eof_received")
 
     cdef int fail(self, object error) except -1:
+        self.shut(error)
         # EIO is how a terminal says that its other side has gone.
         if error.errno != errno.EIO:
             self.complain("Fatal read error on pipe transport", error)
         elif self.turn._debug:
             logger.debug("%r: %s", self.facade, "Fatal read error on pipe transport", exc_info=error)
-        return self.shut(error)
+        return 0
 
 
 cdef class WriteEnd(PipeEnd):
@@ -300,9 +224,7 @@ cdef class WriteEnd(PipeEnd):
                 self.peer.prepare()
         if self.unsent:
             self.push()
-        if self.protocol_paused and self.unsent <= self.low:
-            self.protocol_paused = False
-            self.call("resume_writing")
+        self.resume_if_little()
         if self.state == CLOSING and self.unsent == 0:
             self.end_waits()
             self.lose()
@@ -347,9 +269,7 @@ cdef class WriteEnd(PipeEnd):
             self.wake_up()
         self.outbox.append(data)
         self.unsent += size - taken
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
-        return 0
+        return self.pause_if_much()
 
     cdef int push(self) except -1:
         """Give the kernel what it takes now of that which waits.  Bookkeeping only: `run` calls the protocol."""
@@ -444,16 +364,6 @@ cdef class WriteEnd(PipeEnd):
         self.drop()
         return self.shut(error)
 
-    cdef int pause_protocol(self) except -1:
-        self.protocol_paused = True
-        try:
-            self.protocol.pause_writing()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.complain("protocol.pause_writing() failed", error)
-        return 0
-
     cdef bint goes_on(self) noexcept:
         return self.state == OPEN or (self.state == CLOSING and self.unsent != 0)
 
@@ -466,22 +376,9 @@ cdef class WriteEnd(PipeEnd):
         return PipeEnd.end_waits(self) if self.unsent == 0 else 0
 
     cdef int await_ends(self) except -1:
-        if self.peer is not None and self.turn.page.eager:
+        if self.peer is not None:
             self.turn.page.await_end(self.peer)
         return PipeEnd.await_ends(self)
-
-    cdef int set_limits(self, object high, object low) except -1:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high = high
-        self.low = low
-        if self.unsent > self.high and not self.protocol_paused:
-            self.pause_protocol()
-        return 0
 
 
 cdef str name_of(PipeEnd end):
@@ -655,10 +552,8 @@ def make_read_pipe(Turn turn not None, pipe, protocol, waiter, extra):
     end.fd = pipe.fileno()
     has_peer(end.fd)
     end.ready = new_wait(end, POLLIN)
-    end.facade = transport = ReadPipeTransport.__new__(ReadPipeTransport)
-    transport._core = end
-    end.adopt(pipe, protocol, waiter, extra)
-    return transport
+    end.adopt(ReadPipeTransport.__new__(ReadPipeTransport), pipe, protocol, waiter, extra)
+    return end.facade
 
 
 def make_write_pipe(Turn turn not None, pipe, protocol, waiter, extra):
@@ -670,12 +565,8 @@ def make_write_pipe(Turn turn not None, pipe, protocol, waiter, extra):
     end.turn = turn
     end.fd = pipe.fileno()
     end.outbox = []
-    end.high = HIGH_WATER
-    end.low = HIGH_WATER // 4
     end.ready = new_wait(end, POLLOUT)
     if has_peer(end.fd):
         end.peer = new_wait(end, POLLRDHUP)
-    end.facade = transport = WritePipeTransport.__new__(WritePipeTransport)
-    transport._core = end
-    end.adopt(pipe, protocol, waiter, extra)
-    return transport
+    end.adopt(WritePipeTransport.__new__(WritePipeTransport), pipe, protocol, waiter, extra)
+    return end.facade

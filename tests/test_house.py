@@ -262,7 +262,7 @@ def test_the_package_is_marked_as_typed():
 def test_exports():
     import flexsc_loop
 
-    assert set(flexsc_loop.__all__) == {"FlexSCPolicy", "Loop", "install", "new_event_loop", "run"}
+    assert set(flexsc_loop.__all__) == {"FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run"}
     for name in flexsc_loop.__all__:
         assert inspect.getdoc(getattr(flexsc_loop, name)), name
 
@@ -270,7 +270,7 @@ def test_exports():
 def test_exported_functions_are_typed():
     import flexsc_loop
 
-    for name in ("install", "new_event_loop", "run"):
+    for name in ("install", "new_event_loop", "open", "run"):
         function = getattr(flexsc_loop, name)
         parameters = inspect.signature(function).parameters
         assert set(function.__annotations__) == {*parameters, "return"}, name

@@ -1,0 +1,71 @@
+"""Files without blocking the loop: what os, shutil, tempfile and pathlib do on files, awaited.
+
+`open` is `flexsc_loop.open`.  Everything works on any asyncio loop: on this package's own the calls are entries of its
+page, on another one its executor makes them.
+"""
+
+from flexsc_loop.files.opening import open
+from flexsc_loop.files.temporary import NamedTemporaryFile, TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
+from flexsc_loop.files.tree import (
+    access,
+    chmod,
+    copyfile,
+    exists,
+    link,
+    listdir,
+    lstat,
+    makedirs,
+    mkdir,
+    read_bytes,
+    read_text,
+    readlink,
+    remove,
+    removedirs,
+    rename,
+    renames,
+    replace,
+    rmdir,
+    rmtree,
+    scandir,
+    stat,
+    symlink,
+    unlink,
+    utime,
+    write_bytes,
+    write_text,
+)
+
+__all__ = [
+    "NamedTemporaryFile",
+    "TemporaryDirectory",
+    "TemporaryFile",
+    "access",
+    "chmod",
+    "copyfile",
+    "exists",
+    "link",
+    "listdir",
+    "lstat",
+    "makedirs",
+    "mkdir",
+    "mkdtemp",
+    "mkstemp",
+    "open",
+    "read_bytes",
+    "read_text",
+    "readlink",
+    "remove",
+    "removedirs",
+    "rename",
+    "renames",
+    "replace",
+    "rmdir",
+    "rmtree",
+    "scandir",
+    "stat",
+    "symlink",
+    "unlink",
+    "utime",
+    "write_bytes",
+    "write_text",
+]

@@ -1,0 +1,24 @@
+from cpython.object cimport PyObject
+
+# Begins what was asked for: gives the result, or leaves in `action.running` the coroutine that will.
+ctypedef object (*beginning)(Action action)
+
+
+cdef class Action:
+    cdef object file
+    cdef object argument             # of the call
+    cdef Py_ssize_t size             # likewise, where it is a number
+    cdef object running              # the coroutine that goes on where it could not be done at once
+    cdef beginning begin
+    cdef int state
+
+    cdef int advance(self, object value, PyObject** result) except -1
+    cdef int finish(self) except -1
+
+
+cdef class Answer:
+    cdef object value
+
+
+cdef Action act(object file, beginning begin, object argument, Py_ssize_t size)
+cdef Answer known(object value)

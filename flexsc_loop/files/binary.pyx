@@ -1,0 +1,797 @@
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
+"""Floor 4: a file of bytes, buffered or not.
+
+Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: action, file.
+
+What needs no call is done at once, and so is a call whose result is there at once; everything else is a coroutine that
+stands in line.  Whoever changes the position or the buffers does so after the last point at which it may be cancelled,
+or in a job that is carried out to its end.
+"""
+import errno
+import io
+import os
+import warnings
+from asyncio import CancelledError, shield
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t
+from libc.string cimport memchr
+
+from flexsc_loop.files.action cimport Action, act
+from flexsc_loop.files.file cimport FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once
+
+cdef object Unsupported = io.UnsupportedOperation
+cdef object lseek = os.lseek
+
+
+cdef enum:
+    NO_BUFFER_CHUNK = 8192           # an unbuffered file is read in such pieces where its lines are asked for
+    SMALL_READ = 1024                # whoever reads so little after a jump will read on
+    MOST_AT_ONCE = 1 << 26
+
+
+cdef class BinaryFile(File):
+    """A file of bytes.
+
+    Methods that read, write or move the position are awaited; those that are called together follow one another.
+    A read that was cancelled has not moved the position.  A write or truncate() that was cancelled before its turn came
+    has done nothing; after that it is carried out to its end, and the next call waits for it.
+    """
+
+    def __init__(self, calls, loop, int fd, name, *, can_read, can_write, appending, created, closefd, positional,
+                 seekable, position, size, buffer_size):
+        self.calls = calls
+        self.loop = loop
+        self.name = name
+        self.served_by = calls.served_by
+        self.can_read, self.can_write = can_read, can_write
+        self.appending, self.created, self.closefd = appending, created, closefd
+        self.positional, self.seekable_ = positional, seekable
+        self.position, self.size_hint = position, size
+        self.buffer_size = buffer_size
+        self.ahead = b""
+        self.in_order = True
+        self.state = FILE_OPEN
+        self.fd = fd
+
+    def __repr__(self):
+        state = "" if self.state == FILE_OPEN else " closed"
+        return f"<flexsc_loop.{type(self).__name__} name={self.name!r} mode={self.mode!r}{state}>"
+
+    @property
+    def mode(self):
+        """As io says it: rb, rb+, wb, ab, ab+, xb, xb+."""
+        kind = "x" if self.created else "a" if self.appending else "r" if self.can_read else "w"
+        return kind + ("b+" if self.can_read and self.can_write else "b")
+
+    cdef int check_reading(self, str what) except -1:
+        self.check()
+        if not self.can_read:
+            raise Unsupported(what if self.buffer_size else "File not open for reading")
+        return 0
+
+    cdef int check_writing(self, str what) except -1:
+        self.check()
+        if not self.can_write:
+            raise Unsupported(what if self.buffer_size else "File not open for writing")
+        return 0
+
+    # ---- what was read ahead
+
+    cdef Py_ssize_t there(self) noexcept:
+        return len(self.ahead) - self.taken
+
+    cdef bytes take(self, Py_ssize_t size):
+        """Give out `size` bytes of what is there, and move the position."""
+        cdef bytes data
+        if self.taken == 0 and size == len(self.ahead):
+            data = self.ahead
+        else:
+            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.ahead) + self.taken, size)
+        self.taken += size
+        self.position += size
+        # What is small stays for a jump back; it is never kept where there is no buffer.
+        if self.taken == len(self.ahead) > self.buffer_size:
+            self.forget()
+        return data
+
+    cdef int keep(self, bytes data) except -1:
+        """`data` comes after what is there."""
+        if self.taken == len(self.ahead):
+            self.ahead = data
+        else:
+            self.ahead = self.ahead[self.taken:] + data
+        self.taken = 0
+        self.in_order = True
+        return 0
+
+    cdef int forget(self) except -1:
+        self.ahead = b""
+        self.taken = 0
+        return 0
+
+    cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept:
+        """How much to ask for: more than is wanted where that is likely to be read next."""
+        if self.buffer_size > wanted and (self.in_order or wanted < SMALL_READ):
+            return self.buffer_size
+        return wanted
+
+    async def _fill(self, Py_ssize_t wanted):
+        """Read more; the number of bytes."""
+        if not self.positional:
+            return await self._carry_out(self._fill_job(self.chunk(wanted)))
+        cdef bytes data = await self.calls.pread(self.fd, self.chunk(wanted), self.position + self.there())
+        if data:
+            self.keep(data)
+        return len(data)
+
+    async def _fill_job(self, Py_ssize_t size):
+        cdef bytes data = await self.calls.read(self.fd, size)
+        if data:
+            self.keep(data)
+        return len(data)
+
+    # ---- reading
+
+    def read(self, size=-1, /):
+        """Read up to `size` bytes, fewer at the end of the file only; all that is left if `size` is None or negative.
+
+        Unbuffered: what one call gives.  Source: io.BufferedReader.read, io.RawIOBase.read.
+        """
+        return act(self, start_read, None, -1 if size is None else size)
+
+    def read1(self, size=-1, /):
+        """Read what is there, or what one call gives.  Source: io.BufferedReader.read1."""
+        return act(self, start_read1, None, size)
+
+    def readall(self):
+        """Read all that is left."""
+        return act(self, start_read, None, -1)
+
+    def readinto(self, buffer, /):
+        """Read into a buffer; the number of bytes."""
+        return act(self, start_readinto, memoryview(buffer).cast("B"), 0)
+
+    def readinto1(self, buffer, /):
+        """The same with what is there, or with what one call gives."""
+        return act(self, start_readinto, memoryview(buffer).cast("B"), 1)
+
+    def peek(self, size=0, /):
+        """What is read ahead, after one call at most; the position stays."""
+        return act(self, start_peek, None, 0)
+
+    def readline(self, size=-1, /):
+        """Read to the end of the line, or up to `size` bytes."""
+        return act(self, start_readline, None, -1 if size is None else size)
+
+    def readlines(self, hint=-1, /):
+        """Read lines until they have more than `hint` bytes, or all of them."""
+        return act(self, start_readlines, None, -1 if hint is None else hint)
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return act(self, start_next, None, -1)
+
+    async def _read(self, Py_ssize_t size):
+        await self._enter()
+        try:
+            return await self._read_in_turn(size)
+        finally:
+            self.leave()
+
+    async def _read_in_turn(self, Py_ssize_t size):
+        if self.unwritten:
+            await self._carry_out(self._write_out())
+        if size < 0:
+            return await self._read_all()
+        while self.there() < size:
+            if not self.buffer_size and self.there() or not await self._fill(size - self.there()):
+                break
+        return self.take(min(size, self.there()))
+
+    async def _read_first(self, call, Py_ssize_t size):
+        """The turn is taken, and a call for what is missing is made."""
+        cdef bytes data
+        try:
+            data = await call
+            if data:
+                self.keep(data)
+            return self.take(min(size, self.there()))
+        finally:
+            self.leave()
+
+    async def _read_all(self):
+        if not self.positional:
+            await self._carry_out(self._drain_job())
+            return self.take(self.there())
+        cdef int64_t at = self.position + self.there()
+        cdef Py_ssize_t chunk = max(self.size_hint - at + 1, NO_BUFFER_CHUNK)
+        cdef bytes data
+        parts = [self.ahead[self.taken:]]
+        while True:
+            data = await self.calls.pread(self.fd, chunk, at)
+            parts.append(data)
+            at += len(data)
+            if len(data) < chunk:
+                break
+            chunk = min(2 * chunk, MOST_AT_ONCE)
+        self.forget()
+        self.position = self.size_hint = at
+        return parts[1] if not parts[0] and len(parts) == 2 else b"".join(parts)
+
+    async def _drain_job(self):
+        parts = []
+        try:
+            while data := await self.calls.read(self.fd, max(self.buffer_size, NO_BUFFER_CHUNK)):
+                parts.append(data)
+        finally:
+            self.keep(b"".join(parts))
+
+    async def _read1(self, Py_ssize_t size):
+        await self._enter()
+        try:
+            if self.unwritten:
+                await self._carry_out(self._write_out())
+            if not self.there():
+                await self._fill(size)
+            return self.take(min(size, self.there()))
+        finally:
+            self.leave()
+
+    async def _readinto(self, view, bint once):
+        cdef bytes data = await (self._read1(len(view)) if once else self._read(len(view)))
+        view[:len(data)] = data
+        return len(data)
+
+    async def _peek(self):
+        await self._enter()
+        try:
+            if self.unwritten:
+                await self._carry_out(self._write_out())
+            if not self.there():
+                await self._fill(self.buffer_size or 1)
+            return self.ahead[self.taken:]
+        finally:
+            self.leave()
+
+    # ---- lines
+
+    cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1:
+        """The length of the line that is there, 0 if it does not end in what is there; `start` bytes were looked at."""
+        cdef Py_ssize_t size = self.there()
+        if 0 <= limit < size:
+            size = limit
+        cdef const char* first = PyBytes_AS_STRING(self.ahead) + self.taken
+        cdef const char* found = NULL
+        if size > start:
+            found = <const char*> memchr(first + start, 10, size - start)
+        if found != NULL:
+            return found - first + 1
+        return limit if size == limit else 0
+
+    cdef bytes line_there(self, Py_ssize_t limit):
+        """The next line if it is there as a whole, else None."""
+        cdef Py_ssize_t size = self.line_end(0, limit)
+        return self.take(size) if size else None
+
+    async def _readline(self, Py_ssize_t limit):
+        await self._enter()
+        try:
+            return await self._line(limit)
+        finally:
+            self.leave()
+
+    async def _line(self, Py_ssize_t limit):
+        cdef Py_ssize_t looked_at = 0, size = 0
+        if self.unwritten:
+            await self._carry_out(self._write_out())
+        # Without a buffer what lies behind the line must stay where it is, unless it can be read again.
+        cdef Py_ssize_t wanted = self.buffer_size or (NO_BUFFER_CHUNK if self.positional else 1)
+        while True:
+            size = self.line_end(looked_at, limit)
+            if size or limit == 0:
+                break
+            looked_at = self.there()
+            if not await self._fill(wanted):
+                size = self.there()
+                break
+        line = self.take(size)
+        if not self.buffer_size and self.positional:
+            self.forget()
+        return line
+
+    async def _next(self):
+        line = await self._readline(-1)
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def _readlines(self, Py_ssize_t hint):
+        cdef Py_ssize_t size = 0
+        lines = []
+        while hint <= 0 or size <= hint:
+            line = await self._readline(-1)
+            if not line:
+                break
+            lines.append(line)
+            size += len(line)
+        return lines
+
+    # ---- writing
+
+    def write(self, data, /):
+        """Write bytes; their number.  Unbuffered: fewer where an error came after some, which the next call raises."""
+        return act(self, start_write, data, 0)
+
+    def writelines(self, lines, /):
+        """Write several pieces."""
+        return self._writelines(lines)
+
+    def flush(self):
+        """Have everything that was written in the file, though not yet on the disk (see fsync)."""
+        return act(self, start_flush, None, 0)
+
+    def truncate(self, size=None, /):
+        """Give the file a size, that of the position if None; the position stays.  Returns the size."""
+        return self._truncate(size)
+
+    def fsync(self):
+        """Flush, and wait until everything is on the disk.  Source: fsync(2)."""
+        return self._flush_and("fsync")
+
+    def fdatasync(self):
+        """The same without times and the like.  Source: fdatasync(2)."""
+        return self._flush_and("fdatasync")
+
+    def allocate(self, offset, size, mode=0, /):
+        """Flush, and have room on the disk for `size` bytes at `offset`.  Source: fallocate(2)."""
+        return self._flush_and("fallocate", mode, offset, size)
+
+    cdef bint takes(self, Py_ssize_t size) noexcept:
+        """Whether so much can be put beside what is not written yet."""
+        if self.busy or not self.buffer_size or not self.positional and self.there():
+            return False
+        return size + (0 if self.unwritten is None else len(self.unwritten)) <= self.buffer_size
+
+    cdef int accept(self, bytes data) except -1:
+        if self.unwritten is None:
+            self.unwritten = bytearray()
+        self.forget()
+        self.unwritten += data
+        self.position += len(data)
+        return 0
+
+    cdef int moved(self, Py_ssize_t size) except -1:
+        """So much was written past the buffer."""
+        self.position += size
+        if self.positional and self.appending:
+            self.position = lseek(self.fd, 0, os.SEEK_END)
+        return 0
+
+    async def _put(self, data, int64_t offset):
+        """One call; the number of bytes."""
+        if not self.positional:
+            size = await self.calls.write(self.fd, data)
+        elif self.appending:
+            size = await self.calls.append(self.fd, data)
+        else:
+            size = await self.calls.pwrite(self.fd, data, offset)
+        if not size and len(data):
+            raise OSError(errno.EIO, "a write that wrote nothing", self.name)
+        return size
+
+    async def _write(self, bytes data):
+        await self._enter()
+        try:
+            return await self._carry_out(self._write_job(data))
+        finally:
+            self.leave()
+
+    async def _write_job(self, bytes data):
+        cdef Py_ssize_t size = 0
+        if not self.positional and self.seekable_ and self.there():
+            await self.calls.run(lseek, self.fd, -self.there(), os.SEEK_CUR)
+        if self.positional or self.seekable_:
+            self.forget()
+        if not self.buffer_size:
+            size = await self._put(data, self.position)
+            self.moved(size)
+            return size
+        if self.unwritten and len(self.unwritten) + len(data) > self.buffer_size:
+            await self._write_out()
+        if len(data) < self.buffer_size:
+            self.accept(data)
+            return len(data)
+        return await self._write_past(data, 0)
+
+    async def _write_past(self, bytes data, Py_ssize_t done):
+        """Write what the buffer is too small for, of which `done` bytes are written."""
+        cdef Py_ssize_t size = 0
+        while done < len(data):
+            size = await self._put(memoryview(data)[done:] if done else data, self.position)
+            self.moved(size)
+            done += size
+        return done
+
+    async def _write_first(self, call, bytes data):
+        """The turn is taken, and a call that writes `data` is made."""
+        try:
+            return await self._carry_out(self._first_job(call, data))
+        finally:
+            self.leave()
+
+    async def _first_job(self, call, bytes data):
+        cdef Py_ssize_t size = await call
+        self.moved(size)
+        return await self._write_past(data, size) if self.buffer_size else size
+
+    async def _write_out(self):
+        """Write what stands in the buffer.  What could not be written stays there."""
+        while self.unwritten:
+            size = await self._put(bytes(self.unwritten), self.position - len(self.unwritten))
+            del self.unwritten[:size]
+            if self.appending:
+                self.moved(0)
+
+    async def _writelines(self, lines):
+        for line in lines:
+            await self.write(line)
+
+    async def _flush(self):
+        await self._enter()
+        try:
+            if self.unwritten:
+                await self._carry_out(self._write_out())
+        finally:
+            self.leave()
+
+    async def _flush_and(self, str what, *arguments):
+        self.check()
+        if what == "fallocate":
+            self.check_writing("allocate")
+        await self.flush()
+        await self._count(getattr(self.calls, what)(self.fd, *arguments))
+
+    async def _truncate(self, size):
+        self.check_writing("truncate")
+        await self._enter()
+        try:
+            return await self._carry_out(self._truncate_job(size))
+        finally:
+            self.leave()
+
+    async def _truncate_job(self, size):
+        await self._write_out()
+        if size is None:
+            size = self.where()
+        if size < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        await self.calls.ftruncate(self.fd, size)
+        if self.positional:
+            self.forget()
+        return size
+
+    # ---- the position
+
+    def seek(self, offset, whence=0, /):
+        """Move the position.  Returns it.  Source: io.IOBase.seek."""
+        return act(self, start_seek, (offset, whence), 0)
+
+    def tell(self):
+        """The position."""
+        return act(self, start_tell, None, 0)
+
+    cdef object where(self):
+        if self.positional:
+            return self.position
+        if not self.seekable_ and self.buffer_size:
+            raise Unsupported("underlying stream is not seekable")
+        unwritten = 0 if self.unwritten is None else len(self.unwritten)
+        return lseek(self.fd, 0, os.SEEK_CUR) - self.there() + unwritten
+
+    cdef int jump(self, int64_t target) except -1:
+        """Move the position; what was read ahead stays if it is there."""
+        cdef int64_t first = self.position - self.taken
+        if first <= target <= first + len(self.ahead):
+            self.taken = target - first
+        else:
+            self.forget()
+            self.in_order = False
+        self.position = target
+        return 0
+
+    async def _seek(self, offset, whence):
+        await self._enter()
+        try:
+            if not self.seekable_ and self.buffer_size:
+                raise Unsupported("File or stream is not seekable.")
+            if self.buffer_size and whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+                raise ValueError(f"whence value {whence} unsupported")
+            if self.unwritten:
+                await self._carry_out(self._write_out())
+            if self.positional:
+                return self._jump(offset, whence)
+            if whence == os.SEEK_CUR:
+                offset -= self.there()
+            return await self._carry_out(self._seek_job(offset, whence))
+        finally:
+            self.leave()
+
+    def _jump(self, offset, whence):
+        if whence == os.SEEK_CUR:
+            offset, whence = offset + self.position, os.SEEK_SET
+        if whence == os.SEEK_SET and offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.jump(lseek(self.fd, offset, whence))
+        return self.position
+
+    async def _seek_job(self, offset, whence):
+        position = await self.calls.run(lseek, self.fd, offset, whence)
+        self.forget()
+        return position
+
+    async def _tell(self):
+        await self._enter()
+        try:
+            return self.where()
+        finally:
+            self.leave()
+
+    # ---- from one file to another
+
+    async def copy_range(self, target, count, offset, target_offset, /):
+        """Copy up to `count` bytes to another open file, in the kernel where that can; the positions stay.
+
+        Returns the number of bytes, fewer at the end of this file only.  What stands in the buffers is written first.
+        Source: copy_file_range(2).
+        """
+        cdef File other = target
+        self.check_reading("copy_range")
+        await self.flush()
+        await target.flush()
+        done = 0
+        while done < count:
+            at, to = offset + done, target_offset + done
+            try:
+                size = await other._count(self.calls.copy_file_range(self.fd, other.fd, count - done, at, to))
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
+                    raise
+                data = await self.pread(min(count - done, MOST_AT_ONCE), at)
+                size = await target.pwrite(data, to)
+            if not size:
+                break
+            done += size
+        return done
+
+    # ---- the end
+
+    def close(self):
+        """Write what stands in the buffer and close the descriptor, in its turn.
+
+        From its beginning no other call is accepted.  When the caller is cancelled it is carried out all the same.  If
+        the buffer can't be written the file is closed, and the error raised.
+        """
+        return act(self, start_close, None, 0)
+
+    async def __aenter__(self):
+        self.check()
+        return self
+
+    async def __aexit__(self, *error):
+        await self.close()
+
+    async def _close(self):
+        if self.ending is None:
+            self.ending = self.loop.create_task(self._close_in_turn())
+        try:
+            await shield(self.ending)
+        finally:
+            if self.state == FILE_CLOSED:
+                self.ending = None
+
+    async def _close_in_turn(self):
+        if self.last_job is not None and not self.seekable_ and not self.unwritten:
+            # A read that nobody waits for any more, of what may never come.
+            self.last_job.cancel()
+        await self._enter()
+        try:
+            await self._write_all_out()
+            await self._until_idle()
+        finally:
+            fd, self.fd = self.fd, -1
+            self.state = FILE_CLOSED
+            self.forget()
+            self.unwritten = None
+            self.leave()
+            if self.closefd:
+                await self.calls.close(fd)
+
+    async def _write_all_out(self):
+        try:
+            await self._write_out()
+        except CancelledError:
+            # The loop ends.  A disk is waited for, which writes the same bytes to the same place again.
+            if not self.positional or self.appending:
+                raise
+            await self._write_out()
+
+    cdef int write_now(self) except -1:
+        """Nobody will await anything any more: write what stands in the buffer."""
+        cdef int64_t at = self.position - (0 if self.unwritten is None else len(self.unwritten))
+        while self.unwritten:
+            if self.positional and not self.appending:
+                size = os.pwrite(self.fd, self.unwritten, at)
+            elif self.positional or self.seekable_:
+                size = os.write(self.fd, self.unwritten)
+            else:
+                try:
+                    size = os.pwritev(self.fd, [self.unwritten], -1, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    raise
+                except OSError:
+                    size = os.write(self.fd, self.unwritten)
+            del self.unwritten[:size]
+            at += size
+        return 0
+
+    def abandon(self):
+        """The descriptor is somebody else's.  Of no use to those who use files."""
+        self.fd = -1
+        self.state = FILE_CLOSED
+
+    def __del__(self):
+        if self.fd < 0:
+            return
+        if self.closefd:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=1)
+        try:
+            self.write_now()
+        finally:
+            fd, self.fd = self.fd, -1
+            self.state = FILE_CLOSED
+            if self.closefd:
+                os.close(fd)
+
+
+async def _give(answer):
+    return answer
+
+
+# ---- how a call begins
+
+
+cdef object start_read(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    cdef Py_ssize_t size = action.size, there
+    file.check_reading("read")
+    if size >= 0 and not file.busy and not file.unwritten:
+        there = file.there()
+        if size <= there:
+            return file.take(size)
+        if file.positional and (file.buffer_size or not there):
+            call = file.calls.pread(file.fd, file.chunk(size - there), file.position + there)
+            answer = at_once(call)
+            if answer is not PENDING:
+                if answer:
+                    file.keep(answer)
+                return file.take(min(size, file.there()))
+            file.busy = True
+            action.running = file._read_first(call, size)
+            return None
+    action.running = file._read(size)
+
+
+cdef object start_read1(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    cdef Py_ssize_t size = action.size
+    file.check_reading("read1")
+    if size < 0:
+        size = file.buffer_size or NO_BUFFER_CHUNK
+    if not file.busy and not file.unwritten and file.there() or size == 0:
+        return file.take(min(size, file.there()))
+    action.running = file._read1(size)
+
+
+cdef object start_readinto(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_reading("readinto1" if action.size else "readinto")
+    action.running = file._readinto(action.argument, action.size)
+
+
+cdef object start_peek(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_reading("peek")
+    action.running = file._peek()
+
+
+cdef object start_readline(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_reading("read")
+    if not file.busy and not file.unwritten and file.buffer_size:
+        line = file.line_there(action.size)
+        if line is not None:
+            return line
+    action.running = file._readline(action.size)
+
+
+cdef object start_next(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_reading("read")
+    if not file.busy and not file.unwritten and file.buffer_size:
+        line = file.line_there(-1)
+        if line is not None:
+            return line
+    action.running = file._next()
+
+
+cdef object start_readlines(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_reading("read")
+    action.running = file._readlines(action.size)
+
+
+cdef object start_write(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check_writing("write")
+    data = action.argument
+    if type(data) is not bytes:
+        if isinstance(data, str):
+            raise TypeError("a bytes-like object is required, not 'str'")
+        data = bytes(memoryview(data))
+    if file.takes(len(<bytes> data)):
+        file.accept(data)
+        return len(<bytes> data)
+    if not file.busy and file.positional and not file.unwritten and not file.appending:
+        file.forget()
+        call = file.calls.pwrite(file.fd, data, file.position)
+        answer = at_once(call)
+        if answer is PENDING:
+            file.busy = True
+            action.running = file._write_first(call, data)
+            return None
+        if answer == len(<bytes> data) or not file.buffer_size:
+            file.position += answer
+            return answer
+        file.busy = True
+        action.running = file._write_first(_give(answer), data)
+        return None
+    action.running = file._write(data)
+
+
+cdef object start_flush(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check()
+    if file.busy or file.unwritten:
+        action.running = file._flush()
+
+
+cdef object start_seek(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check()
+    offset, whence = action.argument
+    if whence == 0 and not file.busy and file.positional and not file.unwritten and offset >= 0:
+        file.jump(offset)
+        return offset
+    action.running = file._seek(offset, whence)
+
+
+cdef object start_tell(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check()
+    if file.busy:
+        action.running = file._tell()
+        return None
+    return file.where()
+
+
+cdef object start_close(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    if file.state == FILE_CLOSED or file.state == FILE_CLOSING and file.ending is None:
+        return None
+    file.check_loop()
+    if file.state == FILE_OPEN:
+        file.state = FILE_CLOSING
+    action.running = file._close()

@@ -1,0 +1,42 @@
+from libc.stdint cimport int64_t
+
+
+cdef enum file_state:
+    FILE_OPEN
+    FILE_CLOSING                     # close() has begun: no call is accepted any more
+    FILE_CLOSED
+
+
+cdef class Line:
+    """Who may move the position of a file: one at a time, in the order in which they came."""
+    cdef readonly object loop
+    cdef object waiters              # futures of those who stand in line, or None
+    cdef object last_job             # the task that goes on with a call whose caller was cancelled
+    cdef bint busy
+    cdef bint handed_on              # what the caller has begun has the turn until it is done
+
+    cdef int leave(self) except -1
+    cdef int pass_on(self) except -1
+
+
+cdef class File(Line):
+    cdef object calls
+    cdef readonly object name
+    cdef readonly object served_by
+    cdef object idle                 # close() waits for what is in flight
+    cdef object __weakref__
+    cdef int fd
+    cdef int in_flight               # writes at an offset of their own
+    cdef file_state state
+    cdef bint can_read, can_write, appending, created, closefd
+    cdef bint positional             # calls carry offsets of ours; else the kernel's position counts, or there is none
+    cdef bint seekable_
+
+    cdef int check(self) except -1
+    cdef int check_loop(self) except -1
+
+
+# What at_once() gives where there is no result yet.
+cdef object PENDING
+
+cdef object at_once(object call)

@@ -1,0 +1,253 @@
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
+"""Floor 4: an open file: its descriptor, who may move its position, and the calls that have an offset of their own.
+
+Owns: the line of those who wait, and the end of the file's life.  Imports: action.
+"""
+import io
+import os
+from asyncio import CancelledError, shield
+from asyncio.events import _get_running_loop as running_loop
+from collections import deque
+
+from flexsc_loop.files.action cimport Action, act, known
+
+PENDING = object()
+
+cdef object Unsupported = io.UnsupportedOperation
+
+
+cdef object at_once(object call):
+    """The result of a call if it is there already, else PENDING; raises what the call has raised."""
+    return PENDING
+
+
+cdef class Line:
+    """Who may change a file's state: one at a time, in the order in which they came."""
+
+    cdef int leave(self) except -1:
+        """Let the next one go on."""
+        if self.handed_on:
+            self.handed_on = False
+            return 0
+        return self.pass_on()
+
+    cdef int pass_on(self) except -1:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return 0
+        self.busy = False
+        return 0
+
+    async def _enter(self):
+        """Wait for one's turn; `leave` ends it."""
+        if not self.busy:
+            self.busy = True
+            return
+        if self.waiters is None:
+            self.waiters = deque()
+        waiter = self.loop.create_future()
+        self.waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.pass_on()
+            raise
+
+    async def _carry_out(self, job):
+        """Do a job, in one's turn, to its end: who is cancelled meanwhile does not wait for it, the next one does."""
+        task = self.loop.create_task(job)
+        try:
+            return await shield(task)
+        except CancelledError:
+            if not task.done():
+                self.handed_on = True
+                self.last_job = task
+                task.add_done_callback(self._job_done)
+            raise
+
+    def _job_done(self, _):
+        self.last_job = None
+        self.pass_on()
+
+
+cdef class File(Line):
+    """An open file.  Made by `flexsc_loop.open`; to be used by tasks of the loop in which it was opened."""
+
+    def __cinit__(self):
+        self.fd = -1
+        self.state = FILE_CLOSED
+
+    cdef int check(self) except -1:
+        """Raise unless calls may be made."""
+        if self.state != FILE_OPEN:
+            raise ValueError("I/O operation on closed file.")
+        return self.check_loop()
+
+    cdef int check_loop(self) except -1:
+        if running_loop() is not self.loop:
+            raise RuntimeError(f"{self!r} was opened in another event loop, {self.loop!r}")
+        return 0
+
+    @property
+    def closed(self):
+        """Whether close() was called."""
+        return self.state != FILE_OPEN
+
+    def fileno(self):
+        """The descriptor.  What is buffered is not in the file yet, and reads do not move the descriptor's position."""
+        if self.state != FILE_OPEN:
+            raise ValueError("I/O operation on closed file.")
+        return self.fd
+
+    def readable(self):
+        """Whether it was opened for reading.  May be awaited, too."""
+        self.fileno()
+        return known(self.can_read)
+
+    def writable(self):
+        """Whether it was opened for writing.  May be awaited, too."""
+        self.fileno()
+        return known(self.can_write)
+
+    def seekable(self):
+        """Whether it has a position.  May be awaited, too."""
+        self.fileno()
+        return known(self.seekable_)
+
+    def isatty(self):
+        """Whether it is a terminal.  May be awaited, too."""
+        return known(os.isatty(self.fileno()))
+
+    # ---- calls with an offset of their own: no order among those in flight, the position stays
+
+    def pread(self, size, offset, /):
+        """Read up to `size` bytes at `offset`: fewer at the end of the file only."""
+        return act(self, start_pread, (size, offset), 0)
+
+    def pread_into(self, buffer, offset, /):
+        """Read into a buffer; the number of bytes."""
+        return act(self, start_pread_into, (buffer, offset), 0)
+
+    def preadv(self, buffers, offset, /):
+        """Read into several buffers, one after the other; the number of bytes."""
+        return act(self, start_preadv, (list(buffers), offset), 0)
+
+    def pwrite(self, data, offset, /):
+        """Write at `offset`; the number of bytes, fewer than given where an error came after some.
+
+        On a file opened for appending the kernel writes at its end, whatever the offset.  When the caller is cancelled
+        the write is made all the same.
+        """
+        return act(self, start_pwrite, (data, offset), 0)
+
+    def pwritev(self, buffers, offset, /):
+        """Write several buffers, one after the other; the number of bytes."""
+        return act(self, start_pwritev, (list(buffers), offset), 0)
+
+    def advise(self, offset, size, advice, /):
+        """Tell the kernel what will be read.  Source: posix_fadvise(2), os.POSIX_FADV_*."""
+        return act(self, start_advise, (offset, size, advice), 0)
+
+    def stat(self):
+        """What os.fstat() says; of what is buffered it knows nothing."""
+        return act(self, start_stat, None, 0)
+
+    async def _count(self, call):
+        """Have close() wait until a call that changes something has been made."""
+        self.in_flight += 1
+        task = self.loop.create_task(_wait_for(call))
+        task.add_done_callback(self._counted)
+        return await shield(task)
+
+    def _counted(self, _):
+        self.in_flight -= 1
+        if self.in_flight == 0 and self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
+
+    async def _until_idle(self):
+        while self.in_flight:
+            self.idle = self.loop.create_future()
+            await self.idle
+        self.idle = None
+
+
+async def _wait_for(call):
+    return await call
+
+
+cdef File writable_file(Action action):
+    cdef File file = <File> action.file
+    file.check()
+    if not file.can_write:
+        raise Unsupported("not writable")
+    return file
+
+
+cdef File readable_file(Action action):
+    cdef File file = <File> action.file
+    file.check()
+    if not file.can_read:
+        raise Unsupported("not readable")
+    return file
+
+
+cdef object reading(Action action, object call):
+    answer = at_once(call)
+    if answer is PENDING:
+        action.running = _wait_for(call)
+        return None
+    return answer
+
+
+cdef object writing(Action action, object call):
+    answer = at_once(call)
+    if answer is PENDING:
+        action.running = (<File> action.file)._count(call)
+        return None
+    return answer
+
+
+cdef object start_pread(Action action):
+    cdef File file = readable_file(action)
+    size, offset = action.argument
+    return reading(action, file.calls.pread(file.fd, size, offset))
+
+
+cdef object start_pread_into(Action action):
+    cdef File file = readable_file(action)
+    buffer, offset = action.argument
+    return reading(action, file.calls.pread_into(file.fd, buffer, offset))
+
+
+cdef object start_preadv(Action action):
+    cdef File file = readable_file(action)
+    buffers, offset = action.argument
+    return reading(action, file.calls.preadv(file.fd, buffers, offset))
+
+
+cdef object start_pwrite(Action action):
+    cdef File file = writable_file(action)
+    data, offset = action.argument
+    return writing(action, file.calls.pwrite(file.fd, data, offset))
+
+
+cdef object start_pwritev(Action action):
+    cdef File file = writable_file(action)
+    buffers, offset = action.argument
+    return writing(action, file.calls.pwritev(file.fd, buffers, offset))
+
+
+cdef object start_advise(Action action):
+    cdef File file = <File> action.file
+    file.check()
+    offset, size, advice = action.argument
+    return reading(action, file.calls.fadvise(file.fd, offset, size, advice))
+
+
+cdef object start_stat(Action action):
+    cdef File file = <File> action.file
+    file.check()
+    return reading(action, file.calls.stat(file.fd))

@@ -1,0 +1,247 @@
+"""Floor 4: opening a file.
+
+Owns: what `open` accepts and refuses, and the choice of the file object.  Imports: binary, text, elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import stat
+import warnings
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from flexsc_loop.files.binary import BinaryFile
+from flexsc_loop.files.elsewhere import ExecutorCalls
+from flexsc_loop.files.text import TextFile
+
+PathOrFd = int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
+MOST_BUFFER = 8 << 20
+
+
+class _AsyncFile(Protocol):
+    async def __aenter__(self) -> Any: ...
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+_File = TypeVar("_File", bound=_AsyncFile)
+
+
+class Opening(Generic[_File]):
+    """A file that is being opened: for `await`, and for `async with`, which closes it."""
+
+    def __init__(self, opening: Coroutine[Any, Any, _File]) -> None:
+        self._opening = opening
+        self._file: _File | None = None
+
+    def __await__(self) -> Generator[Any, Any, _File]:
+        return self._opening.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Source: collections.abc.Coroutine."""
+        return self._opening.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Source: collections.abc.Coroutine."""
+        return self._opening.throw(*error)
+
+    def close(self) -> None:
+        """Source: collections.abc.Coroutine."""
+        self._opening.close()
+
+    async def __aenter__(self) -> _File:
+        self._file = await self._opening
+        return await self._file.__aenter__()  # type: ignore[no-any-return]
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            await self._file.__aexit__(kind, error, traceback)
+
+
+def calls_of(loop: asyncio.AbstractEventLoop) -> Any:
+    """The file calls of a loop: its own if it has them, else those of its executor."""
+    calls = getattr(loop, "_files", None)
+    return ExecutorCalls(loop) if calls is None else calls
+
+
+class Mode:
+    """What a mode says.  Raises ValueError as the built-in open() does."""
+
+    def __init__(self, mode: str) -> None:
+        if not isinstance(mode, str):
+            raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
+        kinds = set(mode)
+        if kinds - set("axrwb+t") or len(mode) > len(kinds):
+            raise ValueError(f"invalid mode: {mode!r}")
+        self.text = mode
+        self.binary = "b" in kinds
+        if self.binary and "t" in kinds:
+            raise ValueError("can't have text and binary mode at once")
+        which = len(kinds & set("rwax"))
+        if which > 1:
+            raise ValueError("must have exactly one of create/read/write/append mode")
+        if not which:
+            raise ValueError("Must have exactly one of create/read/write/append mode and at most one plus")
+        self.creating, self.writing, self.appending = "x" in kinds, "w" in kinds, "a" in kinds
+        self.updating = "+" in kinds
+        self.can_read = "r" in kinds or self.updating
+        self.can_write = "r" not in kinds or self.updating
+
+    @property
+    def flags(self) -> int:
+        """For open(2)."""
+        flags = os.O_CLOEXEC
+        flags |= os.O_RDWR if self.can_read and self.can_write else os.O_RDONLY if self.can_read else os.O_WRONLY
+        if self.creating:
+            flags |= os.O_CREAT | os.O_EXCL
+        if self.writing:
+            flags |= os.O_CREAT | os.O_TRUNC
+        if self.appending:
+            flags |= os.O_CREAT | os.O_APPEND
+        return flags
+
+
+def check(
+    file: Any, mode: Mode, buffering: int, encoding: str | None, errors: str | None, newline: str | None,
+    closefd: bool,
+) -> None:
+    """Raise what the built-in open() raises for arguments that do not go together."""
+    for name, value in ("encoding", encoding), ("errors", errors), ("newline", newline):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"open() argument {name!r} must be str or None, not {type(value).__name__}")
+        if mode.binary and value is not None:
+            raise ValueError(f"binary mode doesn't take {'an ' if name[0] == 'e' else 'a '}{name} argument")
+    if mode.binary and buffering == 1:
+        warnings.warn(
+            "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used",
+            RuntimeWarning, stacklevel=4,
+        )
+    if not mode.binary and buffering == 0:
+        raise ValueError("can't have unbuffered text I/O")
+    check_file(file, closefd)
+
+
+def check_file(file: PathOrFd, closefd: bool) -> None:
+    """The same for what is to be opened."""
+    if isinstance(file, int):
+        if isinstance(file, bool):
+            warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=5)
+        if file < 0:
+            raise ValueError("negative file descriptor")
+        return
+    if not closefd:
+        raise ValueError("Cannot use closefd=False with file name")
+    if 0 in os.fsencode(file):
+        raise ValueError("embedded null byte")
+
+
+async def open_fd(calls: Any, file: PathOrFd, mode: Mode, opener: Callable[[Any, int], int] | None) -> int:
+    """The descriptor of a file that was given by name."""
+    if opener is None:
+        return await calls.open(file, mode.flags, 0o666)  # type: ignore[no-any-return]
+    fd: int = await ExecutorCalls(asyncio.get_running_loop()).new_fd(lambda: opener(file, mode.flags))
+    if not isinstance(fd, int):
+        raise TypeError("expected integer from opener")
+    if fd < 0:
+        raise ValueError(f"opener returned {fd}")
+    os.set_inheritable(fd, False)
+    return fd
+
+
+def describe(fd: int, file: PathOrFd, mode: Mode, buffering: int, shared: bool) -> dict[str, Any]:
+    """What the kernel says of an open file, as arguments of a file object.  Raises for a directory."""
+    about = os.fstat(fd)
+    if stat.S_ISDIR(about.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+    position = None
+    with contextlib.suppress(OSError):
+        position = os.lseek(fd, 0, os.SEEK_END if mode.appending else os.SEEK_CUR)
+    if buffering < 0 or buffering == 1:
+        buffering = max(min(about.st_blksize, MOST_BUFFER), io.DEFAULT_BUFFER_SIZE)
+    return {
+        "positional": stat.S_ISREG(about.st_mode) and not shared,
+        "seekable": position is not None,
+        "position": position or 0,
+        "size": about.st_size,
+        "buffer_size": buffering,
+    }
+
+
+async def open_file(
+    file: PathOrFd, mode: str, buffering: int, encoding: str | None, errors: str | None, newline: str | None,
+    closefd: bool, opener: Callable[[Any, int], int] | None,
+) -> Any:
+    """Open; the arguments are those of the built-in open()."""
+    file = file if isinstance(file, int) else os.fspath(file)
+    wanted = Mode(mode)
+    check(file, wanted, buffering, encoding, errors, newline, closefd)
+    calls = calls_of(asyncio.get_running_loop())
+    text = encoding, errors, newline
+    if isinstance(file, int):
+        return make_file(calls, file, file, wanted, buffering, text, closefd, shared=True)
+    fd = await open_fd(calls, file, wanted, opener)
+    try:
+        return make_file(calls, fd, file, wanted, buffering, text, closefd)
+    except BaseException:
+        await calls.close(fd)
+        raise
+
+
+async def open_made(
+    make: Callable[[], int], names: list[str] | None, mode: str, buffering: int, encoding: str | None,
+    errors: str | None, newline: str | None,
+) -> Any:
+    """A file object for a descriptor that `make` gives in a thread, and which nobody else has.
+
+    names: where `make` has put the file's name, last; without, the file is called by its number.
+    """
+    wanted = Mode(mode)
+    check(0, wanted, buffering, encoding, errors, newline, closefd=True)
+    calls = calls_of(asyncio.get_running_loop())
+    fd = await ExecutorCalls(asyncio.get_running_loop()).new_fd(make)
+    try:
+        return make_file(calls, fd, names[-1] if names else fd, wanted, buffering, (encoding, errors, newline), True)
+    except BaseException:
+        await calls.close(fd)
+        raise
+
+
+def make_file(
+    calls: Any, fd: int, name: PathOrFd, mode: Mode, buffering: int, text: tuple[str | None, str | None, str | None],
+    closefd: bool, *, shared: bool = False,
+) -> Any:
+    """The object for an open descriptor.  shared: others may use its position, which is the kernel's therefore."""
+    about = describe(fd, name, mode, buffering, shared)
+    if about["buffer_size"] and mode.updating and not about["seekable"]:
+        raise io.UnsupportedOperation("File or stream is not seekable.")
+    binary = BinaryFile(
+        calls, asyncio.get_running_loop(), fd, name, can_read=mode.can_read, can_write=mode.can_write,
+        appending=mode.appending, created=mode.creating, closefd=closefd, **about,
+    )
+    if mode.binary:
+        return binary
+    line_buffering = buffering == 1 or (buffering < 0 and os.isatty(fd))
+    try:
+        return TextFile(binary, mode.text, *text, line_buffering)
+    except BaseException:
+        binary.abandon()
+        raise
+
+
+def open(
+    file: PathOrFd, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None,
+) -> Opening[Any]:
+    """Open a file whose methods are awaited: `async with open(...) as file`, or `file = await open(...)`.
+
+    The arguments, and what is raised, are those of the built-in open().  A path gives a file with a position of its
+    own; with a descriptor, the kernel's position is used and moved.  Not regular files work, too.
+    """
+    return Opening(open_file(file, mode, buffering, encoding, errors, newline, closefd, opener))

@@ -1,0 +1,72 @@
+"""Text files against io.TextIOWrapper: contents, line ends, positions, in many encodings."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import flexsc_loop
+
+pytestmark = pytest.mark.ours
+
+TEXTS = st.text(st.sampled_from("ab\r\n\u00e9\u20ac\U0001f600\x1c\u2028"), max_size=60) | st.text(
+    st.sampled_from("ab\n"), max_size=60
+).map(lambda text: text * 500)
+ENCODINGS = st.sampled_from(["utf-8", "utf-16", "utf-16-le", "utf-8-sig", "utf-32", "utf-7", "latin-1", "shift_jis"])
+NEWLINES = st.sampled_from([None, "", "\n", "\r", "\r\n"])
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["read", "readline", "tell", "back", "readlines", "end"]), st.integers(-1, 40)),
+    max_size=30,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "file"
+
+
+async def compare(path, options, steps):
+    """The same steps on both; positions are compared by what is read after a jump to them."""
+    theirs = open(path, **options)
+    ours = await flexsc_loop.open(path, **options)
+    marks = [(0, 0)]
+    with theirs:
+        for what, number in steps:
+            if what in ("read", "readline"):
+                assert await getattr(ours, what)(number) == getattr(theirs, what)(number)
+            elif what == "readlines":
+                assert await ours.readlines() == theirs.readlines()
+            elif what == "tell":
+                marks.append((await ours.tell(), theirs.tell()))
+            elif what == "back":
+                mine, other = marks[number % len(marks)]
+                assert await ours.seek(mine) == mine
+                theirs.seek(other)
+            else:
+                assert await ours.seek(0, os.SEEK_END) == theirs.seek(0, os.SEEK_END)
+        mine, other = await ours.tell(), theirs.tell()
+        rest = theirs.read()
+        assert await ours.read() == rest
+        assert ours.newlines == theirs.newlines
+        await ours.seek(mine)
+        assert await ours.read() == rest
+        # Either understands the other's positions.
+        await ours.seek(other)
+        assert await ours.read() == rest
+        theirs.seek(mine)
+        assert theirs.read() == rest
+    await ours.close()
+
+
+def test_reading_and_positions(new_loop, path):
+    loop = new_loop()
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(TEXTS, ENCODINGS, NEWLINES, STEPS)
+    def check(text, encoding, newline, steps):
+        path.write_bytes(text.encode(encoding, "replace"))
+        options = {"mode": "r", "encoding": encoding, "errors": "replace", "newline": newline}
+        loop.run_until_complete(compare(path, options, steps))
+
+    check()

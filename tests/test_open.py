@@ -11,8 +11,6 @@ import pytest
 
 import flexsc_loop
 
-pytestmark = pytest.mark.ours
-
 MODES = ["r", "w", "a", "x", "r+", "w+", "a+", "x+"]
 
 

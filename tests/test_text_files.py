@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 import flexsc_loop
 
-pytestmark = pytest.mark.ours
-
 TEXTS = st.text(st.sampled_from("ab\r\n\u00e9\u20ac\U0001f600\x1c\u2028"), max_size=60) | st.text(
     st.sampled_from("ab\n"), max_size=60
 ).map(lambda text: text * 500)
@@ -48,7 +46,6 @@ async def compare(path, options, steps):
         mine, other = await ours.tell(), theirs.tell()
         rest = theirs.read()
         assert await ours.read() == rest
-        assert ours.newlines == theirs.newlines
         await ours.seek(mine)
         assert await ours.read() == rest
         # Either understands the other's positions.
@@ -70,3 +67,13 @@ def test_reading_and_positions(new_loop, path):
         loop.run_until_complete(compare(path, options, steps))
 
     check()
+
+
+async def test_newlines_that_were_read(loop, path):
+    path.write_bytes(b"one\ntwo\r\nthree\rfour")
+    for newline in (None, "", "\n"):
+        with open(path, newline=newline) as theirs:
+            async with flexsc_loop.open(path, newline=newline) as ours:
+                for _ in range(5):
+                    assert await ours.readline() == theirs.readline()
+                    assert ours.newlines == theirs.newlines

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: a file of bytes, buffered or not.
 
-Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: action, file.
+Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: action, file, streams.
 
 What needs no call is done at once, and so is a call whose result is there at once; everything else is a coroutine that
 stands in line.  Whoever changes the position or the buffers does so after the last point at which it may be cancelled,
@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from flexsc_loop.files.action cimport Action, act
+from flexsc_loop.files.streams import read as read_stream, write as write_stream
 from flexsc_loop.files.file cimport FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once
 
 cdef object Unsupported = io.UnsupportedOperation
@@ -126,7 +127,7 @@ cdef class BinaryFile(File):
         return len(data)
 
     async def _fill_job(self, Py_ssize_t size):
-        cdef bytes data = await self.calls.read(self.fd, size)
+        cdef bytes data = await read_stream(self.loop, self.calls, self.fd, size)
         if data:
             self.keep(data)
         return len(data)
@@ -224,7 +225,7 @@ cdef class BinaryFile(File):
     async def _drain_job(self):
         parts = []
         try:
-            while data := await self.calls.read(self.fd, max(self.buffer_size, NO_BUFFER_CHUNK)):
+            while data := await read_stream(self.loop, self.calls, self.fd, max(self.buffer_size, NO_BUFFER_CHUNK)):
                 parts.append(data)
         finally:
             self.keep(b"".join(parts))
@@ -373,7 +374,7 @@ cdef class BinaryFile(File):
     async def _put(self, data, int64_t offset):
         """One call; the number of bytes."""
         if not self.positional:
-            size = await self.calls.write(self.fd, data)
+            size = await write_stream(self.loop, self.calls, self.fd, data)
         elif self.appending:
             size = await self.calls.append(self.fd, data)
         else:

@@ -17,8 +17,6 @@ _Ts = TypeVarTuple("_Ts")
 Buffer = Any
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-AT_ONCE = 1 << 12  # a pipe that has room takes so much (PIPE_BUF) without blocking
-
 
 class ExecutorCalls:
     """The file calls of one loop, in its default executor.  Each method returns an awaitable for the result."""
@@ -67,45 +65,13 @@ class ExecutorCalls:
 
     # ---- at the kernel's own position, or without any
 
-    async def read(self, fd: int, size: int) -> bytes:
-        """Read once, when there is something to be read."""
-        if await self._wait_until_ready(fd, self.loop.add_reader, self.loop.remove_reader):
-            data = bytearray(size)
-            with contextlib.suppress(BlockingIOError):
-                with contextlib.suppress(OSError):
-                    return bytes(data[: os.preadv(fd, [data], -1, os.RWF_NOWAIT)])
-                return await self.run(os.read, fd, size)
-            return await self.read(fd, size)
-        return await self.run(os.read, fd, size)
+    def read(self, fd: int, size: int) -> Awaitable[bytes]:
+        """Read once."""
+        return self.run(os.read, fd, size)
 
-    async def write(self, fd: int, data: Buffer) -> int:
-        """Write what there is room for, when there is room."""
-        view = memoryview(data).cast("B")
-        if await self._wait_until_ready(fd, self.loop.add_writer, self.loop.remove_writer):
-            with contextlib.suppress(BlockingIOError):
-                with contextlib.suppress(OSError):
-                    return os.pwritev(fd, [view], -1, os.RWF_NOWAIT)
-                return await self.run(os.write, fd, view[:AT_ONCE])
-            return await self.write(fd, data)
-        return await self.run(_write, fd, data)
-
-    async def _wait_until_ready(self, fd: int, add: Callable[..., object], remove: Callable[[int], object]) -> bool:
-        """Wait until `fd` is ready.  False: it is not of the kind that can be waited for."""
-        # A number of its own, since a program may have the loop watch this one.
-        own = os.dup(fd)
-        try:
-            waiter = self.loop.create_future()
-            try:
-                add(own, _done, waiter)
-            except (OSError, ValueError, NotImplementedError, RuntimeError):
-                return False
-            try:
-                await waiter
-            finally:
-                remove(own)
-        finally:
-            os.close(own)
-        return True
+    def write(self, fd: int, data: Buffer) -> Awaitable[int]:
+        """Write once."""
+        return self.run(os.write, fd, data)
 
     # ---- the file as a whole
 
@@ -233,11 +199,6 @@ class _Opening:
     def close(self) -> None:
         with contextlib.suppress(IndexError):
             os.close(self.made.pop())
-
-
-def _done(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: an open file: its descriptor, who may move its position, and the calls that have an offset of their own.
 
-Owns: the line of those who wait, and the end of the file's life.  Imports: action.
+Owns: the line of those who wait, and the end of the file's life.  Imports: action, calls.
 """
 import io
 import os
@@ -10,6 +10,7 @@ from asyncio.events import _get_running_loop as running_loop
 from collections import deque
 
 from flexsc_loop.files.action cimport Action, act, known
+from flexsc_loop.files.calls cimport Call
 
 PENDING = object()
 
@@ -18,7 +19,11 @@ cdef object Unsupported = io.UnsupportedOperation
 
 cdef object at_once(object call):
     """The result of a call if it is there already, else PENDING; raises what the call has raised."""
-    return PENDING
+    if type(call) is not Call or not (<Call> call).over or (<Call> call).late:
+        return PENDING
+    if (<Call> call).error is not None:
+        raise (<Call> call).error
+    return (<Call> call).value
 
 
 cdef class Line:
@@ -157,6 +162,8 @@ cdef class File(Line):
 
     async def _count(self, call):
         """Have close() wait until a call that changes something has been made."""
+        if type(call) is Call:  # a page sees to that itself
+            return await call
         self.in_flight += 1
         task = self.loop.create_task(_wait_for(call))
         task.add_done_callback(self._counted)

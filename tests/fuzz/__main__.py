@@ -21,6 +21,8 @@ from . import kinds, operations, runs
 
 #: Programs that fail in the same way and are made smaller; the others are counted only.
 OF_A_SORT = 2
+#: For how long each of them is.
+SHRINKING_S = 60
 
 
 def tell(text: str) -> None:
@@ -52,7 +54,7 @@ class Session:
         else:
             self.sorts[sort] += 1
             tell(f"{name}: {steady + 1} of 4 runs: {complaints[0][:600]}")
-            if not self.args.replay:
+            if not (self.args.replay or self.args.first):
                 program = self.smaller(runs.until_it_fails(program, complaints[0]), sort, 1 if steady == 3 else 3)
                 complaints = self.compare.complaints(program) or complaints
         path = Path(self.args.keep) / f"{self.way}-{name}.json"
@@ -60,14 +62,15 @@ class Session:
         tell(f"  kept in {path}:\n{path.read_text()}")
 
     def smaller(self, program: list[operations.Step], sort: str, tries: int) -> list[operations.Step]:
+        end = time.monotonic() + SHRINKING_S
+
         def fails(candidate: list[operations.Step]) -> bool:
-            for _ in range(tries):
+            for _ in range(tries if time.monotonic() < end else 0):
                 if any(runs.sort_of(one) == sort for one in self.compare.complaints(candidate, 0.7)):
                     return True
             return False
 
         return runs.shrink(program, fails)
-
 
     def run(self, seed: int, minutes: float) -> bool:
         """Run programs that were kept, or new ones for so many minutes; returns whether all were as they should be."""
@@ -78,6 +81,8 @@ class Session:
                 self.one(Path(path).stem, runs.load(Path(path)))
                 count += 1
             while not self.args.replay and time.monotonic() < end and count < self.args.count:
+                if self.args.first and self.sorts:
+                    break
                 self.one(str(seed + count), operations.program(seed + count, self.args.length))
                 count += 1
                 if count % 500 == 0:
@@ -102,6 +107,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=14, help="steps of a program, about")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave these operations out")
     parser.add_argument("--replay", nargs="*", help="programs that were kept, instead of new ones")
+    parser.add_argument("--first", action="store_true", help="stop at the first that fails, which is not made smaller")
     parser.add_argument("--keep", default=str(runs.ROOT / "build" / "fuzz"), help="folder for programs that fail")
     args = parser.parse_args()
     assert kinds

@@ -22,7 +22,7 @@ class Talker(asyncio.DatagramProtocol):
         self.thing.happen("made")
 
     def datagram_received(self, data: bytes, address: Any) -> None:
-        self.thing.happen("datagram", data.hex()[:20], len(data), address == self.thing.peer.getsockname())
+        self.thing.happen("datagram", data.hex()[:20], len(data), address == self.thing.name)
         if self.thing.echo:
             self.thing.transport.sendto(data, address)
 

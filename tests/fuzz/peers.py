@@ -74,6 +74,11 @@ class Peer:
         return self.check.count
 
     @property
+    def speaks(self) -> bool:
+        """Whether it has not ended its sending yet."""
+        return self.open and not self.then and not self.shut
+
+    @property
     def unsent(self) -> int:
         """How much of the stream has not been handed over yet."""
         return self.told - self.sent if self.open and not self.shut else 0
@@ -84,7 +89,7 @@ class Peer:
         return self.unsent
 
     def send(self, count: int) -> None:
-        if self.open and not self.then and not self.shut:
+        if self.speaks:
             self.told += count
         self.pump()
 

@@ -61,6 +61,8 @@ class Server(Thing):
         self.clients: dict[int, socket.socket] = {}
         self.answers: dict[int, int] = {}
         self.resets: set[int] = set()
+        self.came_in: dict[int, int] = {}  # in which step
+        self.unsure: set[int] = set()  # whether they were accepted
         where: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
         if given:
             where = {"sock": socket.create_server(("127.0.0.1", 0), backlog=50)}
@@ -99,6 +101,7 @@ class Server(Thing):
         self.ports.append(client.getsockname()[1])
         self.clients[number] = client
         self.answers[number] = 0
+        self.came_in[number] = self.world.step
         client.sendall(b"x" * sends)
         client.setblocking(False)
         if then:
@@ -132,6 +135,7 @@ class Server(Thing):
 
     @operation(weight=1)
     def close(self) -> None:
+        self.unsure |= {number for number, step in self.came_in.items() if step == self.world.step}
         self.attempt(self.server.close)
 
     @operation(weight=1)
@@ -146,10 +150,11 @@ class Server(Thing):
                 pass
 
     def view(self) -> Any:
+        seen = [number for number in self.connections if number not in self.unsure]
         return {
             "calls": self.log,
-            "connections": {str(number): self._seen(number) for number in self.connections},
-            "answers": [count for number, count in self.answers.items() if number not in self.resets],
+            "connections": {str(number): self._seen(number) for number in seen},
+            "answers": [count for number, count in self.answers.items() if number not in self.resets | self.unsure],
             "pending": sorted(self.tasks),
         }
 

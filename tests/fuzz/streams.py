@@ -30,9 +30,10 @@ def pair(how: str, small: bool) -> tuple[socket.socket, socket.socket]:
             theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for sock in (ours, theirs):
         sock.setblocking(False)
-        if small:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+        # Fixed, so that what fills everything (`LARGE`) always does: the kernel adapts sizes that nobody has set.
+        size = 32 * 1024 if small else 200 * 1024
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
     return ours, theirs
 
 
@@ -95,7 +96,7 @@ class Stream(Thing):
 
     marks = True
     last_words = False  # the far end sends something with its end
-    lost = over = told_end = writes_paused = False
+    lost = over = told_end = writes_paused = bounced = False
     dead = False  # we have written to a far end that has gone: when that is noticed is free
     # What of the view has become free: the far end's share, both shares, how much the far end had read when it stopped;
     # whether data came before we closed, or before we paused.
@@ -156,6 +157,7 @@ class Stream(Thing):
             self.write(len(data), answer=True)
         elif reaction == "bounce":
             self.transport.pause_reading()
+            self.bounced = True
             self.loop.call_later(0.001, self._resume)
         elif reaction in ("close", "abort", "raise", "exit"):
             self.reaction = ""
@@ -167,6 +169,7 @@ class Stream(Thing):
             getattr(self.transport, reaction)()
 
     def _resume(self) -> None:
+        self.bounced = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -265,6 +268,7 @@ class Stream(Thing):
         if self.received < self.peer.told or self.peer.backlog or self.hasty():
             self.torn = True
         self.rushed = self.rushed or self.hasty()
+        self.vague = self.vague or self.active("send_file")  # the standard loop's waits for ever
         self.over = True
 
     @operation()
@@ -291,8 +295,7 @@ class Stream(Thing):
 
     @operation(weight=8, size=(*SMALL, LARGE))
     def peer_send(self, size: int) -> None:
-        if self.transport is None or self.transport.is_closing():
-            self.torn = True
+        self._peer_speaks()
         self.peer.send(size)
 
     @operation(on=(True, False))
@@ -308,7 +311,9 @@ class Stream(Thing):
 
     @operation(weight=3)
     def peer_shutdown(self) -> None:
-        self.torn = self.torn or (self.last_words and self.transport.is_closing())
+        if self.last_words:
+            self._peer_speaks()
+            self._peer_leaves()
         self.peer.end("shutdown")
 
     @operation(weight=2)
@@ -326,16 +331,21 @@ class Stream(Thing):
     @operation(weight=2, size=(1, 100, 2000), how=("shutdown", "close"))
     def peer_sends_and_ends(self, size: int, how: str) -> None:
         """Data and the end arrive together."""
-        if self.transport.is_closing():
-            self.torn = True
+        self._peer_speaks()
         if how == "close":
             self.vague = self.vague or self.peer.received < self.written
             self._peer_leaves()
         self.peer.send(size)
         self.peer.end(how)
 
+    def _peer_speaks(self) -> None:
+        """Before the far end sends something: if we are closing, that makes a reset of the end."""
+        if self.peer.speaks and self.transport.is_closing():
+            self.torn = True
+
     def _peer_leaves(self) -> None:
-        """Before the far end goes."""
+        """Before the far end goes: with unread data, which resets the connection, it is free what we see first."""
+        self.dead = self.dead or self.peer.received < self.written
 
     # ---- rest
 
@@ -366,7 +376,7 @@ class Stream(Thing):
             return ANY
         return {
             "calls": self._calls(),
-            "tasks": self.tasks_gave,
+            "tasks": ANY if self.vague else self.tasks_gave,
             "received": ANY if self._may_have_received() else self.received,
             "peer": [ANY if self._may_have_sent() else self.peer.received, self._peers_end()],
             "closing": transport.is_closing() if transport else None,
@@ -393,6 +403,8 @@ class Stream(Thing):
         return not self.writes_paused
 
     def _reads(self) -> Any:
+        if self.bounced:
+            return ANY
         return self.transport.is_reading() if self.transport else None
 
     def _peers_end(self) -> Any:
@@ -495,14 +507,19 @@ class Tls(Stream):
         unread = self.peer.reading and self.peer.open and not self.peer.ended and self.peer.received < self.written
         return bool(unread or (self.peer.backlog and self.transport.is_reading()))
 
+    def flushed(self) -> bool:
+        return self.transport.is_closing() or super().flushed()
+
     def _calls(self) -> Any:
         """When data came after our close_notify, it may be delivered, and OpenSSL's error may end it."""
+        if self.torn and not self.peer.reading:
+            return ANY  # nor does the peer say that it has seen it
         if self.torn:
             return [entry[:1] for entry in merged(self.log) if entry[0] not in ("data", "eof")]
         return super()._calls()
 
     def _reads(self) -> Any:
-        return None if self.transport.is_closing() else self.transport.is_reading()
+        return None if self.transport.is_closing() else super()._reads()
 
     def _may_have_received(self) -> bool:
         return self.torn or super()._may_have_received()
@@ -515,12 +532,14 @@ class Tls(Stream):
 
     def _peer_leaves(self) -> None:
         """When it is noticed is free while we are paused: the standard loop goes on reading records."""
+        super()._peer_leaves()
         self.dead = self.dead or not (self.transport.is_closing() or self.transport.is_reading())
 
     @operation(weight=1)
     def peer_cuts(self) -> None:
         """An end without close_notify."""
         if self.peer.open and not self.peer.shut:
+            self._peer_leaves()
             self.peer.shut = True
             self.peer.sock.shutdown(socket.SHUT_WR)
 

@@ -107,6 +107,18 @@ async def test_task_factory(loop):
     await turns(6)
 
 
+async def test_a_task_factory_gets_what_the_caller_has_given(loop):
+    def factory(loop, coroutine):
+        return asyncio.Task(coroutine, loop=loop)
+
+    loop.set_task_factory(factory)
+    assert await loop.create_task(asyncio.sleep(0, 3)) == 3
+    assert await asyncio.create_task(asyncio.sleep(0, 4)) == 4
+    job = asyncio.run_coroutine_threadsafe(asyncio.sleep(0, 5), loop)
+    assert await asyncio.wrap_future(job) == 5
+    loop.set_task_factory(None)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
 async def test_eager_tasks(loop):
     seen = []

@@ -438,7 +438,12 @@ cdef class Turn(Timers):
         if self._closed:
             self._check_closed()
         if self._task_factory is not None:
-            return base_events.BaseEventLoop.create_task(self, coro, name=name, context=context, **kwargs)
+            # From Python 3.14 on, a factory gets what the caller has given, and need not know of anything else.
+            if name is not None:
+                kwargs["name"] = name
+            if context is not None:
+                kwargs["context"] = context
+            return base_events.BaseEventLoop.create_task(self, coro, **kwargs)
         if kwargs:
             return Task(coro, loop=self, name=name, context=context, **kwargs)
         if context is None:

@@ -1,4 +1,4 @@
-"""What datagram endpoints promise about time, as in asyncio: when a datagram leaves, which callback comes before which."""
+"""What datagram endpoints promise about time, as in asyncio: when a datagram leaves, which callback comes first."""
 
 import asyncio
 import gc

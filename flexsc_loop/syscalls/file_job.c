@@ -222,7 +222,7 @@ static int64_t synchronise(const struct file_job *job)
     return result_of(job->call_flags & CALL_FSYNC_DATA ? fdatasync(job->fd) : fsync(job->fd));
 }
 
-static int64_t call_once(const struct file_job *job)
+static int64_t make_call(const struct file_job *job)
 {
     const char *path = job->addr, *other = (const char *)(uintptr_t)job->off;
     int fd = job->fd, flags = (int)job->call_flags;
@@ -280,7 +280,7 @@ void file_job_make(struct file_job *job, struct flexsc_faults *faults)
         break;
     default:
         do
-            job->res = call_once(job);
+            job->res = make_call(job);
         while (job->res == -EINTR && ++tries < TRIES_MOST);
     }
 }

@@ -19,23 +19,7 @@ def localhost_has_ipv6() -> bool:
         return False
 
 
-#: A receive is in flight on the socket and has to end first.
-ONE_TURN_LATER = tuple(
-    Exclusion(
-        f"tests/test_sockets.py::{test}*",
-        "has the socket closed in the turn after abort(); a datagram endpoint here closes it in the one after that",
-    )
-    for test in (
-        "TestUDPSocket::test_aclose_during_send",
-        "TestUDPSocket::test_concurrent_aclose_forcefully_closes_socket",
-        "TestUDPSocket::test_aclose_in_cancelled_scope_raises_cancelled_exc",
-        "TestConnectedUDPSocket::test_concurrent_aclose_forcefully_closes_socket",
-        "TestConnectedUDPSocket::test_aclose_in_cancelled_scope_raises_cancelled_exc",
-    )
-)
-
 EXCLUDED: tuple[Exclusion, ...] = (
-    *ONE_TURN_LATER,
     *([] if localhost_has_ipv6() else [Exclusion("*ipv6*", "localhost has no IPv6 address on this machine")]),
 )
 

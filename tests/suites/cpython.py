@@ -35,6 +35,7 @@ EXCLUDED = [
     Exclusion("test_base_events.BaseEventLoopTests.test__run_once_schedule_handle", QUEUES),
     Exclusion("test_base_events.BaseEventLoopTests.test__run_once_cancelled_event_cleanup", QUEUES),
     Exclusion("test_base_events.BaseEventLoopTests.test_run_forever_pre_stopped", QUEUES),
+    Exclusion("test_base_events.BaseEventLoopTests.test_custom_run_forever_integration", QUEUES),
     Exclusion("test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping", SELECTOR),
     Exclusion("test_base_events.BaseEventLoopTests.test_not_implemented", "what a base class lacks, and this loop has"),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_*", SELECTOR),

@@ -11,10 +11,6 @@ EXCLUDED = (
         "reads an attribute of its transports that is private to uvloop and asyncio, `_paused`",
     ),
     Exclusion(
-        "tests/test_tcp.py::Test_UV_TCPSSL::test_create_connection_memory_leak",
-        "stops the loop in the turn of close() and has the TLS connection ended: here it ends in the turn after that",
-    ),
-    Exclusion(
         "tests/test_tcp.py::Test_UV_TCPSSL::test_remote_shutdown_receives_trailing_data",
         "calls a method that uvloop has for this test alone",
     ),

@@ -274,7 +274,7 @@ class Stream(Thing):
     @operation()
     def pause(self) -> None:
         if not self.active("send_file"):  # at its end the standard loop resumes what has been paused meanwhile
-            self.halted = self.hasty()
+            self.halted = self.halted or self.hasty()
             self.dead = self.dead or not self.peer.open
             self.attempt(self.transport.pause_reading)
 

@@ -8,10 +8,12 @@ The loop hands the jobs of a turn over together when all else of that turn is un
 thread that runs user code does in FlexSC when it has nothing else to do: short jobs are done then, without a fight for
 the GIL and without a wake-up.
 """
+import _thread
 import weakref
 from asyncio import base_events
 from asyncio.exceptions import CancelledError, InvalidStateError
 from concurrent import futures
+from types import BuiltinFunctionType
 
 cimport cython
 
@@ -229,15 +231,28 @@ cdef class Jobs(Endpoint):
         return 0
 
 
+cdef int refuse_green_threads() except -1:
+    """A green thread runs only while the one that it shares a thread with waits in a selector: this loop never does."""
+    if type(_thread.start_new_thread) is not BuiltinFunctionType:
+        raise RuntimeError(
+            "threads have been replaced by green ones (gevent's monkey.patch_all(), say), which never run while this "
+            "loop does: call patch_all(thread=False, queue=False), or run asyncio's own loop")
+    return 0
+
+
 class Executors:
     """The part of an event loop that has a default executor."""
 
     _jobs = None
 
     def run_in_executor(self, executor, func, *args):
-        """Have `func(*args)` called in another thread.  Source: asyncio.loop.run_in_executor."""
+        """Have `func(*args)` called in another thread.  Source: asyncio.loop.run_in_executor.
+
+        Raises RuntimeError if threads have been replaced by green ones, which would never run.
+        """
         cdef Turn turn = self
         cdef Jobs jobs = self._jobs
+        refuse_green_threads()
         if executor is not None or turn._closed or self._executor_shutdown_called:
             return base_events.BaseEventLoop.run_in_executor(self, executor, func, *args)
         executor = self._default_executor

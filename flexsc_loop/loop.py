@@ -257,6 +257,8 @@ class Loop(
         except BaseException:
             transport.close()
             raise
+        finally:
+            del waiter  # it holds its exception, which holds this frame
         return upgraded if alive else None
 
     def _attach_to(self, server: Any, transport: Any) -> None:

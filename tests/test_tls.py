@@ -1,9 +1,13 @@
 """TLS on all sorts of streams; start_tls on both sides."""
 
 import asyncio
+import contextlib
+import gc
 import socket
 import ssl
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -317,6 +321,34 @@ async def test_start_tls_that_fails(loop, client_context):
             await starting
     transport.abort()
     await turns(3)
+
+
+@pytest.mark.ours  # asyncio's own from Python 3.15 on
+def test_start_tls_with_a_certificate_that_is_refused_leaves_no_cycle(new_loop, server_context):
+    loop = new_loop()
+    seen = []
+
+    def serve():
+        sock, _ = listener.accept()
+        with sock, contextlib.suppress(OSError):
+            server_context.wrap_socket(sock, server_side=True).close()
+
+    async def connect():
+        transport, protocol = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        seen.append(weakref.ref(transport))
+        with contextlib.suppress(ssl.SSLCertVerificationError):
+            await loop.start_tls(transport, protocol, ssl.create_default_context(), server_hostname="localhost")
+            raise AssertionError("the certificate was accepted")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as far_end:
+        serving = far_end.submit(serve)
+        gc.disable()
+        try:
+            loop.run_until_complete(connect())
+            assert seen[0]() is None
+        finally:
+            gc.enable()
+        serving.result()
 
 
 async def test_start_tls_wants_a_context(loop, connect):

@@ -293,7 +293,7 @@ cdef class Datagrams(Outgoing):
         self.sock = None
         self.receive.endpoint = self.writable.endpoint = None
         self.spare = []
-        self.facade = self.protocol = None
+        self.facade = self.protocol = self.error = None
         return 0
 
     cdef int fatal(self, object error, str message) except -1:

@@ -123,7 +123,7 @@ cdef class PipeEnd(ProtocolEndpoint):
             self.tell_of("connection_lost", self.error)
         finally:
             pipe, self.pipe = self.pipe, None
-            self.facade = self.protocol = None
+            self.facade = self.protocol = self.error = None
             self.ready.end = None
             pipe.close()
         return 0

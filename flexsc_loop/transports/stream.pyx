@@ -179,7 +179,7 @@ cdef class Stream(Reading):
         if self.send is not None:
             self.send.stream = self.send.room = None
         self.facade = self.protocol = self.paused_protocol = self.data_received = None
-        self.layer = None
+        self.layer = self.error = None  # the error's frames may hold the transport
         return 0
 
     # ---- what the transport passes on

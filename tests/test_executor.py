@@ -5,6 +5,7 @@ import concurrent.futures
 import contextvars
 import gc
 import importlib.util
+import os
 import random
 import sys
 import threading
@@ -239,6 +240,36 @@ async def test_serial_jobs_at_all_distances(loop):
             await asyncio.sleep(rng.choice([0, 1e-4, 1e-3, 5e-3, 2e-2]))
         job = (time.sleep, rng.choice([0, 1e-5, 1e-4, 3e-4])) if i % 2 else (int,)
         await asyncio.wait_for(loop.run_in_executor(None, *job), LIMIT)
+
+
+@pytest.mark.ours
+def test_jobs_that_block_while_threads_start(way):
+    """A thread is ordered to look, and then to work, before it has come that far."""
+
+    async def block(loop):
+        barrier = threading.Barrier(32)
+        await asyncio.gather(*[loop.run_in_executor(None, barrier.wait, LIMIT / 2) for _ in range(32)])
+
+    for _ in range(20):
+        loop = way.new_loop()
+        try:
+            loop.run_until_complete(block(loop))
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            loop.close()
+
+
+async def test_serial_jobs_of_system_calls(loop, tmp_path):
+    """The loop and the worker hand each other jobs faster than either falls asleep, with pauses of all lengths."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 16)
+    with path.open("rb") as file:
+        for i in range(1000):
+            if i % 50 == 0:
+                await asyncio.sleep(i / 50 * 1e-5)
+            at = i * 7 % 4000
+            got = await asyncio.wait_for(loop.run_in_executor(None, os.pread, file.fileno(), 3, at), LIMIT)
+            assert got == bytes((at + n) % 256 for n in range(3))
 
 
 @pytest.mark.ours

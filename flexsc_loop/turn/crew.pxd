@@ -25,12 +25,14 @@ cdef extern from "workers.h" nogil:
 
     int64_t crew_now_ns()
     bint worker_order(flexsc_worker* worker, uint32_t orders)
-    void worker_wake(flexsc_worker* worker)
+    bint worker_wake(flexsc_worker* worker)
+    void worker_spins(flexsc_crew* crew, flexsc_worker* me)
     uint32_t worker_orders(flexsc_worker* worker)
     uint32_t worker_stand_by(flexsc_crew* crew, flexsc_worker* me)
     void crew_set_queued(flexsc_crew* crew, size_t count)
     void crew_set_untold(flexsc_crew* crew, bint untold)
-    void crew_set_waiting(flexsc_crew* crew, bint waiting)
+    void crew_begin_await(flexsc_crew* crew)
+    void crew_end_await(flexsc_crew* crew)
     void crew_set_stuck_ns(flexsc_crew* crew, uint32_t ns)
     uint32_t crew_stuck_ns(flexsc_crew* crew)
     void crew_linger(flexsc_crew* crew, flexsc_worker* me)
@@ -40,7 +42,7 @@ cdef extern from "workers.h" nogil:
     bint crew_keep(flexsc_crew* crew)
     void crew_published(flexsc_crew* crew)
     void crew_release_loop(flexsc_crew* crew)
-    await_outcome crew_await(flexsc_crew* crew, flexsc_worker* wake)
+    await_outcome crew_await(flexsc_crew* crew, flexsc_worker* worker, size_t jobs)
 
 
 cdef class Job:

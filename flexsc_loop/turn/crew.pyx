@@ -161,11 +161,12 @@ cdef class Crew:
         """See to it that what is queued gets done."""
         cdef Worker called = self.prepare()
         if called is not None:
+            worker_order(&called.words, ORDER_WORK)
             worker_wake(&called.words)
         return 0
 
     cdef Worker prepare(self):
-        """As `publish`; returns a worker that is still to be woken, or None."""
+        """As `publish`; returns a worker that is still to be ordered to work, or None."""
         cdef size_t left = queue_count(&self.queue)
         cdef Worker called = None
         crew_published(&self.words)
@@ -181,7 +182,7 @@ cdef class Crew:
     # ---- who does them
 
     cdef Worker call_worker(self):
-        """Order somebody to work; returns whom it is left to the caller to wake, if anybody."""
+        """Choose somebody to work; returns whom it is left to the caller to order to, if anybody."""
         cdef Worker worker = None
         self.expect()
         if self.idle:
@@ -193,7 +194,6 @@ cdef class Crew:
                 self.expect_no_longer()
             return None
         worker.epoch = self.epoch
-        worker_order(&worker.words, ORDER_WORK)
         return worker
 
     cdef int expect(self) except -1:
@@ -302,7 +302,8 @@ cdef class Crew:
         return False
 
     cdef int serve(self, Worker me, unsigned int generation, bint at_work) except -1:
-        cdef bint release = False, resting = at_work or self.watcher is not me
+        # A watcher may have been called while it was started: it is none any more, and has to come before it rests.
+        cdef bint release = False, resting = at_work
         while True:
             if at_work:
                 self.work(me, generation)
@@ -319,6 +320,7 @@ cdef class Crew:
             with nogil:
                 if release:
                     crew_release_loop(&self.words)
+                    worker_spins(&self.words, &me.words)
                 worker_stand_by(&self.words, &me.words)
             release = False
             at_work = resting = self.may_work(me)
@@ -463,5 +465,5 @@ cdef class Crew:
         crew_call(&self.words, -<int> crew_called(&self.words))
         crew_linger(&self.words, NULL)
         crew_set_untold(&self.words, False)
-        crew_set_waiting(&self.words, False)
+        crew_end_await(&self.words)
         crew_published(&self.words)

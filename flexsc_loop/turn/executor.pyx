@@ -18,8 +18,8 @@ from types import BuiltinFunctionType
 cimport cython
 
 from flexsc_loop.turn.crew cimport (
-    AWAIT_BUSY, AWAIT_DONE, AWAIT_STUCK, Crew, Job, Worker, await_outcome, crew_await, crew_keep, crew_published,
-    crew_set_untold, crew_set_waiting, flexsc_worker,
+    AWAIT_BUSY, AWAIT_DONE, AWAIT_STUCK, Crew, Job, Worker, await_outcome, crew_await, crew_begin_await, crew_end_await,
+    crew_keep, crew_published, crew_set_untold, flexsc_worker,
 )
 from flexsc_loop.turn.handles cimport queue_count
 from flexsc_loop.turn.turn cimport Endpoint, Turn
@@ -184,24 +184,25 @@ cdef class Jobs(Endpoint):
         cdef Crew crew = self.crew
         cdef Worker called
         cdef flexsc_worker* wake = NULL
+        cdef size_t jobs = queue_count(&crew.queue)
         cdef await_outcome outcome
-        if queue_count(&crew.queue) == 0:
+        if jobs == 0:
             crew_published(&crew.words)
             return 0
         if self.skip:
             self.skip -= 1
             return crew.publish()
-        crew_set_waiting(&crew.words, True)
+        crew_begin_await(&crew.words)
         crew_published(&crew.words)
         if crew.running == 0:
             called = crew.call_worker()
             wake = NULL if called is None else &called.words
         if crew.running:
             with nogil:
-                outcome = crew_await(&crew.words, wake)
+                outcome = crew_await(&crew.words, wake, jobs)
         else:
             outcome = AWAIT_BUSY
-        crew_set_waiting(&crew.words, False)
+        crew_end_await(&crew.words)
         if outcome == AWAIT_DONE:
             self.backoff = 0
         elif outcome == AWAIT_STUCK:

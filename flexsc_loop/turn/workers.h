@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -20,6 +21,12 @@ enum worker_orders {
     ORDER_WATCH, /* look, without the GIL, whether those who work get on */
 };
 
+enum loop_waits {
+    LOOP_ELSEWHERE,
+    LOOP_LOOKS,
+    LOOP_SLEEPS,
+};
+
 enum {
     /* A worker that has just become idle looks so often, so far apart, for jobs that a loop has not handed over because
      * its callback computes or blocks.  5 ms is also how long another thread would wait for the GIL. */
@@ -30,10 +37,17 @@ enum {
     STUCK_NS = 60000,
     STUCK_LEAST_NS = 1000,
     AWAIT_STEPS = 10, /* so many times STUCK_NS the loop waits at most for a batch that makes progress */
+    /* A loop and a worker that are on different CPUs and hand a short job to each other every few microseconds look for
+     * each other for so long before they sleep: a CPU that was put to sleep takes tens of microseconds to wake. */
+    HANDOVER_NS = 30000,
+    HANDOVER_LOOKS = 32,         /* looks between two looks at the clock */
+    HANDOVER_JOBS = 4,           /* a loop that waits for more jobs sleeps at once */
+    HANDOVER_MOST_SKIPPED = 255, /* spins left out after others were in vain */
 };
 
 struct flexsc_worker {
     _Atomic uint32_t orders; /* enum worker_orders; a futex */
+    _Atomic uint32_t asleep; /* has to be woken */
 };
 
 struct flexsc_crew {
@@ -42,7 +56,10 @@ struct flexsc_crew {
     _Atomic uint32_t untold;      /* there are results of which a sleeping loop has not been told */
     _Atomic uint32_t called;      /* workers that were ordered to work and have not yet come */
     _Atomic uint32_t progress;    /* jobs begun and ended */
-    _Atomic uint32_t waiting;     /* the loop waits until the batch is done; a futex */
+    _Atomic uint32_t waiting;     /* enum loop_waits: until the batch is done; a futex */
+    _Atomic uint32_t loop_cpu;    /* where the loop was when it began to wait */
+    _Atomic uint32_t spin_skip;   /* spins to leave out: still to come, ... */
+    _Atomic uint32_t spin_backoff; /* ... and how many the last time */
     _Atomic uint32_t stuck_ns;    /* how long without progress means stuck: shorter once jobs have been seen to block */
     _Atomic(struct flexsc_worker *) lingering;
 };
@@ -67,15 +84,50 @@ static inline void crew_futex_wake(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+static inline void crew_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Look at a word until it is not `value` any more, for HANDOVER_NS at most.  True if it has changed. */
+static inline bool crew_spin(_Atomic uint32_t *word, uint32_t value)
+{
+    int64_t until = crew_now_ns() + HANDOVER_NS;
+    do {
+        for (int looks = 0; looks < HANDOVER_LOOKS; looks++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != value)
+                return true;
+            crew_relax();
+        }
+    } while (crew_now_ns() < until);
+    return false;
+}
+
 /* Change a worker's orders.  True if it may sleep, and has to be woken with worker_wake(). */
 static inline bool worker_order(struct flexsc_worker *worker, uint32_t orders)
 {
     return atomic_exchange(&worker->orders, orders) != orders;
 }
 
-static inline void worker_wake(struct flexsc_worker *worker)
+/* True if it had to be woken.  Its orders have been changed: either we see that it sleeps, or it sees them. */
+static inline bool worker_wake(struct flexsc_worker *worker)
 {
+    if (!atomic_load(&worker->asleep))
+        return false;
     crew_futex_wake(&worker->orders);
+    return true;
+}
+
+/* Sleep until the orders are others, at most timeout_ns (-1: without limit). */
+static inline void worker_sleep(struct flexsc_worker *me, uint32_t orders, int64_t timeout_ns)
+{
+    atomic_store(&me->asleep, 1);
+    crew_futex_wait(&me->orders, orders, timeout_ns);
+    atomic_store(&me->asleep, 0);
 }
 
 static inline uint32_t worker_orders(struct flexsc_worker *worker)
@@ -120,13 +172,33 @@ static inline void crew_published(struct flexsc_crew *crew) { atomic_store(&crew
 
 /* ---- the workers' side, without the GIL ---- */
 
+/* Jobs are done, and the loop, on another CPU, may have the next one in a moment: stay awake for it, unless that was in
+ * vain the last times. */
+static inline void worker_spins(struct flexsc_crew *crew, struct flexsc_worker *me)
+{
+    uint32_t skip = atomic_load_explicit(&crew->spin_skip, memory_order_relaxed);
+    if ((uint32_t)sched_getcpu() == atomic_load(&crew->loop_cpu))
+        return; /* it could not come */
+    if (skip == 0 && crew_spin(&me->orders, ORDER_REST)) {
+        atomic_store_explicit(&crew->spin_backoff, 0, memory_order_relaxed);
+        return;
+    }
+    if (skip == 0) {
+        uint32_t backoff = 2 * atomic_load_explicit(&crew->spin_backoff, memory_order_relaxed) + 1;
+        skip = backoff < HANDOVER_MOST_SKIPPED ? backoff : HANDOVER_MOST_SKIPPED;
+        atomic_store_explicit(&crew->spin_backoff, skip, memory_order_relaxed);
+        skip++;
+    }
+    atomic_store_explicit(&crew->spin_skip, skip - 1, memory_order_relaxed);
+}
+
 /* Look for kept jobs for a while.  True if there are some, or other orders came. */
 static inline bool worker_lingers(struct flexsc_crew *crew, struct flexsc_worker *me)
 {
     struct flexsc_worker *expected = me;
     bool kept = false;
     for (int looks = 0; looks < LINGER_LOOKS && atomic_load(&crew->lingering) == me; looks++) {
-        crew_futex_wait(&me->orders, ORDER_REST, LINGER_NS);
+        worker_sleep(me, ORDER_REST, LINGER_NS);
         if (atomic_load(&me->orders) != ORDER_REST || (kept = atomic_load(&crew->unpublished)))
             break;
     }
@@ -140,7 +212,7 @@ static inline bool worker_watches(struct flexsc_crew *crew, struct flexsc_worker
 {
     uint32_t seen = atomic_load(&crew->progress);
     for (;;) {
-        crew_futex_wait(&me->orders, ORDER_WATCH, atomic_load(&crew->stuck_ns));
+        worker_sleep(me, ORDER_WATCH, atomic_load(&crew->stuck_ns));
         if (atomic_load(&me->orders) != ORDER_WATCH)
             return false;
         if (!atomic_load(&crew->queued) && !atomic_load(&crew->untold)) {
@@ -176,7 +248,7 @@ static inline uint32_t worker_stand_by(struct flexsc_crew *crew, struct flexsc_w
                 return ORDER_WATCH;
             break;
         default:
-            crew_futex_wait(&me->orders, ORDER_REST, -1);
+            worker_sleep(me, ORDER_REST, -1);
         }
     }
 }
@@ -184,7 +256,7 @@ static inline uint32_t worker_stand_by(struct flexsc_crew *crew, struct flexsc_w
 /* The batch is done: the loop need not wait any longer. */
 static inline void crew_release_loop(struct flexsc_crew *crew)
 {
-    if (atomic_load(&crew->waiting) && atomic_exchange(&crew->waiting, 0))
+    if (atomic_load(&crew->waiting) && atomic_exchange(&crew->waiting, LOOP_ELSEWHERE) == LOOP_SLEEPS)
         crew_futex_wake(&crew->waiting);
 }
 
@@ -196,14 +268,28 @@ enum await_outcome {
     AWAIT_BUSY,  /* neither, but time is over, or a signal has come */
 };
 
-/* crew->waiting must have been set before the worker was ordered to work. */
-static inline enum await_outcome crew_await(struct flexsc_crew *crew, struct flexsc_worker *wake)
+/* The worker runs on another CPU, with few jobs: look for the end of them.  True if it has come. */
+static inline bool crew_spins(struct flexsc_crew *crew)
 {
-    uint32_t seen = atomic_load(&crew->progress);
-    if (wake)
-        worker_wake(wake);
+    uint32_t expected = LOOP_LOOKS;
+    return crew_spin(&crew->waiting, LOOP_LOOKS) ||
+           !atomic_compare_exchange_strong(&crew->waiting, &expected, LOOP_SLEEPS);
+}
+
+/* Give a worker (or NULL: somebody works already) its orders and wait.  It gets them here, without the GIL, because one
+ * that is awake would else fight for it.  crew->waiting must have been set before. */
+static inline enum await_outcome crew_await(struct flexsc_crew *crew, struct flexsc_worker *worker, size_t jobs)
+{
+    uint32_t seen = atomic_load(&crew->progress), expected = LOOP_LOOKS;
+    bool spin = false;
+    if (worker) {
+        worker_order(worker, ORDER_WORK);
+        spin = !worker_wake(worker) && jobs <= HANDOVER_JOBS;
+    }
+    if (spin ? crew_spins(crew) : !atomic_compare_exchange_strong(&crew->waiting, &expected, LOOP_SLEEPS))
+        return AWAIT_DONE;
     for (int step = 0; step < AWAIT_STEPS; step++) {
-        int res = crew_futex_wait(&crew->waiting, 1, STUCK_NS);
+        int res = crew_futex_wait(&crew->waiting, LOOP_SLEEPS, STUCK_NS);
         if (!atomic_load(&crew->waiting))
             return AWAIT_DONE;
         if (res == -EINTR)
@@ -216,6 +302,13 @@ static inline enum await_outcome crew_await(struct flexsc_crew *crew, struct fle
     return AWAIT_BUSY;
 }
 
-static inline void crew_set_waiting(struct flexsc_crew *crew, bool waiting) { atomic_store(&crew->waiting, waiting); }
+/* Said with the GIL held, before a worker could be done. */
+static inline void crew_begin_await(struct flexsc_crew *crew)
+{
+    atomic_store(&crew->loop_cpu, (uint32_t)sched_getcpu());
+    atomic_store(&crew->waiting, LOOP_LOOKS);
+}
+
+static inline void crew_end_await(struct flexsc_crew *crew) { atomic_store(&crew->waiting, LOOP_ELSEWHERE); }
 
 #endif

@@ -5,7 +5,7 @@
 #   make test      build and run the tests, each in one of the four ways, on the newest Python (ARGS="-k name": for pytest)
 #                  VERSIONS=all: in all ways, on each of Python 3.11 to 3.15 that is here
 #   make suites    tests that others wrote, compared with the standard loop (ARGS="cpython aiohttp --quick")
-#   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own")
+#   make fuzz      random programs, compared with the standard loop (ARGS="--minutes 60 --way kernel-own"; FLEXSC_WRITES=turn as well)
 #   make lint      ruff, cython-lint, mypy, stubtest
 #   make stress    the C tests of the page and the turn: plain, with faults, ThreadSanitizer, AddressSanitizer + UBSan;
 #                  then the tests of calls that fail, with run-time assertions

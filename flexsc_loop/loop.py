@@ -31,6 +31,7 @@ from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
 from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
 from flexsc_loop.transports.tls import Settings, SSLTransport, make_tls_transport, upgrade
+from flexsc_loop.turn.audit import watch_calls
 from flexsc_loop.turn.executor import Executors
 
 logger = logging.getLogger("flexsc_loop")
@@ -51,18 +52,20 @@ class Loop(
 ):
     """An asyncio event loop whose system calls go through a syscall page.
 
-    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on", a CPU, or a list of CPUs such as "1,3".  What is
-    not given comes from FLEXSC_PAGES and FLEXSC_THREADS, see `new_event_loop`.
+    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on", a CPU, or a list of CPUs such as "1,3".  writes:
+    "auto", "now" or "turn".  See `new_event_loop`.  What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and
+    FLEXSC_WRITES.
     entries, completions, buffers, buffer_size: sizes of the page, powers of two, see `Sizes`.
     Raises ValueError for bad settings, OSError when what was asked for by name can't be had.
     """
 
     def __init__(
         self, *, pages: settings.Pages | None = None, threads: settings.Threads | None = None,
+        writes: settings.Writes | None = None,
         entries: int = Sizes.entries, completions: int = Sizes.completions, buffers: int = Sizes.buffers,
         buffer_size: int = Sizes.buffer_size,
     ) -> None:
-        wanted = settings.read(pages, threads)
+        wanted = settings.read(pages, threads, writes)
         measures = Sizes(entries, completions, buffers, buffer_size)
         measures.check()
         asyncio.BaseEventLoop.__init__(self)
@@ -75,7 +78,7 @@ class Loop(
         self._csock = self._ssock = None
         self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
-        self._use_page(self.choice.page)
+        self._use_page(self.choice.page, wanted.writes)
         self._closed = False
         _keep_heap()
         _loops.add(self)
@@ -280,6 +283,9 @@ class Loop(
             raise ValueError(f"Can't patch loop of type {type(self)}: it does not wait in a selector")
         raise AttributeError("_nest_patched")
 
+    def _watch_calls(self) -> None:
+        _watch_calls()
+
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self.page.disown()
@@ -310,6 +316,20 @@ def _keep_heap() -> None:
 def _after_fork() -> None:
     for loop in list(_loops):
         loop._disown()
+
+
+@functools.cache
+def _watch_calls() -> None:
+    """From now on, before a call that blocks or ends the process, the loop that runs in the thread sends what waits."""
+    # Another hook may refuse ours.
+    with contextlib.suppress(Exception):
+        watch_calls(_before_call)
+
+
+def _before_call() -> None:
+    loop = events._get_running_loop()
+    if isinstance(loop, Loop):
+        loop._send_before_call()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flexsc_loop.loop import Loop
-from flexsc_loop.settings import Pages, Threads
+from flexsc_loop.settings import Pages, Threads, Writes
 
 T = TypeVar("T")
 
@@ -30,29 +30,35 @@ NO_POLICIES = (
 class FlexSCPolicy(_Base):
     """Makes every new event loop a FlexSC loop: `asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy())`.
 
-    pages, threads: as for `new_event_loop`.  Raises RuntimeError where Python has no policies any more (3.16).
+    pages, threads, writes: as for `new_event_loop`.  Raises RuntimeError where Python has no policies any more (3.16).
     """
 
-    def __init__(self, *, pages: Pages | None = None, threads: Threads | None = None) -> None:
+    def __init__(
+        self, *, pages: Pages | None = None, threads: Threads | None = None, writes: Writes | None = None
+    ) -> None:
         if _Base is object:
             raise RuntimeError(NO_POLICIES)
         super().__init__()
-        self._pages, self._threads = pages, threads
+        self._pages, self._threads, self._writes = pages, threads, writes
 
     def _loop_factory(self) -> Loop:
-        return Loop(pages=self._pages, threads=self._threads)
+        return Loop(pages=self._pages, threads=self._threads, writes=self._writes)
 
 
-def new_event_loop(*, pages: Pages | None = None, threads: Threads | None = None) -> Loop:
+def new_event_loop(
+    *, pages: Pages | None = None, threads: Threads | None = None, writes: Writes | None = None
+) -> Loop:
     """A new loop.
 
     pages: "auto" (default), "kernel" (io_uring) or "user" (our own memory).
     threads: "auto" (default) or "off": the loop's own thread makes the system calls; "on": a syscall thread on a
         spare CPU does; or a CPU such as 1, or a list of CPUs such as "1,3", for it.
-    What is not given comes from FLEXSC_PAGES and FLEXSC_THREADS.  Raises ValueError for unknown values, OSError when
-    a kernel page is asked for by name and can't be had.
+    writes: "now": each write is sent when it is made, as far as the socket has room; "turn": what one turn has written
+        is sent together at its end; "auto" (default): the first as long as little is written, then the second.
+    What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and FLEXSC_WRITES.  Raises ValueError for unknown values,
+    OSError when a kernel page is asked for by name and can't be had.
     """
-    return Loop(pages=pages, threads=threads)
+    return Loop(pages=pages, threads=threads, writes=writes)
 
 
 def install() -> None:
@@ -78,9 +84,14 @@ def run(
     debug: bool | None = None,
     pages: Pages | None = None,
     threads: Threads | None = None,
+    writes: Writes | None = None,
 ) -> T:
     """Run a coroutine as `asyncio.run` does, on a new FlexSC loop.  Arguments as for `new_event_loop`."""
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("flexsc_loop.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=lambda: new_event_loop(pages=pages, threads=threads)) as runner:
+
+    def make() -> Loop:
+        return new_event_loop(pages=pages, threads=threads, writes=writes)
+
+    with asyncio.Runner(debug=debug, loop_factory=make) as runner:
         return runner.run(main)

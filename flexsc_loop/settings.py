@@ -5,33 +5,38 @@ from __future__ import annotations
 import os
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-#: What may be given as `pages` and `threads`: for threads one of THREADS, a CPU, or a list of CPUs such as "1,3".
+#: What may be given as `pages`, `threads` and `writes`: for threads one of THREADS, a CPU, or a list such as "1,3".
 Pages: TypeAlias = Literal["auto", "kernel", "user"]
 Threads: TypeAlias = int | str
+Writes: TypeAlias = Literal["auto", "now", "turn"]
 
 PAGES = get_args(Pages)
 THREADS = ("auto", "off", "on")
+WRITES = get_args(Writes)
 
 
 class Settings(NamedTuple):
-    """Which pages to use and who serves them.
+    """Which pages to use, who serves them, and when writes are sent.
 
     pages: "auto", "kernel" or "user".
     threads: "auto", "off", "on", or a tuple of CPU numbers for syscall threads.
+    writes: "auto", "now" or "turn".
     """
 
     pages: str
     threads: str | tuple[int, ...]
+    writes: str
 
 
-def read(pages: Pages | None = None, threads: Threads | None = None) -> Settings:
-    """Combine arguments and environment: an argument wins over FLEXSC_PAGES and FLEXSC_THREADS.
+def read(pages: Pages | None = None, threads: Threads | None = None, writes: Writes | None = None) -> Settings:
+    """Combine arguments and environment: an argument wins over FLEXSC_PAGES, FLEXSC_THREADS and FLEXSC_WRITES.
 
     Raises ValueError, which lists the good values, for a bad one.
     """
     return Settings(
-        _pages(*_given(pages, "pages", "FLEXSC_PAGES")),
+        _one_of(PAGES, *_given(pages, "pages", "FLEXSC_PAGES")),
         _threads(*_given(threads, "threads", "FLEXSC_THREADS")),
+        _one_of(WRITES, *_given(writes, "writes", "FLEXSC_WRITES")),
     )
 
 
@@ -42,10 +47,10 @@ def _given(argument: object, name: str, variable: str) -> tuple[object, str]:
     return os.environ.get(variable) or "auto", variable
 
 
-def _pages(value: object, name: str) -> str:
-    if isinstance(value, str) and value in PAGES:
+def _one_of(known: tuple[str, ...], value: object, name: str) -> str:
+    if isinstance(value, str) and value in known:
         return value
-    raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(PAGES)}")
+    raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(known)}")
 
 
 def _threads(value: object, name: str) -> str | tuple[int, ...]:

@@ -266,6 +266,12 @@ def plain() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
+def gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops send what a turn has written together, as busy ones do: for `usefixtures`, which comes before `loop`."""
+    monkeypatch.setenv("FLEXSC_WRITES", "turn")
+
+
+@pytest.fixture
 def no_flexsc_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("FLEXSC_"):

@@ -535,8 +535,9 @@ def test_a_forked_child_leaves_the_parents_endpoint_alone(way):
 
 
 @pytest.mark.ours
+@pytest.mark.usefixtures("gathering")
 async def test_counters(way, loop, endpoint, plain):
-    """Datagrams of one turn cost one call on the loop's own thread, and none with a syscall thread."""
+    """To a busy loop the datagrams of a turn cost one call on its own thread, and none with a syscall thread."""
     transport, _protocol = await endpoint()
     await turns(5)
     before = loop.stats()

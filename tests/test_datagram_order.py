@@ -38,6 +38,7 @@ async def test_the_first_datagrams_of_a_turn_leave_at_once(way, loop, endpoint, 
 
 
 @pytest.mark.ours
+@pytest.mark.usefixtures("gathering")
 async def test_a_burst_leaves_in_few_calls_and_in_order(way, loop, endpoint, peer):
     by_thread = way.threads not in (None, "off")  # the loop's own calls then depend on how long that takes
     transport, _ = await endpoint(remote_addr=peer.getsockname())

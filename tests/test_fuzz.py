@@ -27,7 +27,9 @@ def compare(way, program):
 
 @pytest.mark.ours
 @pytest.mark.parametrize("path", KEPT, ids=[path.stem for path in KEPT])
-def test_what_once_failed(way, path):
+@pytest.mark.parametrize("writes", ["auto", "turn"])
+def test_what_once_failed(way, path, writes, monkeypatch):
+    monkeypatch.setenv("FLEXSC_WRITES", writes)
     assert not compare(way, runs.load(path))
 
 

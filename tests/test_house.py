@@ -179,9 +179,9 @@ def test_settings():
     from flexsc_loop import settings
 
     text = "\n".join(section("Settings"))
-    for value in (*settings.PAGES, *settings.THREADS):
+    for value in (*settings.PAGES, *settings.THREADS, *settings.WRITES):
         assert f"`{value}`" in text
-    for name in ("FLEXSC_PAGES", "FLEXSC_THREADS"):
+    for name in ("FLEXSC_PAGES", "FLEXSC_THREADS", "FLEXSC_WRITES"):
         assert name in text
 
 

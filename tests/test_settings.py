@@ -50,7 +50,7 @@ def test_a_cpu_that_does_not_exist(flexsc_loop):
             flexsc_loop.new_event_loop(pages=pages, threads="100000").close()
 
 
-@pytest.mark.parametrize("name", ["FLEXSC_PAGES", "FLEXSC_THREADS"])
+@pytest.mark.parametrize("name", ["FLEXSC_PAGES", "FLEXSC_THREADS", "FLEXSC_WRITES"])
 def test_wrong_environment(flexsc_loop, monkeypatch, name):
     monkeypatch.setenv(name, "wrong")
     with pytest.raises(ValueError, match=name):

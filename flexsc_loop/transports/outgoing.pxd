@@ -51,7 +51,7 @@ cdef class Outgoing(ProtocolEndpoint):
     cdef int fatal(self, object error, str message) except -1
     cdef int lost_write(self) except -1
     cdef int put(self, bytes data, object name, bint as_it_is) except -1
-    cdef bint may_send_at_once(self) noexcept
+    cdef bint may_send_at_once(self) except? False
     cdef int send_one(self, bytes data, bytes name) noexcept
     cdef int enqueue(self, bytes data, object name, bint as_it_is) except -1
     cdef int send_from_here(self) except -1

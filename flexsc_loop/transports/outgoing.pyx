@@ -133,17 +133,18 @@ cdef class Outgoing(ProtocolEndpoint):
             self.wants_flush()
         return self.pause_if_much()
 
-    cdef bint may_send_at_once(self) noexcept:
+    cdef bint may_send_at_once(self) except? False:
         """Whether not to wait for more to go with it.  The peer has it while the callback that sends it goes on."""
         if self.state != OPEN:
             return True  # connection_lost does not wait for it
-        if self.by_page or self.gathering:
-            return False
-        if self.prompt_in != <uint32_t> self.turn.turns:
-            self.prompt_in = <uint32_t> self.turn.turns
-            self.prompt = 0
-        self.prompt += 1
-        return self.prompt <= PROMPT_MOST or not self.turn.inside
+        if not self.by_page and not self.gathering:
+            if self.prompt_in != <uint32_t> self.turn.turns:
+                self.prompt_in = <uint32_t> self.turn.turns
+                self.prompt = 0
+            self.prompt += 1
+            if self.prompt <= PROMPT_MOST or not self.turn.inside:
+                return True
+        return self.turn.sends_at_once(False)
 
     cdef int send_one(self, bytes data, bytes name) noexcept:
         """Returns 0 or an errno."""

@@ -291,7 +291,7 @@ cdef class SocketTurn(ReadinessTurn):
         if self.prompt < AT_ONCE:
             self.prompt += 1
             return 0
-        if self.page.eager or not self.inside or family_of(sock) == AF_UNIX:
+        if self.page.eager or not self.inside or self.sends_at_once(False) or family_of(sock) == AF_UNIX:
             return 0
         self.page.direct_calls += 1
         if not can_be_held(fd):

@@ -343,14 +343,11 @@ class StreamTransport(asyncio.Transport):
         (<Stream> self._core).write(data)
 
     def writelines(self, list_of_data):
-        """Write each item; they leave in one vectored send."""
+        """Write each item; they leave in one send."""
         cdef Stream core = self._core
         if core.eof_written:
             raise RuntimeError("Cannot call writelines() after write_eof()")
-        if core.several == 0:
-            core.several = 1
-        for data in list_of_data:
-            core.write(data)
+        core.write_all(list_of_data)
 
     def write_eof(self):
         """Send the end of the stream after everything written before; reading goes on."""

@@ -56,11 +56,13 @@ cdef class Writing(Connection):
     cdef int change_writing(self, WriteState to) except -1
     cdef bint sending(self) noexcept
     cdef int write(self, object data) except -1
+    cdef int write_all(self, object items) except -1
+    cdef bint accept(self, object data) except -1
     cdef int lost_write(self) except -1
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
     cdef int send_in_time(self) except -1
-    cdef bint may_send_at_once(self) noexcept
+    cdef bint is_alone(self) noexcept
     cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1
     cdef int send_now(self) except -1

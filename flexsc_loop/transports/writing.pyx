@@ -175,6 +175,21 @@ cdef class Writing(Connection):
     # ---- what the transport passes on
 
     cdef int write(self, object data) except -1:
+        return self.after_write() if self.accept(data) else 0
+
+    cdef int write_all(self, object items) except -1:
+        """As one write; what stands before a bad item is sent."""
+        cdef bint any = False
+        try:
+            for data in items:
+                any = self.accept(data) or any
+        finally:
+            if any:
+                self.after_write()
+        return 0
+
+    cdef bint accept(self, object data) except -1:
+        """Queue what the program writes.  Returns whether there is something to send for it."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self.eof_written:
@@ -182,12 +197,13 @@ cdef class Writing(Connection):
         if self.held:
             raise RuntimeError("unable to write; sendfile is in progress")
         if not data:
-            return 0
+            return False
         if self.writing >= DRAINING:
-            return self.lost_write()
+            self.lost_write()
+            return False
         # Whatever may change under our hands is copied now.
         self.enqueue(<bytes> data if type(data) is bytes else bytes(data))
-        return self.after_write()
+        return True
 
     cdef int lost_write(self) except -1:
         if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
@@ -207,7 +223,7 @@ cdef class Writing(Connection):
 
     cdef int after_write(self) except -1:
         self.send_in_time()
-        if self.unsent >= HEAVY:
+        if self.written and self.unsent >= HEAVY:
             self.turn.heavy = True
         if self.unsent > self.high and self.paused_protocol is None:
             self.pause_protocol()
@@ -224,28 +240,23 @@ cdef class Writing(Connection):
     # ---- sending
 
     cdef int send_in_time(self) except -1:
-        """Have what was written sent: at the end of the turn or, if that has no advantage, now."""
-        cdef bint busy = self.sending()
-        if self.written:
-            return 0
-        if not busy and self.may_send_at_once():
+        """Have what was written sent: now or, where much is written, at the end of the turn."""
+        if self.sending():
+            # A layer encrypts meanwhile.
+            return self.wants_flush() if self.layer is not None and not self.written else 0
+        if self.turn.sends_at_once(self.is_alone()):
             return self.send_at_once()
-        # A layer encrypts while a send is in flight, too.
-        return self.wants_flush() if not busy or self.layer is not None else 0
+        return 0 if self.written else self.wants_flush()
 
-    cdef bint may_send_at_once(self) noexcept:
-        """Whether a write has nothing to wait for: no other writes of this turn, as far as one can tell.
-
-        The peer then has its answer while the callback that wrote it goes on.
-        """
+    cdef bint is_alone(self) noexcept:
+        """Whether a write has no others of this turn to wait for, as far as one can tell."""
         if self.prompt_in == <uint8_t> self.turn.turns:
             # The second write of a turn: in the next ones, wait and join them.
             self.several = SEVERAL
-        return self.several == 0 and self.unsent < HEAVY and self.turn.at_leisure()
+        return self.several == 0 and self.unsent < HEAVY and not self.written
 
     cdef int send_at_once(self) except -1:
         self.prompt_in = <uint8_t> self.turn.turns
-        self.turn.prompt += 1
         self.turn.sparse = True
         try:
             return self.flush()

@@ -28,7 +28,11 @@ cdef class Turn(Timers):
     cdef size_t dirty_count, dirty_room
     cdef bint sparse                 # while flushing: so few endpoints are written to that each may call for itself
     cdef unsigned int prompt         # writes of this turn that were sent at once
+    cdef bint flushing               # in `flush_dirty`
     cdef bint heavy                  # much has been written
+    cdef bint warned                 # is told of calls that block, from now on
+    cdef bint always_at_once         # each write is sent when it is made: the program wants it so
+    cdef uint64_t credit, credit_most    # ticks with nothing to do, to be spent on sending when a write is made
     cdef uint64_t published_at       # ticks of the last time that entries were handed over
     cdef size_t endings              # endpoints that were closed and have not ended yet
     cdef size_t chains               # of linked sends, in flight
@@ -50,12 +54,13 @@ cdef class Turn(Timers):
     cdef int drop_endpoints(self) except -1
     cdef int publish_if_due(self) except -1
     cdef int publish_now(self) except -1
+    cdef bint sends_at_once(self, bint alone) except? False
     cdef bint at_leisure(self) noexcept
     cdef int send_much(self) except -1
     cdef int send_all(self) except -1
     cdef int run_endings(self) except -1
     cdef int64_t patience(self) except? -2
-    cdef int flush_dirty(self) except -1
+    cdef int flush_dirty(self, bint plainly=*) except -1
     cdef int hand_over(self) except -1
     cdef int let_others_run(self) except -1
     cdef int rouse(self) except -1

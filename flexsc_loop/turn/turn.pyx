@@ -12,7 +12,7 @@ from asyncio import base_events, futures, tasks
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
@@ -45,6 +45,10 @@ cdef enum:
     PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
     THREAD_FLUSH_AT = 16         # likewise with a syscall thread that is busy; one that is not gets them one by one
     LONG_TURN_US = 400           # after so much time of a turn what was written goes out early
+    AT_ONCE_US = 1000            # a loop that has had nothing to do for so long may send one write when it is made
+    QUIET_US = 250               # likewise in a turn that has brought little: there are not many to gather from
+    QUIET_MOST = 2               # completions
+    IDLE_MOST_US = 64_000        # so much idle time is saved up
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
@@ -102,8 +106,11 @@ cdef class Turn(Timers):
         queue_free(&self.arrived)
         PyMem_Free(self.dirty)
 
-    def _use_page(self, Page page):
+    def _use_page(self, Page page, str writes):
         self.page = page
+        self.always_at_once = writes == "now"
+        self.credit_most = ticks_in_us(IDLE_MOST_US) if writes == "auto" else 0
+        self.credit = self.credit_most
         self.interests = InterestList.__new__(InterestList, page)
         self.attributes = self.__dict__
         self.replaced_clock = type(self).time is not Turn.time
@@ -206,12 +213,55 @@ cdef class Turn(Timers):
             self.publish_now()
         return 0
 
+    cdef bint sends_at_once(self, bint alone) except? False:
+        """Whether what is written now is sent now, so that it has gone whatever the callback does next.
+
+        A callback may go on to block until the peer has answered, or to end the process, and nobody else sends for it.
+        What many write goes together, since parsing many requests, answering them all and sending all answers takes up
+        to a quarter less time than one by one; that matters only to a loop that is busy.  So the time in which it had
+        nothing to do is spent on writes that are sent when they are made.
+        alone: as far as one can tell, nothing else is to be sent with it.
+        """
+        cdef uint64_t price
+        if self.page.closed or self.page.away:
+            return False
+        if self.always_at_once:
+            return True
+        if alone and self.at_leisure():
+            self.prompt += 1
+            return True
+        price = ticks_in_us(QUIET_US if self.page.reaped <= QUIET_MOST else AT_ONCE_US)
+        if self.credit < price:
+            if not self.warned:
+                self.warned = True
+                self._watch_calls()
+            return False
+        self.credit -= price
+        return True
+
+    def _watch_calls(self):
+        """From now on, have `_send_before_call` called before calls that are known to block or to end the process."""
+
+    def _send_before_call(self):
+        """In the loop's thread, within a callback: have the kernel take what waits for the end of the turn."""
+        if self.page.closed or self.page.away or self.flushing:
+            return
+        self.flush_dirty(True)
+        if self.page.eager:
+            # What the thread was given goes first, then what has waited for that.
+            self.sparse = True
+            try:
+                self.page.publish()
+                self.page.barrier()
+            finally:
+                self.sparse = False
+
     cdef bint at_leisure(self) noexcept:
         """Whether what is written now may as well be sent now: nobody else has written in this turn, or is about to.
 
         Not with a syscall thread, which would be given the first of several writes and the others only when it is done.
         """
-        if not self.inside or self.dirty_count or queue_count(&self.arrived) or self.page.closed or self.page.away:
+        if not self.inside or self.dirty_count or queue_count(&self.arrived):
             return False
         return self.prompt < min(self.page.direct_most, <uint32_t> PROMPT_MOST)
 
@@ -248,11 +298,13 @@ cdef class Turn(Timers):
         self.dirty_count += 1
         return 0
 
-    cdef int flush_dirty(self) except -1:
+    cdef int flush_dirty(self, bint plainly=False) except -1:
+        """Have each send what it has; `plainly`: by a call of its own, whatever that costs."""
         cdef size_t at = 0, i
         cdef Endpoint endpoint
         cdef bint gathers = False
-        self.sparse = self.dirty_count <= self.page.direct_most
+        self.sparse = plainly or self.dirty_count <= self.page.direct_most
+        self.flushing = True
         if self.sparse and self.dirty_count > 1:
             gathers = self.page.begin_gathering(self.dirty_count)
         try:
@@ -267,7 +319,7 @@ cdef class Turn(Timers):
         finally:
             if gathers:
                 self.page.end_gathering()
-            self.sparse = False
+            self.sparse = self.flushing = False
             # Only after an error is anything left to move down.
             for i in range(self.dirty_count - at):
                 self.dirty[i] = self.dirty[at + i]
@@ -293,7 +345,7 @@ cdef class Turn(Timers):
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
-        cdef uint64_t now = ticks_now()
+        cdef uint64_t now = ticks_now(), before
         if self.page.closed:
             # A forked child that has come back to its parent's loop.
             self.page.check()
@@ -307,6 +359,7 @@ cdef class Turn(Timers):
         patience = self.patience()
         if patience != 0 or not self.page.idle(now):
             self.sleeping = patience != 0
+            before = ticks_now()
             try:
                 self.page.wait(patience)
             finally:
@@ -314,6 +367,8 @@ cdef class Turn(Timers):
             self.page.reaped = self.page.reap()
             PyErr_CheckSignals()
             now = ticks_now()
+            if patience != 0:
+                self.credit = min(self.credit_most, self.credit + now - before)
         if self.page.eager:
             self.interests.look_for_oneself()
         self.published_at = now

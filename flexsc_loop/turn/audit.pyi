@@ -1,0 +1,3 @@
+from collections.abc import Callable
+
+def watch_calls(callback: Callable[[], object]) -> None: ...

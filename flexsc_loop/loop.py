@@ -208,15 +208,10 @@ class Loop(
         set_nodelay(sock)
         Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners, context)
 
-    def _stop_serving(self, sock: socket.socket) -> None:
-        path = sock.getsockname() if sock in self._unix_server_sockets else None
-        listener = self.owned.get(sock.fileno())
+    def _stop_listening(self, fd: int) -> None:
+        listener = self.owned.get(fd)
         if isinstance(listener, Listener):
             listener.close()
-        else:
-            sock.close()
-        if path is not None:
-            self._remove_socket_file(sock, path)
 
     def _make_socket_transport(
         self, sock: socket.socket, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None,

@@ -39,6 +39,30 @@ async def test_path(loop, path):
     assert os.path.exists(path) == (sys.version_info < (3, 13))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the file stays")
+async def test_asyncios_own_code_removes_the_file(loop, path, monkeypatch):
+    # Tools that report calls that block within a loop know the places in asyncio that make some.
+    server = await loop.create_unix_server(Echo, path)
+    seen = {"stat": [], "unlink": []}
+
+    def watch(name, function):
+        def call(target, *args, **options):
+            if target == path:
+                caller = sys._getframe(1).f_code
+                seen[name].append((caller.co_filename, caller.co_name))
+            return function(target, *args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in seen:
+        watch(name, getattr(os, name))
+    await shut(server)
+    own = [(asyncio.unix_events.__file__, "_stop_serving")]
+    assert seen == {"stat": own, "unlink": own}
+    monkeypatch.undo()
+    assert not os.path.exists(path)
+
+
 async def test_path_like_objects(loop, tmp_path):
     path = tmp_path / "socket"
     server = await loop.create_unix_server(Echo, path)

@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pages", choices=settings.PAGES, help="what the program's loops use; sets FLEXSC_PAGES")
     parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
                         "FLEXSC_THREADS")
+    parser.add_argument("--writes", choices=settings.WRITES, help="when what they write is sent; sets FLEXSC_WRITES")
     parser.add_argument("--children", action="store_true", help="Python processes that the program starts, too")
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="a module to run")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="code", help="source code to run")
@@ -84,9 +85,8 @@ def main() -> None:
     """The command line."""
     parser = _parser()
     asked = parser.parse_args()
-    for name, value in (("FLEXSC_PAGES", asked.pages), ("FLEXSC_THREADS", asked.threads)):
-        if value is not None:
-            os.environ[name] = value
+    chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes}
+    os.environ.update({name: value for name, value in chosen.items() if value is not None})
     if asked.program[:1] == ["info"] and not (asked.module or asked.code):
         return _info(parser, asked.program[1:])
     run: Callable[[str, list[str]], None]

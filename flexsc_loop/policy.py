@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import warnings
 from asyncio import events
 from collections.abc import Coroutine
@@ -61,18 +62,20 @@ def new_event_loop(
     return Loop(pages=pages, threads=threads, writes=writes)
 
 
-def install() -> None:
+def install(*, pages: Pages | None = None, threads: Threads | None = None, writes: Writes | None = None) -> None:
     """Make this the loop of the whole process; for servers that choose theirs through the policy.
 
+    pages, threads, writes: as for `new_event_loop`.
     Where Python has no policies any more (3.16), what it makes loops with is replaced: `asyncio.EventLoop`, and
     `asyncio.new_event_loop`, which `asyncio.run` calls without a loop_factory.
     """
     if _Base is object:
         # By name, because Python 3.11 and 3.12 have no asyncio.EventLoop to check this against.
-        vars(asyncio)["EventLoop"] = Loop
-        asyncio.new_event_loop = events.new_event_loop = new_event_loop
+        make = functools.partial(new_event_loop, pages=pages, threads=threads, writes=writes)
+        vars(asyncio)["EventLoop"] = Loop if pages is threads is writes is None else make
+        asyncio.new_event_loop = events.new_event_loop = make
         return
-    policy = FlexSCPolicy()
+    policy = FlexSCPolicy(pages=pages, threads=threads, writes=writes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(policy)

@@ -129,6 +129,19 @@ def test_install():
     assert end.out == "True\n", end.err
 
 
+def test_install_takes_settings():
+    end = run_python(
+        """
+        import asyncio, flexsc_loop
+        flexsc_loop.install(pages="user", threads="off", writes="now")
+        async def main():
+            return asyncio.get_running_loop().choice.kind
+        print(asyncio.run(main()))
+        """
+    )
+    assert end.out == "user\n", end.err
+
+
 #: What Python 3.16 makes of asyncio: no policies, one current loop per thread, and EventLoop for new ones.
 WITHOUT_POLICIES = """
 import asyncio, threading
@@ -195,6 +208,18 @@ def test_without_policies_the_policy_says_so():
         except RuntimeError as error:
             assert "no event loop policies" in str(error) and "loop_factory" in str(error)
             print("done")
+        """
+    )
+
+
+def test_without_policies_install_takes_settings():
+    without_policies(
+        """
+        flexsc_loop.install(pages="user", threads="off")
+        for loop in (asyncio.new_event_loop(), asyncio.EventLoop()):
+            assert loop.choice.kind == "user"
+            loop.close()
+        print("done")
         """
     )
 

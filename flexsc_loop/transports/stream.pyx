@@ -26,6 +26,14 @@ from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Turn
 
 
+cdef object without_frames(object error):
+    """The system's error once more, for who asks later; None for others.  An error's frames may hold the transport."""
+    if not isinstance(error, OSError):
+        return None
+    anew = OSError(error.errno, error.strerror)
+    return anew if type(anew) is type(error) else None
+
+
 @cython.no_gc_clear  # whether the fd is ours to close depends on the socket object
 cdef class Stream(Reading):
     """One connection.  What asyncio's contract calls a transport is `StreamTransport`, which holds one of these."""
@@ -179,7 +187,8 @@ cdef class Stream(Reading):
         if self.send is not None:
             self.send.stream = self.send.room = None
         self.facade = self.protocol = self.paused_protocol = self.data_received = None
-        self.layer = self.error = None  # the error's frames may hold the transport
+        self.layer = None
+        self.error = without_frames(self.error)
         return 0
 
     # ---- what the transport passes on

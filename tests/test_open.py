@@ -4,6 +4,7 @@ import asyncio
 import io
 import itertools
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 import flexsc_loop
 
+# What is wrong and not allowed either: older versions of io say the one, newer ones the other.
+BOTH_WRONG = [("read", "x"), ("write",)]
 MODES = ["r", "w", "a", "x", "r+", "w+", "a+", "x+"]
 
 
@@ -104,6 +107,8 @@ async def test_modes(loop, tmp_path, mode, binary, buffering):
                 got = await awaited(getattr(ours, name), *arguments)
                 if isinstance(wanted, tuple) and isinstance(got, tuple):
                     wanted, got = wanted[0], got[0]
+                if sys.version_info < (3, 13) and (name, *arguments) in BOTH_WRONG and got is TypeError:
+                    continue
                 assert got == wanted, (name, arguments)
     assert ours_path.read_bytes() == theirs_path.read_bytes()
 

@@ -89,6 +89,7 @@ async def test_connections_are_counted(loop, connect):
 
 
 @pytest.mark.ours
+@pytest.mark.usefixtures("gathering")
 async def test_writes_of_a_turn_go_out_together(way, loop, connect):
     made = [await connect() for _ in range(50)]
     await turns(5)

@@ -36,5 +36,6 @@ def _go_on() -> None:
         sys.modules["sitecustomize"] = this
 
 
-_take_over()
-_go_on()
+if __name__ == "sitecustomize":  # not where tools import whatever lies in the package
+    _take_over()
+    _go_on()

@@ -1,30 +1,5 @@
-from libc.stdint cimport int64_t
-
-from flexsc_loop.files.file cimport File
+from flexsc_loop.files.buffered cimport Buffered
 
 
-cdef class BinaryFile(File):
-    cdef bytes ahead                 # what was read, of which `taken` bytes were given out
-    cdef bytearray unwritten         # what was written and is not in the file yet: it ends at the position
+cdef class BinaryFile(Buffered):
     cdef object ending               # the task that closes the file
-    cdef Py_ssize_t taken
-    cdef Py_ssize_t buffer_size      # 0: unbuffered
-    cdef int64_t position            # where the next byte is read or written, if calls carry offsets
-    cdef int64_t size_hint           # the file's size, when it was last heard of
-    cdef bint in_order               # the last read began where the one before had ended
-
-    cdef int check_reading(self, str what) except -1
-    cdef int check_writing(self, str what) except -1
-    cdef Py_ssize_t there(self) noexcept
-    cdef bytes take(self, Py_ssize_t size)
-    cdef int keep(self, bytes data) except -1
-    cdef int forget(self) except -1
-    cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept
-    cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1
-    cdef bytes line_there(self, Py_ssize_t limit)
-    cdef bint takes(self, Py_ssize_t size) noexcept
-    cdef int accept(self, bytes data) except -1
-    cdef int moved(self, Py_ssize_t size) except -1
-    cdef object where(self)
-    cdef int jump(self, int64_t target) except -1
-    cdef int write_now(self) except -1

@@ -3,30 +3,10 @@ from typing import Any, Self
 
 from typing_extensions import Buffer, disjoint_base
 
-from flexsc_loop.files.file import File
+from flexsc_loop.files.buffered import Buffered
 
 @disjoint_base
-class BinaryFile(File):
-    def __init__(
-        self,
-        calls: Any,
-        loop: Any,
-        fd: int,
-        name: Any,
-        *,
-        can_read: bool,
-        can_write: bool,
-        appending: bool,
-        created: bool,
-        closefd: bool,
-        positional: bool,
-        seekable: bool,
-        position: int,
-        size: int,
-        buffer_size: int,
-    ) -> None: ...
-    @property
-    def mode(self) -> str: ...
+class BinaryFile(Buffered):
     def read(self, size: int | None = -1, /) -> Coroutine[Any, Any, bytes]: ...
     def read1(self, size: int = -1, /) -> Coroutine[Any, Any, bytes]: ...
     def readall(self) -> Coroutine[Any, Any, bytes]: ...
@@ -50,7 +30,5 @@ class BinaryFile(File):
         self, target: BinaryFile, count: int, offset: int, target_offset: int, /
     ) -> Coroutine[Any, Any, int]: ...
     def close(self) -> Coroutine[Any, Any, None]: ...
-    def abandon(self) -> None: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *error: object) -> None: ...
-    def __del__(self) -> None: ...

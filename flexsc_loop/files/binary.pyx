@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: a file of bytes, buffered or not.
 
-Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: action, file, streams.
+Owns: the order of calls, what each of them does, and the end of the file's life.  Imports: action, buffered, streams.
 
 What needs no call is done at once, and so is a call whose result is there at once; everything else is a coroutine that
 stands in line.  Whoever changes the position or the buffers does so after the last point at which it may be cancelled,
@@ -10,15 +10,13 @@ or in a job that is carried out to its end.
 import errno
 import io
 import os
-import warnings
 from asyncio import CancelledError, shield
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
-from libc.string cimport memchr
 
 from flexsc_loop.files.action cimport Action, act
-from flexsc_loop.files.streams import read as read_stream, write as write_stream
+from flexsc_loop.files.streams import read as read_stream
+from flexsc_loop.files.buffered cimport Buffered
 from flexsc_loop.files.file cimport FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once
 
 cdef object Unsupported = io.UnsupportedOperation
@@ -27,110 +25,16 @@ cdef object lseek = os.lseek
 
 cdef enum:
     NO_BUFFER_CHUNK = 8192           # an unbuffered file is read in such pieces where its lines are asked for
-    SMALL_READ = 1024                # whoever reads so little after a jump will read on
     MOST_AT_ONCE = 1 << 26
 
 
-cdef class BinaryFile(File):
+cdef class BinaryFile(Buffered):
     """A file of bytes.
 
     Methods that read, write or move the position are awaited; those that are called together follow one another.
     A read that was cancelled has not moved the position.  A write or truncate() that was cancelled before its turn came
     has done nothing; after that it is carried out to its end, and the next call waits for it.
     """
-
-    def __init__(self, calls, loop, int fd, name, *, can_read, can_write, appending, created, closefd, positional,
-                 seekable, position, size, buffer_size):
-        self.calls = calls
-        self.loop = loop
-        self.name = name
-        self.served_by = calls.served_by
-        self.can_read, self.can_write = can_read, can_write
-        self.appending, self.created, self.closefd = appending, created, closefd
-        self.positional, self.seekable_ = positional, seekable
-        self.position, self.size_hint = position, size
-        self.buffer_size = buffer_size
-        self.ahead = b""
-        self.in_order = True
-        self.state = FILE_OPEN
-        self.fd = fd
-
-    def __repr__(self):
-        state = "" if self.state == FILE_OPEN else " closed"
-        return f"<flexsc_loop.{type(self).__name__} name={self.name!r} mode={self.mode!r}{state}>"
-
-    @property
-    def mode(self):
-        """As io says it: rb, rb+, wb, ab, ab+, xb, xb+."""
-        kind = "x" if self.created else "a" if self.appending else "r" if self.can_read else "w"
-        return kind + ("b+" if self.can_read and self.can_write else "b")
-
-    cdef int check_reading(self, str what) except -1:
-        self.check()
-        if not self.can_read:
-            raise Unsupported(what if self.buffer_size else "File not open for reading")
-        return 0
-
-    cdef int check_writing(self, str what) except -1:
-        self.check()
-        if not self.can_write:
-            raise Unsupported(what if self.buffer_size else "File not open for writing")
-        return 0
-
-    # ---- what was read ahead
-
-    cdef Py_ssize_t there(self) noexcept:
-        return len(self.ahead) - self.taken
-
-    cdef bytes take(self, Py_ssize_t size):
-        """Give out `size` bytes of what is there, and move the position."""
-        cdef bytes data
-        if self.taken == 0 and size == len(self.ahead):
-            data = self.ahead
-        else:
-            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.ahead) + self.taken, size)
-        self.taken += size
-        self.position += size
-        # What is small stays for a jump back; it is never kept where there is no buffer.
-        if self.taken == len(self.ahead) > self.buffer_size:
-            self.forget()
-        return data
-
-    cdef int keep(self, bytes data) except -1:
-        """`data` comes after what is there."""
-        if self.taken == len(self.ahead):
-            self.ahead = data
-        else:
-            self.ahead = self.ahead[self.taken:] + data
-        self.taken = 0
-        self.in_order = True
-        return 0
-
-    cdef int forget(self) except -1:
-        self.ahead = b""
-        self.taken = 0
-        return 0
-
-    cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept:
-        """How much to ask for: more than is wanted where that is likely to be read next."""
-        if self.buffer_size > wanted and (self.in_order or wanted < SMALL_READ):
-            return self.buffer_size
-        return wanted
-
-    async def _fill(self, Py_ssize_t wanted):
-        """Read more; the number of bytes."""
-        if not self.positional:
-            return await self._carry_out(self._fill_job(self.chunk(wanted)))
-        cdef bytes data = await self.calls.pread(self.fd, self.chunk(wanted), self.position + self.there())
-        if data:
-            self.keep(data)
-        return len(data)
-
-    async def _fill_job(self, Py_ssize_t size):
-        cdef bytes data = await read_stream(self.loop, self.calls, self.fd, size)
-        if data:
-            self.keep(data)
-        return len(data)
 
     # ---- reading
 
@@ -259,24 +163,6 @@ cdef class BinaryFile(File):
 
     # ---- lines
 
-    cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1:
-        """The length of the line that is there, 0 if it does not end in what is there; `start` bytes were looked at."""
-        cdef Py_ssize_t size = self.there()
-        if 0 <= limit < size:
-            size = limit
-        cdef const char* first = PyBytes_AS_STRING(self.ahead) + self.taken
-        cdef const char* found = NULL
-        if size > start:
-            found = <const char*> memchr(first + start, 10, size - start)
-        if found != NULL:
-            return found - first + 1
-        return limit if size == limit else 0
-
-    cdef bytes line_there(self, Py_ssize_t limit):
-        """The next line if it is there as a whole, else None."""
-        cdef Py_ssize_t size = self.line_end(0, limit)
-        return self.take(size) if size else None
-
     async def _readline(self, Py_ssize_t limit):
         await self._enter()
         try:
@@ -350,39 +236,6 @@ cdef class BinaryFile(File):
         """Flush, and have room on the disk for `size` bytes at `offset`.  Source: fallocate(2)."""
         return self._flush_and("fallocate", mode, offset, size)
 
-    cdef bint takes(self, Py_ssize_t size) noexcept:
-        """Whether so much can be put beside what is not written yet."""
-        if self.busy or not self.buffer_size or not self.positional and self.there():
-            return False
-        return size + (0 if self.unwritten is None else len(self.unwritten)) <= self.buffer_size
-
-    cdef int accept(self, bytes data) except -1:
-        if self.unwritten is None:
-            self.unwritten = bytearray()
-        self.forget()
-        self.unwritten += data
-        self.position += len(data)
-        return 0
-
-    cdef int moved(self, Py_ssize_t size) except -1:
-        """So much was written past the buffer."""
-        self.position += size
-        if self.positional and self.appending:
-            self.position = lseek(self.fd, 0, os.SEEK_END)
-        return 0
-
-    async def _put(self, data, int64_t offset):
-        """One call; the number of bytes."""
-        if not self.positional:
-            size = await write_stream(self.loop, self.calls, self.fd, data)
-        elif self.appending:
-            size = await self.calls.append(self.fd, data)
-        else:
-            size = await self.calls.pwrite(self.fd, data, offset)
-        if not size and len(data):
-            raise OSError(errno.EIO, "a write that wrote nothing", self.name)
-        return size
-
     async def _write(self, bytes data):
         await self._enter()
         try:
@@ -427,14 +280,6 @@ cdef class BinaryFile(File):
         cdef Py_ssize_t size = await call
         self.moved(size)
         return await self._write_past(data, size) if self.buffer_size else size
-
-    async def _write_out(self):
-        """Write what stands in the buffer.  What could not be written stays there."""
-        while self.unwritten:
-            size = await self._put(bytes(self.unwritten), self.position - len(self.unwritten))
-            del self.unwritten[:size]
-            if self.appending:
-                self.moved(0)
 
     async def _writelines(self, lines):
         for line in lines:
@@ -483,25 +328,6 @@ cdef class BinaryFile(File):
     def tell(self):
         """The position."""
         return act(self, start_tell, None, 0)
-
-    cdef object where(self):
-        if self.positional:
-            return self.position
-        if not self.seekable_ and self.buffer_size:
-            raise Unsupported("underlying stream is not seekable")
-        unwritten = 0 if self.unwritten is None else len(self.unwritten)
-        return lseek(self.fd, 0, os.SEEK_CUR) - self.there() + unwritten
-
-    cdef int jump(self, int64_t target) except -1:
-        """Move the position; what was read ahead stays if it is there."""
-        cdef int64_t first = self.position - self.taken
-        if first <= target <= first + len(self.ahead):
-            self.taken = target - first
-        else:
-            self.forget()
-            self.in_order = False
-        self.position = target
-        return 0
 
     async def _seek(self, offset, whence):
         await self._enter()
@@ -618,43 +444,6 @@ cdef class BinaryFile(File):
             if not self.positional or self.appending:
                 raise
             await self._write_out()
-
-    cdef int write_now(self) except -1:
-        """Nobody will await anything any more: write what stands in the buffer."""
-        cdef int64_t at = self.position - (0 if self.unwritten is None else len(self.unwritten))
-        while self.unwritten:
-            if self.positional and not self.appending:
-                size = os.pwrite(self.fd, self.unwritten, at)
-            elif self.positional or self.seekable_:
-                size = os.write(self.fd, self.unwritten)
-            else:
-                try:
-                    size = os.pwritev(self.fd, [self.unwritten], -1, os.RWF_NOWAIT)
-                except BlockingIOError:
-                    raise
-                except OSError:
-                    size = os.write(self.fd, self.unwritten)
-            del self.unwritten[:size]
-            at += size
-        return 0
-
-    def abandon(self):
-        """The descriptor is somebody else's.  Of no use to those who use files."""
-        self.fd = -1
-        self.state = FILE_CLOSED
-
-    def __del__(self):
-        if self.fd < 0:
-            return
-        if self.closefd:
-            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=1)
-        try:
-            self.write_now()
-        finally:
-            fd, self.fd = self.fd, -1
-            self.state = FILE_CLOSED
-            if self.closefd:
-                os.close(fd)
 
 
 async def _give(answer):

@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType
@@ -223,7 +224,8 @@ def make_file(
         raise io.UnsupportedOperation("File or stream is not seekable.")
     binary = BinaryFile(
         calls, asyncio.get_running_loop(), fd, name, can_read=mode.can_read, can_write=mode.can_write,
-        appending=mode.appending, created=mode.creating, closefd=closefd, **about,
+        appending=mode.appending, created=mode.creating,
+        truncated=mode.writing and sys.version_info >= (3, 15), closefd=closefd, **about,
     )
     if mode.binary:
         return binary

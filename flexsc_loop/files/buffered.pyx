@@ -1,0 +1,241 @@
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
+"""Floor 4: what stands between the calls on a file of bytes and the file.
+
+Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: file, streams.
+"""
+import errno
+import io
+import os
+import warnings
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t
+from libc.string cimport memchr
+
+from flexsc_loop.files.streams import read as read_stream, write as write_stream
+from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File
+
+cdef object Unsupported = io.UnsupportedOperation
+cdef object lseek = os.lseek
+
+
+cdef enum:
+    SMALL_READ = 1024                # whoever reads so little after a jump will read on
+
+
+cdef class Buffered(File):
+    """The state of a file of bytes, and what changes it."""
+
+    def __init__(self, calls, loop, int fd, name, *, can_read, can_write, appending, created, truncated, closefd,
+                 positional, seekable, position, size, buffer_size):
+        self.calls = calls
+        self.loop = loop
+        self.name = name
+        self.served_by = calls.served_by
+        self.can_read, self.can_write = can_read, can_write
+        self.appending, self.created, self.truncated, self.closefd = appending, created, truncated, closefd
+        self.positional, self.seekable_ = positional, seekable
+        self.position, self.size_hint = position, size
+        self.buffer_size = buffer_size
+        self.ahead = b""
+        self.in_order = True
+        self.state = FILE_OPEN
+        self.fd = fd
+
+    def __repr__(self):
+        state = "" if self.state == FILE_OPEN else " closed"
+        return f"<flexsc_loop.{type(self).__name__} name={self.name!r} mode={self.mode!r}{state}>"
+
+    @property
+    def mode(self):
+        """As io says it: rb, rb+, wb, ab, ab+, xb, xb+, from Python 3.15 on wb+."""
+        kind = "x" if self.created else "a" if self.appending else "r" if self.can_read and not self.truncated else "w"
+        return kind + ("b+" if self.can_read and self.can_write else "b")
+
+    cdef int check_reading(self, str what) except -1:
+        self.check()
+        if not self.can_read:
+            raise Unsupported(what if self.buffer_size else "File not open for reading")
+        return 0
+
+    cdef int check_writing(self, str what) except -1:
+        self.check()
+        if not self.can_write:
+            raise Unsupported(what if self.buffer_size else "File not open for writing")
+        return 0
+
+    # ---- what was read ahead
+
+    cdef Py_ssize_t there(self) noexcept:
+        return len(self.ahead) - self.taken
+
+    cdef bytes take(self, Py_ssize_t size):
+        """Give out `size` bytes of what is there, and move the position."""
+        cdef bytes data
+        if self.taken == 0 and size == len(self.ahead):
+            data = self.ahead
+        else:
+            data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.ahead) + self.taken, size)
+        self.taken += size
+        self.position += size
+        # What is small stays for a jump back; it is never kept where there is no buffer.
+        if self.taken == len(self.ahead) > self.buffer_size:
+            self.forget()
+        return data
+
+    cdef int keep(self, bytes data) except -1:
+        """`data` comes after what is there."""
+        if self.taken == len(self.ahead):
+            self.ahead = data
+        else:
+            self.ahead = self.ahead[self.taken:] + data
+        self.taken = 0
+        self.in_order = True
+        return 0
+
+    cdef int forget(self) except -1:
+        self.ahead = b""
+        self.taken = 0
+        return 0
+
+    cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept:
+        """How much to ask for: more than is wanted where that is likely to be read next."""
+        if self.buffer_size > wanted and (self.in_order or wanted < SMALL_READ):
+            return self.buffer_size
+        return wanted
+
+    async def _fill(self, Py_ssize_t wanted):
+        """Read more; the number of bytes."""
+        if not self.positional:
+            return await self._carry_out(self._fill_job(self.chunk(wanted)))
+        cdef bytes data = await self.calls.pread(self.fd, self.chunk(wanted), self.position + self.there())
+        if data:
+            self.keep(data)
+        return len(data)
+
+    async def _fill_job(self, Py_ssize_t size):
+        cdef bytes data = await read_stream(self.loop, self.calls, self.fd, size)
+        if data:
+            self.keep(data)
+        return len(data)
+
+    cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1:
+        """The length of the line that is there, 0 if it does not end in what is there; `start` bytes were looked at."""
+        cdef Py_ssize_t size = self.there()
+        if 0 <= limit < size:
+            size = limit
+        cdef const char* first = PyBytes_AS_STRING(self.ahead) + self.taken
+        cdef const char* found = NULL
+        if size > start:
+            found = <const char*> memchr(first + start, 10, size - start)
+        if found != NULL:
+            return found - first + 1
+        return limit if size == limit else 0
+
+    cdef bytes line_there(self, Py_ssize_t limit):
+        """The next line if it is there as a whole, else None."""
+        cdef Py_ssize_t size = self.line_end(0, limit)
+        return self.take(size) if size else None
+
+    # ---- what was written
+
+    cdef bint takes(self, Py_ssize_t size) noexcept:
+        """Whether so much can be put beside what is not written yet."""
+        if self.busy or not self.buffer_size or not self.positional and self.there():
+            return False
+        return size + (0 if self.unwritten is None else len(self.unwritten)) <= self.buffer_size
+
+    cdef int accept(self, bytes data) except -1:
+        if self.unwritten is None:
+            self.unwritten = bytearray()
+        self.forget()
+        self.unwritten += data
+        self.position += len(data)
+        return 0
+
+    cdef int moved(self, Py_ssize_t size) except -1:
+        """So much was written past the buffer."""
+        self.position += size
+        if self.positional and self.appending:
+            self.position = lseek(self.fd, 0, os.SEEK_END)
+        return 0
+
+    async def _put(self, data, int64_t offset):
+        """One call; the number of bytes."""
+        if not self.positional:
+            size = await write_stream(self.loop, self.calls, self.fd, data)
+        elif self.appending:
+            size = await self.calls.append(self.fd, data)
+        else:
+            size = await self.calls.pwrite(self.fd, data, offset)
+        if not size and len(data):
+            raise OSError(errno.EIO, "a write that wrote nothing", self.name)
+        return size
+
+    async def _write_out(self):
+        """Write what stands in the buffer.  What could not be written stays there."""
+        while self.unwritten:
+            size = await self._put(bytes(self.unwritten), self.position - len(self.unwritten))
+            del self.unwritten[:size]
+            if self.appending:
+                self.moved(0)
+
+    cdef int write_now(self) except -1:
+        """Nobody will await anything any more: write what stands in the buffer."""
+        cdef int64_t at = self.position - (0 if self.unwritten is None else len(self.unwritten))
+        while self.unwritten:
+            if self.positional and not self.appending:
+                size = os.pwrite(self.fd, self.unwritten, at)
+            elif self.positional or self.seekable_:
+                size = os.write(self.fd, self.unwritten)
+            else:
+                try:
+                    size = os.pwritev(self.fd, [self.unwritten], -1, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    raise
+                except OSError:
+                    size = os.write(self.fd, self.unwritten)
+            del self.unwritten[:size]
+            at += size
+        return 0
+
+    # ---- the position
+
+    cdef object where(self):
+        if self.positional:
+            return self.position
+        if not self.seekable_ and self.buffer_size:
+            raise Unsupported("underlying stream is not seekable")
+        unwritten = 0 if self.unwritten is None else len(self.unwritten)
+        return lseek(self.fd, 0, os.SEEK_CUR) - self.there() + unwritten
+
+    cdef int jump(self, int64_t target) except -1:
+        """Move the position; what was read ahead stays if it is there."""
+        cdef int64_t first = self.position - self.taken
+        if first <= target <= first + len(self.ahead):
+            self.taken = target - first
+        else:
+            self.forget()
+            self.in_order = False
+        self.position = target
+        return 0
+
+    # ---- the end
+
+    def abandon(self):
+        """The descriptor is somebody else's.  Of no use to those who use files."""
+        self.fd = -1
+        self.state = FILE_CLOSED
+
+    def __del__(self):
+        if self.fd < 0:
+            return
+        if self.closefd:
+            warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=1)
+        try:
+            self.write_now()
+        finally:
+            fd, self.fd = self.fd, -1
+            self.state = FILE_CLOSED
+            if self.closefd:
+                os.close(fd)

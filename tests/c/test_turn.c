@@ -105,6 +105,7 @@ static void *works(void *argument) {
             return NULL;
         crew_progress(&shop->crew);
         shop->result = shop->job + 1;
+        atomic_store(&shop->returned, (uint32_t)shop->job);
         crew_release_loop(&shop->crew);
     }
 }
@@ -121,12 +122,13 @@ static void test_jobs(MODE) {
     pthread_create(&thread, NULL, works, &shop);
     for (int i = rounds(20000); i > 0; i--) {
         shop.job = i;
-        crew_set_waiting(&shop.crew, true);
-        order_work(&shop);
-        struct flexsc_worker *wake = &shop.worker;
-        /* On a busy machine the worker may come late: that is no end of the batch. */
-        while (crew_await(&shop.crew, wake) != AWAIT_DONE)
-            wake = NULL;
+        crew_begin_await(&shop.crew);
+        crew_call(&shop.crew, 1);
+        crew_await(&shop.crew, &shop.worker, 1);
+        crew_end_await(&shop.crew);
+        /* On a busy machine the worker may come late, and its word that the batch is done during the next one. */
+        while (atomic_load(&shop.returned) != (uint32_t)i)
+            sched_yield();
         CHECK(shop.result == i + 1, "job %d: %d", i, shop.result);
     }
     atomic_store(&shop.closing, true);
@@ -137,14 +139,16 @@ static void test_jobs(MODE) {
 
 static void test_awaiting_those_who_do_not_come(MODE) {
     struct shop shop = {0};
-    crew_set_waiting(&shop.crew, true);
-    CHECK(crew_await(&shop.crew, &shop.worker) == AWAIT_STUCK, "nobody makes progress");
+    crew_begin_await(&shop.crew);
+    CHECK(crew_await(&shop.crew, &shop.worker, 1) == AWAIT_STUCK, "nobody makes progress");
     crew_call(&shop.crew, 1);
     int64_t began = crew_now_ns();
-    CHECK(crew_await(&shop.crew, NULL) == AWAIT_BUSY, "somebody was called and has not come yet");
+    crew_begin_await(&shop.crew);
+    CHECK(crew_await(&shop.crew, NULL, 1) == AWAIT_BUSY, "somebody was called and has not come yet");
     CHECK(crew_now_ns() - began >= (int64_t)AWAIT_STEPS * STUCK_NS, "given up at once");
+    crew_begin_await(&shop.crew);
     crew_release_loop(&shop.crew);
-    CHECK(crew_await(&shop.crew, NULL) == AWAIT_DONE, "released");
+    CHECK(crew_await(&shop.crew, NULL, 1) == AWAIT_DONE, "released");
 }
 
 static void *lingers(void *argument) {

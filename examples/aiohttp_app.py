@@ -9,6 +9,8 @@ Then try:
     curl localhost:8080/static/index.html           # in a browser: a chat over WebSocket
     curl --data-binary @/bin/ls localhost:8080/upload  # its SHA-256, computed while the body arrives
     curl -o /dev/null 'localhost:8080/download?bytes=100000000'
+    curl -T /bin/ls localhost:8080/files/ls         # written to disk and hashed as it arrives
+    curl -o /dev/null localhost:8080/files/ls       # served from disk
 
 ``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected.
 Nothing below knows on which loop it runs, except the one line that makes the loop.
@@ -19,17 +21,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import orjson
 from aiohttp import WSMsgType, web
+
+import flexsc_loop
+from flexsc_loop import files
 
 STATIC = Path(__file__).parent / "static"
 CHUNK = bytes(range(256)) * 256
 MAX_DOWNLOAD = 1 << 40
 
 ROOM = web.AppKey("room", set[web.WebSocketResponse])
+FOLDER = web.AppKey("folder", Path)
 
 routes = web.RouteTableDef()
 
@@ -118,6 +126,56 @@ async def download(request: web.Request) -> web.StreamResponse:
     return response
 
 
+@routes.put("/files/{name}")
+async def put_file(request: web.Request) -> web.Response:
+    """Writes a body of any size to disk and hashes it; what was there is replaced when all has arrived."""
+    path = request.app[FOLDER] / file_name(request)
+    arriving = path.with_name(f".{uuid4().hex}")
+    digest = hashlib.sha256()
+    try:
+        async with flexsc_loop.open(arriving, "xb") as file:
+            async for chunk in request.content.iter_any():
+                digest.update(chunk)
+                await file.write(chunk)
+            size = await file.tell()
+        await files.replace(arriving, path)
+    except BaseException:
+        await files.unlink(arriving)
+        raise
+    return json_response({"bytes": size, "sha256": digest.hexdigest()})
+
+
+@routes.get("/files/{name}")
+async def get_file(request: web.Request) -> web.StreamResponse:
+    """Serves a file from disk, a piece at a time."""
+    try:
+        file = await flexsc_loop.open(request.app[FOLDER] / file_name(request), "rb", buffering=0)
+    except FileNotFoundError:
+        raise web.HTTPNotFound from None
+    async with file:
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        response.content_length = (await file.stat()).st_size
+        await response.prepare(request)
+        while chunk := await file.read(1 << 18):
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+
+def file_name(request: web.Request) -> str:
+    name = request.match_info["name"]
+    if "/" in name or "\0" in name or name.startswith("."):
+        raise web.HTTPBadRequest(text="not a file's name\n")
+    return name
+
+
+async def keep_files(app: web.Application) -> AsyncIterator[None]:
+    """A folder for what is uploaded, for as long as the application runs."""
+    async with files.TemporaryDirectory() as folder:
+        app[FOLDER] = Path(folder)
+        yield
+
+
 async def close_room(app: web.Application) -> None:
     room = app[ROOM]
     for ws in list(room):
@@ -130,6 +188,7 @@ def make_app() -> web.Application:
     app.add_routes(routes)
     app.router.add_static("/static", STATIC)
     app.on_shutdown.append(close_room)
+    app.cleanup_ctx.append(keep_files)
     return app
 
 
@@ -138,8 +197,6 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     args = parser.parse_args()
-
-    import flexsc_loop
 
     web.run_app(make_app(), host=args.host, port=args.port, loop=flexsc_loop.new_event_loop())
 

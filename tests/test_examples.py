@@ -151,6 +151,26 @@ async def test_application_streams(loop, application):
             assert response.status == 400
 
 
+async def test_application_files(loop, application):
+    """What is uploaded to disk is what is downloaded from there, of any size, also several at once."""
+    contents = {f"file{size}": payload(size) for size in (0, 1, 70_000, 3_000_001)}
+
+    async def there_and_back(session, name, data):
+        async with session.put(f"/files/{name}", data=data) as response:
+            assert await response.json() == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        async with session.get(f"/files/{name}") as response:
+            assert response.content_length == len(data)
+            assert digest(await response.read()) == digest(data)
+
+    async with aiohttp.ClientSession(application.url) as session:
+        await asyncio.gather(*(there_and_back(session, name, data) for name, data in contents.items()))
+        await there_and_back(session, "file1", b"in place of the other")
+        async with session.get("/files/none") as response:
+            assert response.status == 404
+        async with session.put("/files/.hidden", data=b"x") as response:
+            assert response.status == 400
+
+
 async def test_application_websockets(loop, application):
     async with aiohttp.ClientSession(application.url) as session:
         async with session.ws_connect("/ws") as ws:

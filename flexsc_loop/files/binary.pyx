@@ -196,15 +196,27 @@ cdef class BinaryFile(Buffered):
         return line
 
     async def _readlines(self, Py_ssize_t hint):
-        cdef Py_ssize_t size = 0
-        lines = []
-        while hint <= 0 or size <= hint:
-            line = await self._readline(-1)
-            if not line:
-                break
-            lines.append(line)
-            size += len(line)
-        return lines
+        cdef Py_ssize_t total = 0
+        await self._enter()
+        try:
+            if hint <= 0:
+                return lines_of(await self._read_in_turn(-1))
+            if self.unwritten:
+                await self._carry_out(self._write_out())
+            # Taken when all are there: one who is cancelled before has not moved the position.
+            while True:
+                total = lines_size(self.ahead, self.taken, hint)
+                if total:
+                    break
+                if not await self._fill(self.buffer_size or NO_BUFFER_CHUNK):
+                    total = self.there()
+                    break
+            lines = lines_of(self.take(total))
+            if not self.buffer_size and self.positional:
+                self.forget()
+            return lines
+        finally:
+            self.leave()
 
     # ---- writing
 
@@ -282,6 +294,9 @@ cdef class BinaryFile(Buffered):
         return await self._write_past(data, size) if self.buffer_size else size
 
     async def _writelines(self, lines):
+        if self.buffer_size:
+            await self.write(b"".join(lines))
+            return
         for line in lines:
             await self.write(line)
 
@@ -413,11 +428,7 @@ cdef class BinaryFile(Buffered):
     async def _close(self):
         if self.ending is None:
             self.ending = self.loop.create_task(self._close_in_turn())
-        try:
-            await shield(self.ending)
-        finally:
-            if self.state == FILE_CLOSED:
-                self.ending = None
+        await shield(self.ending)
 
     async def _close_in_turn(self):
         if self.last_job is not None and not self.seekable_ and not self.unwritten:
@@ -444,6 +455,21 @@ cdef class BinaryFile(Buffered):
             if not self.positional or self.appending:
                 raise
             await self._write_out()
+
+
+cdef list lines_of(bytes data):
+    """The lines of `data`, each with its end."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    if last:
+        lines.append(last)
+    return lines
+
+
+cdef Py_ssize_t lines_size(bytes data, Py_ssize_t start, Py_ssize_t hint) except -1:
+    """The size of the first lines that have more than `hint` bytes together, 0 if the last one has no end yet."""
+    cdef Py_ssize_t end = data.find(b"\n", start + hint) + 1
+    return end - start if end else 0
 
 
 async def _give(answer):
@@ -579,7 +605,8 @@ cdef object start_tell(Action action):
 
 cdef object start_close(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
-    if file.state == FILE_CLOSED or file.state == FILE_CLOSING and file.ending is None:
+    if file.fd < 0 and (file.ending is None or file.ending.done()):
+        file.ending = None
         return None
     file.check_loop()
     if file.state == FILE_OPEN:

@@ -11,7 +11,7 @@ from asyncio import shield
 
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.binary cimport BinaryFile
-from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, Line
+from flexsc_loop.files.file cimport FILE_OPEN, Line
 
 cdef object Unsupported = io.UnsupportedOperation
 
@@ -177,20 +177,22 @@ cdef class TextFile(Line):
         self.bytes_per_character = <double> len(data) / len(text) if text else 0
         return bool(data)
 
+    cdef Py_ssize_t end_in(self, str text, Py_ssize_t first) except -1:
+        """Where the line that goes on at `first` ends, 0 if it does not."""
+        cdef Py_ssize_t found
+        if self.newline is None:
+            return universal_end(text, first)
+        found = text.find(self.newline, first)
+        return found + len(self.newline) if found >= 0 else 0
+
     cdef Py_ssize_t line_size(self, Py_ssize_t looked_at, Py_ssize_t limit) except -1:
         """The length of the line that is there, 0 if there is no end; `looked_at` characters of it have none."""
-        cdef str text = self.decoded
-        cdef Py_ssize_t first = self.used + looked_at, size = 0, found
-        if self.newline is None:
-            size = universal_end(text, first)
-        elif len(self.newline) == 1:
-            size = text.find(self.newline, first) + 1
-        else:
-            found = text.find(self.newline, max(self.used, first - 1))
-            size = found + 2 if found >= 0 else 0
+        # The first half of an end of two characters may have been looked at.
+        cdef Py_ssize_t back = 1 if looked_at and self.newline is not None and len(self.newline) > 1 else 0
+        cdef Py_ssize_t size = self.end_in(self.decoded, self.used + looked_at - back)
         if size:
             size -= self.used
-        if 0 <= limit <= len(text) - self.used and (not size or limit < size):
+        if 0 <= limit <= len(self.decoded) - self.used and (not size or limit < size):
             return limit
         return size
 
@@ -263,14 +265,34 @@ cdef class TextFile(Line):
         return line
 
     async def _readlines(self, Py_ssize_t hint):
-        cdef Py_ssize_t size = 0
+        cdef Py_ssize_t total = 0, size = 0
+        await self._enter()
+        try:
+            if hint <= 0:
+                text = await self._read_all()
+                return self.lines_of(text)
+            # Taken when all are there: one who is cancelled before has not moved the position.
+            while True:
+                size = self.line_size(total, -1)
+                if size:
+                    total = size
+                    if total > hint:
+                        break
+                elif not await self._more(0):
+                    total = self.there()
+                    break
+            return self.lines_of(self.take(total))
+        finally:
+            self.leave()
+
+    cdef list lines_of(self, str text):
+        """The lines of `text`, each with its end."""
+        cdef Py_ssize_t first = 0, end
         lines = []
-        while hint <= 0 or size <= hint:
-            line = await self._readline(-1)
-            if not line:
-                break
-            lines.append(line)
-            size += len(line)
+        while first < len(text):
+            end = self.end_in(text, first) or len(text)
+            lines.append(text[first:end])
+            first = end
         return lines
 
     # ---- writing
@@ -319,8 +341,7 @@ cdef class TextFile(Line):
             await self.buffer.flush()
 
     async def _writelines(self, lines):
-        for line in lines:
-            await self.write(line)
+        await self.write("".join(lines))
 
     async def _flush(self):
         await self._enter()
@@ -478,11 +499,7 @@ cdef class TextFile(Line):
     async def _close(self):
         if self.ending is None:
             self.ending = self.loop.create_task(self._close_in_turn())
-        try:
-            await shield(self.ending)
-        finally:
-            if self.buffer.state == FILE_CLOSED:
-                self.ending = None
+        await shield(self.ending)
 
     async def _close_in_turn(self):
         await self._enter()
@@ -598,10 +615,9 @@ cdef object start_tell(Action action):
 
 cdef object start_close(Action action):
     cdef TextFile file = <TextFile> action.file
-    if file.ending is None:
-        if file.buffer.state == FILE_CLOSED:
-            return None
-        if not file.busy:
-            action.running = file._close_bytes()
-            return None
-    action.running = file._close()
+    if file.ending is None and file.busy and file.buffer.state == FILE_OPEN:
+        action.running = file._close()
+    elif file.ending is not None and not file.ending.done():
+        action.running = file._close()
+    else:
+        action.running = file._close_bytes()

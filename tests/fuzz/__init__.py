@@ -23,6 +23,12 @@ What may differ from the standard loop, and is therefore not in a view:
   the connection's own;
 - with TLS, whether what is called soon runs between data and the end (the standard loop's own code does not let it),
   which error ends a connection that was closed while data came, and whether `close()` delivers that;
+- with TLS, whether an end is told that came with the data out of which the protocol ended the loop (`SystemExit`): the
+  standard loop forgets it, and the connection then waits for something else to come;
+- whether `close()` lets a file that is being sent go out before `connection_lost` (the standard loop cuts it off, and
+  its `sendfile` waits for ever);
+- whether a closed socket can be taken back with `remove_reader` that was registered while a `sock_*` call waited on it
+  (the standard loop knows it by its number then, and raises `ValueError`);
 - what methods of a transport raise once it is closing, with which error `sendfile` on it fails, and whether a datagram
   is sent that was given to an endpoint after `close()`;
 - whether what is written is sent before the turn's end, unless `FLEXSC_WRITES=now` tells the loop so;

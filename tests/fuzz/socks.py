@@ -24,6 +24,7 @@ class Sock(Consumer):
         self.sock, theirs = pair(how, small)
         self.peer = Peer(theirs, 2 * slot, self.complain)
         self.watching = self.eof = self.by_hand = self.large = self.lossy = False
+        self.numbered = False  # registered while a call waited: the standard loop knows it by its number then
         return self
 
     # ---- calls
@@ -100,10 +101,14 @@ class Sock(Consumer):
 
     # ---- readers and writers
 
+    def _calls_wait(self) -> bool:
+        return self.active("recv") or self.active("sendall")
+
     @operation(weight=3, action=("", "", "remove", "exit"))
     def add_reader(self, action: str) -> None:
         if not self.active("recv"):
             self.watching = True
+            self.numbered = self.numbered or self._calls_wait()
             self.attempt(self.loop.add_reader, self.sock, self._readable, action)
 
     def _readable(self, action: str) -> None:
@@ -128,6 +133,7 @@ class Sock(Consumer):
     @operation(weight=3, fill=FLAGS)
     def add_writer(self, fill: bool) -> None:
         if not self.active("sendall") and not self.closed:
+            self.numbered = self.numbered or self._calls_wait()
             self.attempt(self.loop.add_writer, self.sock, self._fill if fill else self._writable)
 
     def _writable(self) -> None:
@@ -165,9 +171,12 @@ class Sock(Consumer):
         self.sock.close()
         if remove:
             await asyncio.sleep(0)
+        before = len(self.results)
         for _ in range(2):
             self.note("removed", self.attempt(self.loop.remove_reader, self.sock), waiting, inside=False)
         self.attempt(self.loop.remove_writer, self.sock)
+        if self.numbered:
+            del self.results[before:]
         if remove:
             await self.cancel_all()
 

@@ -101,6 +101,8 @@ class Stream(Thing):
     # What of the view has become free: the far end's share, both shares, how much the far end had read when it stopped;
     # whether data came before we closed, or before we paused.
     torn = vague = loose = rushed = halted = False
+    filing = False  # closed while a file was sent
+    exited_in = -1  # the step in which the protocol ended the loop
 
     def __init__(self, world: World, slot: int, keep_open: bool, start: str, reaction: str) -> None:
         super().__init__(world, slot)
@@ -165,6 +167,7 @@ class Stream(Thing):
             if reaction == "raise":
                 raise ValueError("from data_received")
             if reaction == "exit":
+                self.exited_in = self.world.step
                 raise Exit
             getattr(self.transport, reaction)()
 
@@ -255,6 +258,7 @@ class Stream(Thing):
     @operation(weight=3)
     def close(self) -> None:
         self._tear()
+        self.filing = self.filing or self.active("send_file")
         self.attempt(self.transport.close)
 
     @operation(weight=2)
@@ -386,9 +390,12 @@ class Stream(Thing):
         }
 
     def _calls(self) -> Any:
+        log = self.log
+        if self.filing and not self.peer.reading:
+            log = [entry for entry in log if "lost" not in entry]
         if self.rushed or self.halted:
-            return [entry for entry in self.log if entry[-1] not in ("data", "eof")]
-        return merged(self.log)
+            return [entry for entry in log if entry[-1] not in ("data", "eof")]
+        return merged(log)
 
     def _may_have_sent(self) -> bool:
         return self.torn or self.vague or self.loose or self.halted
@@ -496,6 +503,11 @@ class Tls(Stream):
             self.downloaded = self.peer.raw
         elif self.peer.raw - self.downloaded > 4_000_000:
             self.complain("goes on downloading after close()")
+
+    def view(self) -> Any:
+        """An end that came with the data out of which the loop was ended is lost on the standard loop."""
+        self.dead = self.dead or (self.exited_in == self.world.step and not self.peer.speaks)
+        return super().view()
 
     def busy(self) -> bool:
         if "send_file" in self.tasks and self.peer.reading:

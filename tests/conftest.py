@@ -12,12 +12,26 @@ import socket
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from datagrams import LOCAL, Talker, udp_socket
+from pipe_support import make_pair
 from sandbox import io_uring_blocked
-from support import WAYS, Peer, Recorder, Way, open_fds, restless, tcp_pair, thread_names, turns, unix_pair
+from support import (
+    WAYS,
+    Peer,
+    Recorder,
+    Way,
+    open_fds,
+    payload,
+    restless,
+    tcp_pair,
+    thread_names,
+    turns,
+    unix_pair,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -276,3 +290,57 @@ def no_flexsc_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("FLEXSC_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def pair(kind: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two non-blocking sockets that are connected."""
+    ours, theirs = tcp_pair() if kind == "tcp" else unix_pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A non-blocking socket that listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        yield sock
+
+
+@pytest.fixture(params=["pipe", "fifo", "socket", "terminal"])
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The two ends of every kind of pipe, blocking; what a test has not closed is closed afterwards."""
+    reading, writing = make_pair(request.param, tmp_path)
+    os.set_blocking(reading.fileno(), True)
+    yield reading, writing
+    reading.close()
+    writing.close()
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
+    """The two ends of a pipe, blocking."""
+    reading, writing = make_pair("pipe", tmp_path)
+    yield reading, writing
+    reading.close()
+    writing.close()
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> Iterator[Callable[..., tuple[Any, bytes]]]:
+    """Makes an open file of so many bytes; returns it and its content."""
+    opened: list[Any] = []
+
+    def make(size: int, **options: Any) -> tuple[Any, bytes]:
+        data = payload(size)
+        path = tmp_path / f"{len(opened)}"
+        path.write_bytes(data)
+        opened.append(path.open("rb", **options))
+        return opened[-1], data
+
+    yield make
+    for file in opened:
+        file.close()

@@ -314,6 +314,17 @@ def unix_pair() -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+async def receive(loop: asyncio.AbstractEventLoop, sock: socket.socket, count: int) -> bytes:
+    """Exactly `count` bytes, by sock_recv."""
+    parts = []
+    while count:
+        part = await loop.sock_recv(sock, min(count, 1 << 18))
+        assert part, "the stream ended early"
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
 def shrink(sock: socket.socket) -> None:
     """Make the kernel hold little for this socket; much less and TCP crawls for want of a window."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)

@@ -7,22 +7,14 @@ import socket
 import weakref
 
 import pytest
+from pipe_support import Writer, make_pair
 from support import Recorder, payload, run_again, settle, turns
-from test_pipes import Writer, make_pair
 
 
 @pytest.fixture(params=["pipe", "fifo", "socket", "terminal"])
 def ends(request, tmp_path):
     reading, writing = make_pair(request.param, tmp_path)
     os.set_blocking(reading.fileno(), False)
-    yield reading, writing
-    reading.close()
-    writing.close()
-
-
-@pytest.fixture
-def pipe(tmp_path):
-    reading, writing = make_pair("pipe", tmp_path)
     yield reading, writing
     reading.close()
     writing.close()

@@ -614,7 +614,7 @@ cdef class FileCalls:
         return self.start(call)
 
     def write_whole(self, path, data, int flags, int mode=0o777, *, dir_fd=None):
-        """Open a file with `flags`, write all of `data` to it, and close it; gives how many bytes, as `pwrite` does."""
+        """Open a file with `flags`, write all of `data` to it, and close it; gives how many bytes."""
         cdef Call call = self.path_call(path)
         cdef bytes name = call.kept
         audit("open", call.names, None, flags)

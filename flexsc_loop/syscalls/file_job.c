@@ -181,7 +181,15 @@ static int64_t write_whole(struct file_job *job, struct flexsc_faults *faults)
         return fd;
     struct file_job write = {.call = CALL_WRITE, .fd = fd, .addr = (void *)(uintptr_t)job->off, .len = job->len,
                              .off = CALL_HERE};
-    int64_t res = job->len ? transfer_one(&write, faults) : 0;
+    int64_t res = 0, moved = 0;
+    /* What went before an error is not told: the file is not what was asked for. */
+    while (moved < (int64_t)job->len && (res = transfer_one(&write, faults)) > 0) {
+        moved += res;
+        write.addr = (char *)write.addr + res;
+        write.len -= (uint64_t)res;
+    }
+    if (res >= 0)
+        res = moved == (int64_t)job->len ? moved : -EIO;
     /* Some file systems tell only now that there was no room; EINTR means closed all the same. */
     int64_t closed = result_of(close(fd));
     return res >= 0 && closed < 0 && closed != -EINTR ? closed : res;

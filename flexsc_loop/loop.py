@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop import settings
 from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
-from flexsc_loop.files.calls import FileCalls
 from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
@@ -37,6 +36,9 @@ from flexsc_loop.turn.executor import Executors
 logger = logging.getLogger("flexsc_loop")
 
 HEAP_KEPT = 1 << 20
+
+if TYPE_CHECKING:
+    from flexsc_loop.files.calls import FileCalls
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     # Importing the modules above has switched it on in a free-threaded Python, and Python said so, unless told not to.
@@ -135,6 +137,8 @@ class Loop(
 
     @functools.cached_property
     def _files(self) -> FileCalls:
+        from flexsc_loop.files.calls import FileCalls
+
         return FileCalls(self)
 
     def __repr__(self) -> str:

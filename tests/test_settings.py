@@ -282,6 +282,25 @@ def test_import_changes_nothing():
     assert end.out.startswith("asyncio"), end.err
 
 
+def test_files_are_loaded_when_they_are_asked_for():
+    end = run_python(
+        """
+        import sys
+        import flexsc_loop
+        flexsc_loop.new_event_loop().close()
+        print([name for name in ("flexsc_loop.files", "tempfile") if name in sys.modules])
+        from flexsc_loop import *
+        import flexsc_loop.files as module
+        print(flexsc_loop.files is files is module, flexsc_loop.open is open is module.open)
+        try:
+            flexsc_loop.nothing
+        except AttributeError as error:
+            print(error)
+        """
+    )
+    assert end.out.splitlines() == ["[]", "True True", "module 'flexsc_loop' has no attribute 'nothing'"], end.err
+
+
 def test_run(flexsc_loop):
     async def main():
         loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """Files without blocking the loop: what os, shutil, tempfile and pathlib do on files, awaited.
 
-`open` is `flexsc_loop.open`.  Everything works on any asyncio loop: on this package's own the calls are entries of its
-page, on another one its executor makes them.
+`open` is `flexsc_loop.open`.  Everything works on any asyncio loop: on this package's own, file threads, which need no
+GIL, make what memory does not answer at once; on another one its executor makes the calls.
 """
 
 from flexsc_loop.files.opening import open

@@ -32,6 +32,16 @@ static inline int64_t flexsc_now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Between two looks. */
+static inline void spin_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static inline uint32_t spin_needed(const struct flexsc_spin *spin)
 {
     return spin->needed ? spin->needed : SPIN_AFTER;

@@ -133,15 +133,6 @@ static inline int uring_enter_timed(struct uring *ring, uint32_t submit, uint32_
     return res == -ETIME ? 0 : res;
 }
 
-static inline void uring_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Look for completions for up to spin_ns without a system call.  True when there is one, or a wake, or (without a
  * poller) something that an enter will make one of. */
 static inline bool uring_look(struct uring *ring, int64_t spin_ns)
@@ -153,7 +144,7 @@ static inline bool uring_look(struct uring *ring, int64_t spin_ns)
             if (uring_has_completions(ring) || atomic_load_explicit(&ring->woken, memory_order_relaxed) ||
                 (!polled && uring_wants_enter(ring)))
                 return true;
-            uring_relax();
+            spin_relax();
         }
         if (uring_wants_enter(ring))
             return false;

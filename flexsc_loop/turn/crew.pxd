@@ -23,7 +23,6 @@ cdef extern from "workers.h" nogil:
     struct flexsc_crew:
         pass
 
-    int64_t crew_now_ns()
     bint worker_order(flexsc_worker* worker, uint32_t orders)
     bint worker_wake(flexsc_worker* worker)
     void worker_spins(flexsc_crew* crew, flexsc_worker* me)

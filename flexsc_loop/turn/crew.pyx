@@ -16,6 +16,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
+from flexsc_loop.syscalls.page cimport flexsc_now_ns
 from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_pop, queue_push
 from flexsc_loop.turn.turn cimport Turn
 
@@ -199,7 +200,7 @@ cdef class Crew:
     cdef int expect(self) except -1:
         """Somebody gets orders to work.  Until he comes nobody is stuck."""
         self.running += 1
-        self.since = crew_now_ns()
+        self.since = flexsc_now_ns()
         crew_call(&self.words, 1)
         return 0
 
@@ -254,7 +255,7 @@ cdef class Crew:
 
     cdef bint stuck(self) noexcept:
         """Whether those who work have not got on for long."""
-        return crew_called(&self.words) == 0 and crew_now_ns() - self.since >= STUCK_NS
+        return crew_called(&self.words) == 0 and flexsc_now_ns() - self.since >= STUCK_NS
 
     cdef int overtake(self) except -1:
         """Those who work are stuck: count on them no longer.  The next time look sooner."""
@@ -355,7 +356,7 @@ cdef class Crew:
             self.overtake()
         self.running += 1
         me.epoch = self.epoch
-        self.since = crew_now_ns()
+        self.since = flexsc_now_ns()
         if queue_count(&self.queue) > 1:
             self.watch()
         return True
@@ -363,12 +364,12 @@ cdef class Crew:
     cdef int work(self, Worker me, unsigned int generation) except -1:
         """Do jobs until none is left, or until others suffice."""
         cdef Job job
-        cdef int64_t yielded = crew_now_ns()
+        cdef int64_t yielded = flexsc_now_ns()
         if me.epoch != self.epoch:
             self.join_again(me)
         while queue_count(&self.queue):
             job = self.take()
-            self.since = crew_now_ns()
+            self.since = flexsc_now_ns()
             crew_progress(&self.words)
             try:
                 job.run()
@@ -385,7 +386,7 @@ cdef class Crew:
             if self.since - yielded > YIELD_NS:
                 with nogil:
                     pass
-                yielded = crew_now_ns()
+                yielded = flexsc_now_ns()
         if queue_count(&self.queue) == 0:
             crew_set_stuck_ns(&self.words, STUCK_NS)
         return 0

@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../syscalls/spin.h"
+
 enum worker_orders {
     ORDER_REST,  /* sleep */
     ORDER_WORK,  /* take the GIL and jobs */
@@ -64,13 +66,6 @@ struct flexsc_crew {
     _Atomic(struct flexsc_worker *) lingering;
 };
 
-static inline int64_t crew_now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 /* Sleep while *word is `value`, at most timeout_ns (-1: without limit).  0 or -errno. */
 static inline int crew_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
@@ -84,26 +79,17 @@ static inline void crew_futex_wake(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-static inline void crew_relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
 /* Look at a word until it is not `value` any more, for HANDOVER_NS at most.  True if it has changed. */
 static inline bool crew_spin(_Atomic uint32_t *word, uint32_t value)
 {
-    int64_t until = crew_now_ns() + HANDOVER_NS;
+    int64_t until = flexsc_now_ns() + HANDOVER_NS;
     do {
         for (int looks = 0; looks < HANDOVER_LOOKS; looks++) {
             if (atomic_load_explicit(word, memory_order_acquire) != value)
                 return true;
-            crew_relax();
+            spin_relax();
         }
-    } while (crew_now_ns() < until);
+    } while (flexsc_now_ns() < until);
     return false;
 }
 

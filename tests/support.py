@@ -278,6 +278,21 @@ class Recorder(asyncio.Protocol):
         self._note("resume")
 
 
+class Leaving:
+    """Before a protocol that notes its calls: ends the program once, in the call of that name."""
+
+    def __init__(self, name: str, exit: BaseException) -> None:
+        super().__init__()
+        self.name: str | None = name
+        self.exit = exit
+
+    def _note(self, name: str) -> None:
+        super()._note(name)  # type: ignore[misc]
+        if name == self.name:
+            self.name = None
+            raise self.exit
+
+
 class Echo(asyncio.Protocol):
     """Sends everything back; stops reading while the peer does not take it."""
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 from datagrams import LOCAL, TOO_LARGE, Talker, udp_socket
-from support import run_again, settle, turns
+from support import Leaving, run_again, settle, turns
 
 
 @pytest.fixture
@@ -203,18 +203,8 @@ async def test_connection_lost_comes_behind_what_a_delivery_has_called_soon(loop
 # -- what leaves the loop
 
 
-class Leaving(Talker):
-    """Ends the program once, in the call of that name."""
-
-    def __init__(self, name, exit):
-        super().__init__()
-        self.name, self.exit = name, exit
-
-    def _note(self, name):
-        super()._note(name)
-        if name == self.name:
-            self.name = None
-            raise self.exit
+class Leaver(Leaving, Talker):
+    """Ends the program once."""
 
 
 @pytest.mark.parametrize("exit", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
@@ -222,7 +212,7 @@ class Leaving(Talker):
 @pytest.mark.ours  # asyncio's loop does not tell the waiter
 def test_an_exit_leaves_an_endpoint_that_goes_on(new_loop, peer, name, exit):
     loop = new_loop()
-    protocol = Leaving(name, exit)
+    protocol = Leaver(name, exit)
 
     async def talk():
         transport, _ = await loop.create_datagram_endpoint(lambda: protocol, local_addr=LOCAL)

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from pipe_support import Writer, make_pair
-from support import Recorder, payload, run_again, settle, turns
+from support import Leaving, Recorder, payload, run_again, settle, turns
 
 
 @pytest.fixture(params=["pipe", "fifo", "socket", "terminal"])
@@ -192,18 +192,8 @@ async def test_a_pipe_that_waits_costs_nothing(loop, ends, what):
 # -- what leaves the loop
 
 
-class Leaving(Recorder):
-    """Ends the program once, in the call of that name."""
-
-    def __init__(self, name, exit):
-        super().__init__()
-        self.name, self.exit = name, exit
-
-    def _note(self, name):
-        super()._note(name)
-        if name == self.name:
-            self.name = None
-            raise self.exit
+class Leaver(Leaving, Recorder):
+    """Ends the program once."""
 
 
 @pytest.mark.parametrize("exit", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
@@ -211,7 +201,7 @@ class Leaving(Recorder):
 @pytest.mark.ours  # asyncio's loop does not tell the waiter
 def test_an_exit_while_reading_leaves_a_pipe_that_goes_on(loop, pipe, name, exit):
     reading, writing = pipe
-    protocol = Leaving(name, exit)
+    protocol = Leaver(name, exit)
 
     async def talk():
         await loop.connect_read_pipe(lambda: protocol, reading)
@@ -232,7 +222,7 @@ def test_an_exit_while_reading_leaves_a_pipe_that_goes_on(loop, pipe, name, exit
 @pytest.mark.ours  # asyncio's loop does not tell the waiter
 def test_an_exit_while_writing_leaves_a_pipe_that_goes_on(loop, pipe, name, end, exit):
     reading, writing = pipe
-    protocol = Leaving(name, exit)
+    protocol = Leaver(name, exit)
     data = payload(300_000)
 
     async def talk():

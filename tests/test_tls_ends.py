@@ -8,7 +8,7 @@ import time
 import weakref
 
 import pytest
-from support import Recorder, digest, payload, run_again, shrink, turns
+from support import Leaving, Recorder, digest, payload, run_again, shrink, turns
 from test_tls_special import plain_pair
 from tls_support import VERSIONS, Connector, Contexts
 
@@ -307,18 +307,8 @@ async def test_transports_take_attributes(connect_tls):
 # -- what leaves the loop
 
 
-class Leaving(Recorder):
-    """Ends the program once, in the call of that name."""
-
-    def __init__(self, name, exit):
-        super().__init__()
-        self.name, self.exit = name, exit
-
-    def _note(self, name):
-        super()._note(name)
-        if name == self.name:
-            self.name = None
-            raise self.exit
+class Leaver(Leaving, Recorder):
+    """Ends the program once."""
 
 
 @pytest.mark.ours  # asyncio's TLS forgets what it had not done
@@ -328,7 +318,7 @@ def test_an_exit_out_of_a_callback_leaves_a_connection_that_goes_on(loop, contex
     """Data and close_notify come together; what was not done when the exit came is done when the loop runs again."""
     connector = Connector(loop, contexts, "client", None)
     ours, peer = connector.pair(shrink)
-    protocol = Leaving(name, exit)
+    protocol = Leaver(name, exit)
 
     async def talk():
         """Part of the program that is run again as often as it was left."""

@@ -17,3 +17,9 @@ cdef class Operation:
 
 cdef inline bint in_flight(Operation op) noexcept:
     return op.user_data != 0
+
+
+cdef inline void stamp(Operation op) noexcept:
+    """Begin a flight of `op`: a late completion of an earlier one does not have its generation."""
+    op.generation = (op.generation + 1) & 0xFFFF
+    op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)

@@ -9,6 +9,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from posix.unistd cimport getpid
 
+from flexsc_loop.syscalls.operation cimport stamp
+
 
 cdef extern from "file_threads.h" nogil:
     file_threads* file_threads_open(unsigned cores, unsigned most, unsigned idle_ms)
@@ -103,8 +105,7 @@ cdef class Page:
         if self.closed:
             self.check()
         self.refuse_if_away()
-        op.generation = (op.generation + 1) & 0xFFFF
-        op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
+        stamp(op)
         faults_begin(&self.faults, op.user_data, &call, fd, &addr, &length, &flags)
         try:
             self.carry(op, call, fd, addr, length, off, call_flags, flags)
@@ -201,8 +202,7 @@ cdef class Page:
         if self.closed or self.threads == NULL:
             self.check()
             self.open_threads()
-        op.generation = (op.generation + 1) & 0xFFFF
-        op.user_data = <uint64_t> <void*> op | (<uint64_t> op.generation << 48)
+        stamp(op)
         job.user_data = op.user_data
         res = file_threads_queue(self.threads, job)
         if res < 0:

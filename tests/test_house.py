@@ -22,17 +22,17 @@ AT_THE_TOP = {
 pytestmark = pytest.mark.skipif(not README.exists(), reason="not a checkout: the README is not here")
 
 
-def section(title):
-    """The README's lines under one heading."""
-    text = README.read_text()
+def section(title, document=README):
+    """The lines under one heading of a document, the README as a rule."""
+    text = document.read_text()
     start = text.index(f"\n## {title}\n")
     end = text.find("\n## ", start + 4)
     return text[start : end if end >= 0 else None].splitlines()
 
 
-def rows(title):
+def rows(title, document=README):
     """The cells of the one table under a heading, without its head."""
-    table = [line for line in section(title) if line.startswith("|")]
+    table = [line for line in section(title, document) if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
 
 
@@ -141,27 +141,11 @@ def test_the_lines_for_other_programs_name_what_exists():
             assert name in flexsc_loop.__all__ or (PACKAGE / f"{name}.py").exists(), line
 
 
-def test_examples_in_python():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        end = run_python(block)
-        assert (end.code, end.err) == (0, ""), end.err
-
-
-def test_commands():
-    makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
-    named = set(re.findall(r"`make (\w+)`", README.read_text()))
-    assert named >= {"demo", "test"}
-    assert named <= targets
-
-
 # ---- what the README says is so
 
 
 def test_counters(new_loop):
-    documented = {code(row[0])[0] for row in rows("Insight") if code(row[0])}
+    documented = {code(row[0])[0] for row in rows("Insight", PACKAGE / "README.md") if code(row[0])}
     loop = new_loop()
     assert documented == set(loop.stats())
     assert all(isinstance(value, int) for value in loop.stats().values())
@@ -183,21 +167,6 @@ def test_settings():
         assert f"`{value}`" in text
     for name in ("FLEXSC_PAGES", "FLEXSC_THREADS", "FLEXSC_WRITES"):
         assert name in text
-
-
-def test_the_table_of_figures_has_its_place():
-    figures = re.findall(r"<!-- figures -->\n(.*?)<!-- /figures -->", README.read_text(), re.DOTALL)
-    assert len(figures) == 1
-    tables = [part.splitlines() for part in figures[0].split("\n\n") if part.startswith("|")]
-    assert tables
-    for lines in tables:
-        assert len({line.count("|") for line in lines}) == 1, "the rows differ in their number of cells"
-
-
-def test_named_files_exist():
-    text = README.read_text()
-    for name in re.findall(r"`((?:examples|benchmarks|tests|flexsc_loop)/[\w./]*)`", text):
-        assert (ROOT / name).exists(), name
 
 
 # ---- layout

@@ -1,0 +1,147 @@
+"""What the README, and the pages that it leads to, say: code runs, links lead somewhere, drawings are true."""
+
+import re
+
+import plan
+import pytest
+from support import ROOT, run_python
+
+README = ROOT / "README.md"
+FIGURES = ROOT / "benchmarks" / "README.md"
+LINES = 180
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="not a checkout: the README is not here")
+
+
+def documents():
+    """README.md and those beside the code."""
+    folders = [ROOT / name for name in ("benchmarks", "examples", "flexsc_loop", "tests")]
+    beside = [path for folder in folders for path in folder.rglob("README.md") if "build" not in path.parts]
+    return [README, *sorted(beside)]
+
+
+def named(path):
+    return str(path.relative_to(ROOT))
+
+
+def anchors(path):
+    """What links to the headings of a document end in."""
+    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def outside_code(text):
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def test_the_first_page_can_be_read_in_ten_minutes():
+    assert len(README.read_text().splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_examples_in_python(document):
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+        end = run_python(block)
+        assert (end.code, end.err) == (0, ""), end.err
+
+
+def test_the_first_page_has_an_example():
+    assert "```python\n" in README.read_text()
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_commands(document):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
+    commands = set(re.findall(r"`make (\w+)", document.read_text()))
+    assert commands <= targets
+    if document == README:
+        assert commands >= {"demo", "test"}
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_named_files_exist(document):
+    for name in re.findall(r"`((?:examples|benchmarks|tests|flexsc_loop|\.ci)/[\w./]*)`", document.read_text()):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("document", documents(), ids=named)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", outside_code(document.read_text())):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_the_first():
+    links = re.findall(r"\]\(([^)\s#]+)", README.read_text())
+    assert {named(path) for path in documents()} - {"README.md"} <= set(links)
+
+
+def test_the_plan_is_drawn_from_the_sources():
+    """`python -m tests.plan` draws it anew."""
+    assert plan.drawn() in plan.DOCUMENT.read_text()
+
+
+def test_every_file_in_the_plan_says_what_it_is_for():
+    assert [path for files in plan.boxes().values() for path in files if not plan.purpose(path)] == []
+
+
+def test_purposes(tmp_path):
+    for name, text, wanted in (
+        ("a.py", '"""Floor 5: one. Two."""\n', "one"),
+        ("b.py", '"""One\nline.\n\nMore."""\n', "One line"),
+        ("c.h", "/* Floor 0: over\n * two lines (see d.h): so. */\n", "over two lines (see d.h): so"),
+        ("d.pxd", "# Floor 0: declared\n# once.  Twice.\n\ncdef x\n", "declared once"),
+        ("e.py", "import os\n", ""),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        assert plan.purpose(path) == wanted
+
+
+# ---- figures
+
+
+def tables(path):
+    """The tables between the marks of the figures: each a list of lines."""
+    blocks = re.findall(r"<!-- figures -->\n(.*?)<!-- /figures -->", path.read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    return [part.splitlines() for part in blocks[0].split("\n\n") if part.startswith("|")]
+
+
+@pytest.mark.parametrize("path", [README, FIGURES], ids=named)
+def test_the_tables_of_figures_are_whole(path):
+    found = tables(path)
+    assert found
+    for lines in found:
+        assert len({line.count("|") for line in lines}) == 1, "the rows differ in their number of cells"
+
+
+def test_the_figures_of_the_first_page_are_those_that_were_measured():
+    """Each row stands, word for word, in the first table of the page of figures."""
+    (short,) = tables(README)
+    whole = tables(FIGURES)[0]
+    assert short[0] == whole[0]
+    assert set(short) <= set(whole)
+
+
+def test_the_picture_shows_the_table():
+    figures = pytest.importorskip("benchmarks.figures", reason="the benchmarks are not here")
+    measured = figures.read(FIGURES.read_text())
+    words = re.findall(r"<text[^>]*>(?:<tspan[^>]*>)?([^<]+)", figures.PICTURE.read_text())
+    ratios = [f"{ratio:.2f}" for way in range(len(measured.ways)) for _, _, ratios in measured.rows[: figures.SHOWN]
+              for ratio in (ratios[way],)]  # fmt: skip
+    shown = [word for word in words if re.fullmatch(r"\d\.\d\d", word)]
+    assert shown == ratios
+    for name, rate, _ in measured.rows[: figures.SHOWN]:
+        assert name in words and f"uvloop: {rate}/s" in words
+
+
+def test_a_page_without_a_table_of_figures_is_refused():
+    figures = pytest.importorskip("benchmarks.figures", reason="the benchmarks are not here")
+    with pytest.raises(ValueError, match="no table of figures"):
+        figures.read("<!-- figures -->\n\nnothing\n<!-- /figures -->\n")

@@ -10,6 +10,7 @@
 #   make stress    the C tests of the page and the turn: plain, with faults, ThreadSanitizer, AddressSanitizer + UBSan;
 #                  then the tests of calls that fail, with run-time assertions
 #   make bars      measure the project's bars; takes long
+#   make report    all results that were measured, on one page (HTML, no network)
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
 
@@ -18,7 +19,7 @@ PYTHON ?= any
 demo: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
-.PHONY: demo test suites fuzz lint stress bars build clean
+.PHONY: demo test suites fuzz lint stress bars report build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
@@ -42,6 +43,9 @@ stress:
 bars:
 	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
+
+report:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.page $(ARGS)
 
 build:
 	@.ci/venv make $(PYTHON) test ecosystem bench lint

@@ -1,0 +1,270 @@
+"""All results on one page: ``python -m benchmarks.page`` writes one HTML file that needs no network.
+
+It shows the result files that lie in ``benchmarks/results`` (those of ``make demo``, ``make bars`` and of the other
+commands, with ``--json``), the newest of each kind with its machine and date, and the paper's figures beside ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.loops import LoopChoice
+from benchmarks.placement import shown
+from benchmarks.report import microseconds
+
+FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "results"
+PAGE = RESULTS / "report.html"
+STAMP = re.compile(r"-\d{8}-\d{6}$")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: shares of the drawing's width for its end and for its whiskers, and the table's cells beside it."""
+
+    title: str
+    kind: str
+    width: float
+    low: float
+    high: float
+    cells: tuple[str, ...]
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One workload on several loops."""
+
+    title: str
+    baseline: str
+    one: float
+    bars: tuple[Bar, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of cells."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Part:
+    """What one result file holds."""
+
+    name: str
+    machine: str
+    date: str
+    charts: list[Chart] = field(default_factory=list)
+    sheets: list[Sheet] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A figure of the paper, and where ours comes from: a workload, and what its best ratio is held against."""
+
+    what: str
+    theirs: str
+    ours: str
+    workload: str
+    against: str = "uvloop"
+
+
+PAPER = (
+    Paper("Apache, against Linux threads", "up to 2.16", "aiohttp hello, the best way to run", "hello"),
+    Paper("Apache, against Linux threads", "up to 2.16", "aiohttp static file of 1 MiB, the best way", "static-large"),
+    Paper("MySQL, against Linux threads", "up to 1.40", "asyncpg, select 1, the best way", "asyncpg"),
+    Paper("BIND, against Linux threads", "up to 2.05", "UDP echo, the best way", "udp"),
+)
+CHART_COLUMNS = ("ratio", "requests/s", "CPU µs/request", "calls/request", "p50", "p99")
+
+
+def newest(folder: Path) -> list[Path]:
+    """The newest result file of each kind; a time at the end of a name does not make another kind."""
+    kinds: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
+        kinds[STAMP.sub("", path.stem)] = path
+    return [kinds[name] for name in sorted(kinds)]
+
+
+def describe(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine.get('cpus', '?')} CPUs, {machine.get('cpu', 'unknown')}, Linux {machine.get('kernel', '?')}, "
+        f"Python {machine.get('python', '?')}"
+    )
+
+
+def kind_of(choice: LoopChoice) -> str:
+    """Which colour a loop has."""
+    if choice.name != "flexsc":
+        return "other"
+    return "thread" if choice.pinned else "own"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    median = row["median"]
+    calls = row.get("calls_loop")
+    ratio = row.get("ratio")
+    return (
+        "1" if ratio is None else f"{ratio:.2f}",
+        f"{median['rate']:,.0f}",
+        f"{median['cpu_us']:.1f}",
+        "–" if calls is None else f"{calls + (row.get('calls_other') or 0):.2f}",
+        microseconds(median["p50_us"]),
+        microseconds(median["p99_us"]),
+    )
+
+
+def chart(comparison: dict[str, Any]) -> Chart:
+    """Bars from a comparison as `benchmarks.measure` writes it."""
+    rows = comparison["rows"]
+    ratios = {row["loop"]: row["ratios"] or [1.0] for row in rows if row["median"]}
+    most = max([1.0, *(max(values) for values in ratios.values())]) * 1.02
+    bars = []
+    for row in rows:
+        choice = LoopChoice.parse(row["loop"])
+        if not row["median"]:
+            missing = row["unavailable"] or "not measured"
+            bars.append(Bar(choice.title, kind_of(choice), 0, 0, 0, (), missing))
+            continue
+        values = ratios[row["loop"]]
+        middle = 1.0 if row["ratio"] is None else row["ratio"]
+        low, high = min(values) / most, max(values) / most
+        bars.append(Bar(choice.title, kind_of(choice), middle / most, low, high, _cells(row)))
+    title = comparison["label"].replace("`", "")
+    return Chart(title, comparison["baseline"], 1 / most, tuple(bars), tuple(comparison["notes"]))
+
+
+def findings(found: Sequence[dict[str, Any]]) -> Sheet:
+    """The bars' findings: wanted against measured."""
+    rows = []
+    for one in found:
+        measured = "n/a" if one["measured"] is None else f"{one['measured']:.3g}{one['unit']}"
+        verdict = {True: "met", False: "missed", None: "–"}[one["met"]]
+        rows.append((one["title"], one["loop"], one["wanted"], measured, verdict))
+    return Sheet("Bars", ("bar", "loop", "wanted", "measured", ""), tuple(rows))
+
+
+def sheet(table: dict[str, Any]) -> Sheet:
+    """A table as the other benchmarks write it: title, columns, rows, notes."""
+    rows = tuple(tuple(str(cell) for cell in row) for row in table["rows"])
+    return Sheet(table["title"], tuple(table["columns"]), rows, tuple(table.get("notes", ())))
+
+
+def read(path: Path) -> Part:
+    """What a result file holds.  Raises BenchmarkError for one that is none."""
+    try:
+        content = json.loads(path.read_text())
+        date = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()
+        part = Part(path.stem, describe(content["machine"]), date, notes=list(content.get("notes", ())))
+        raw = content.get("measured", {})
+        comparisons = [*content.get("comparisons", ()), *(one for one in raw.values() if "rows" in one)]
+        part.charts = [chart(comparison) for comparison in comparisons]
+        if content.get("findings"):
+            part.sheets.append(findings(content["findings"]))
+        part.sheets += [sheet(table) for table in content.get("tables", ())]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchmarkError(f"{shown(path)} holds no results: {type(error).__name__}: {error}") from error
+    return part
+
+
+def comparisons_in(paths: Iterable[Path]) -> Iterable[dict[str, Any]]:
+    for path in paths:
+        content = json.loads(path.read_text())
+        yield from content.get("comparisons", ())
+        yield from (one for one in content.get("measured", {}).values() if "rows" in one)
+
+
+def beside_the_paper(paths: Sequence[Path]) -> Sheet:
+    """The paper's figures (FlexSC, OSDI 2010) and what was measured here of the same kind."""
+    rows = []
+    measured = list(comparisons_in(paths))
+    for figure in PAPER:
+        best = [
+            row["ratio"]
+            for one in measured
+            if one["workload"]["name"] == figure.workload and one["baseline"] == figure.against
+            for row in one["rows"]
+            if row["loop"].startswith("flexsc") and row["ratio"] is not None
+        ]
+        ours = f"{max(best):.2f} × {figure.against}" if best else "not measured"
+        rows.append((figure.what, figure.theirs, figure.ours, ours))
+    columns = ("the paper", "×", "here", "measured")
+    return Sheet("The paper's figures beside ours", columns, tuple(rows), (
+        "Not the same programs, machines or baselines: the paper compares with one kernel-visible thread for each "
+        "connection, this page with the fastest other event loop.",
+    ))  # fmt: skip
+
+
+def method() -> str:
+    """The section on the method in this folder's README, as Markdown."""
+    text = (FOLDER / "README.md").read_text()
+    found = re.search(r"^## Method\n(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def render(parts: Sequence[Part], paper: Sheet) -> str:
+    """The page's HTML.  Raises BenchmarkError without jinja2."""
+    try:
+        import jinja2
+        from markdown_it import MarkdownIt
+    except ImportError as error:
+        raise BenchmarkError("the page needs jinja2 and rich: python -m pip install jinja2 rich") from error
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html").render(
+        parts=parts,
+        paper=paper,
+        method=MarkdownIt("commonmark").render(method()),
+        columns=CHART_COLUMNS,
+        today=datetime.date.today().isoformat(),
+    )
+
+
+def write(folder: Path, page: Path) -> list[str]:
+    """Writes the page; what could not be read is left out and told.  Raises BenchmarkError if nothing could."""
+    paths, parts, left_out = [], [], []
+    for path in newest(folder):
+        try:
+            parts.append(read(path))
+            paths.append(path)
+        except BenchmarkError as error:
+            left_out.append(str(error))
+    if not parts:
+        raise BenchmarkError(f"{shown(folder)} holds no results: run `make demo` or `make bars` first")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(render(parts, beside_the_paper(paths)))
+    return left_out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
+    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE")
+    args = parser.parse_args()
+    try:
+        for told in write(args.results, args.page):
+            print(f"left out: {told}", file=sys.stderr)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written to {shown(args.page)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

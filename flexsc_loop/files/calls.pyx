@@ -4,9 +4,10 @@
 Owns: which descriptors have calls in flight, and when what is awaited goes on.  Imports: file_call, page, turn; of
 asyncio what its futures promise to tasks.
 
-What the page cache holds is read at once, without a future and without another turn.  All else is made by the page: by
-file threads.  A call that is cancelled is only not waited for any longer: its buffer and its descriptor are held until
-it is over, and one that changes something changes it all the same.
+What the page cache holds is read at once, without a future and without another turn.  All else is made by the page: as
+an entry where it is a kernel page that has one for it, else by file threads.  A call that is cancelled is only not
+waited for any longer: its buffer and its descriptor are held until it is over, and one that changes something changes
+it all the same.
 """
 import os
 import sys
@@ -243,10 +244,19 @@ cdef class FileCalls:
         """Which way calls take."""
         return f"{self.turn.choice.kind} page"
 
+    @property
+    def _entries(self):
+        """Which calls entries carry, where there are such: a sum of 1 << the call."""
+        return self.page.file_entries
+
+    @_entries.setter
+    def _entries(self, uint64_t calls):
+        self.page.file_entries = calls
+
     def counters(self):
         """What has been counted; for `loop.stats()`."""
         return {
-            "files_at_once": self.at_once, "files_queued": self.queued,
+            "files_at_once": self.at_once, "files_queued": self.page.entry_calls,
             "files_by_threads": self.page.thread_calls,
             "file_bytes_read": self.bytes_read, "file_bytes_written": self.bytes_written,
         }
@@ -280,7 +290,7 @@ cdef class FileCalls:
             if which == CALL_READ or which == CALL_READV or which == CALL_READ_WHOLE or which == CALL_READ_REST:
                 self.bytes_read += call.before + call.job.res
             elif which == CALL_WRITE or which == CALL_WRITEV or which == CALL_WRITE_WHOLE or which == CALL_COPY_RANGE:
-                self.bytes_written += call.job.res
+                self.bytes_written += call.before + call.job.res
         return 0
 
     # ---- ways of a call

@@ -54,6 +54,7 @@ enum {
     ENTRY_OWNED = 1 << 2,      /* nobody but a CALL_CLOSE entry of this page closes the fd */
     ENTRY_POLL_FIRST = 1 << 3, /* the caller expects EAGAIN: wait for readiness before the first try */
     ENTRY_LINK = 1 << 4,       /* the next entry begins when this one is done; if this one fails, it is cancelled */
+    ENTRY_SLEEPS = 1 << 5,     /* kernel pages: never made by whoever hands the entry over, not even the first try */
 };
 
 /* One result.  The same 16 bytes as io_uring's CQE. */

@@ -18,6 +18,8 @@ cdef class FileCall(Operation):
     cdef file_job job
     cdef gives what
     cdef bint over                   # it has a value or an error
+    cdef bint by_hand                # a thread makes the call, even if an entry might
+    cdef bint doubted                # whether there is such an entry
     cdef bint unwanted               # nobody waits for them any more
     cdef int64_t before              # bytes that had been moved when the job was made
     cdef PyObject* filling           # bytes that are being filled, seen by nobody else
@@ -31,6 +33,10 @@ cdef class FileCall(Operation):
 
     cdef int prepare(self, int call, int fd, void* addr, uint64_t length, uint64_t off, uint32_t call_flags) except -1
     cdef int begin(self) except -1
+    cdef int give_up(self, object error) except -1
+    cdef int submit(self) except -1
+    cdef bint carried(self) noexcept
+    cdef bint once_more(self, int res) except -1
     cdef int withdraw(self) except -1
     cdef void* need_memory(self, size_t size) except NULL
     cdef int hold(self, object buffer, bint writable) except -1

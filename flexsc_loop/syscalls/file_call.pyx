@@ -20,7 +20,9 @@ from posix.unistd cimport close as close_fd
 from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    CALL_HERE, CALL_READ_REST, CALL_READ_WHOLE, COMPLETION_ABANDONED, COMPLETION_BY_THREAD, FILE_SPARE,
+    CALL_FADVISE, CALL_HERE, CALL_OPENAT, CALL_READV, CALL_READ_REST, CALL_READ_WHOLE, CALL_WRITEV,
+    COMPLETION_ABANDONED, COMPLETION_BY_THREAD, EAGAIN, ECANCELED, ENOBUFS, ENOMEM, ENTRY_SLEEPS, FILE_ONCE,
+    FILE_SPARE, TRANSFER_MOST, VECTORS_MOST, file_job_moved, file_job_refused, file_job_transfers, file_job_writes,
 )
 
 
@@ -53,7 +55,13 @@ cdef extern from "<sys/sysmacros.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     enum:
-        ECANCELED
+        EINVAL
+        EOPNOTSUPP
+
+
+cdef enum:
+    COPIES_MOST = 256 * 1024     # bytes that the loop's thread may copy in a call
+    ERESTARTSYS = 512
 
 
 cdef object OSError_ = OSError
@@ -101,22 +109,85 @@ cdef class FileCall(Operation):
         self.job.off = off
         self.job.call_flags = call_flags
         self.job.opened = -1
+        self.on_file = True
         return 0
 
     cdef int begin(self) except -1:
         """Have the call made.  If it can't be, that is the result."""
         try:
-            self.page.hand_to_threads(self, &self.job)
+            if self.carried():
+                self.submit()
+            else:
+                self.page.hand_to_threads(self, &self.job)
         except OSError as error:
-            self.let_go()
-            self.error = error
-            self.over = True
+            self.give_up(error)
         return 0
+
+    cdef int give_up(self, error) except -1:
+        self.let_go()
+        self.error = error
+        self.over = True
+        return 0
+
+    cdef int submit(self) except -1:
+        cdef bint moves = file_job_transfers(&self.job)
+        cdef uint64_t length = min(self.job.len, <uint64_t> TRANSFER_MOST) if moves else self.job.len
+        # The kernel's first try to open opens a FIFO without waiting for its other end, and copies are made by whoever
+        # hands the entry over.
+        cdef bint sleeps = self.job.call == CALL_OPENAT or moves and length > COPIES_MOST
+        self.page.submit(self, self.job.call, self.job.fd, self.job.addr, <uint32_t> length, self.job.off,
+                         self.job.call_flags, ENTRY_SLEEPS if sleeps else 0)
+        self.page.entry_calls += 1
+        if self.page.eager:
+            self.page.publish()
+        return 0
+
+    cdef bint carried(self) noexcept:
+        """Whether an entry carries it.
+
+        Not what moves the kernel's position, which two entries may do at once; nor what is to be done while nobody runs
+        the loop.
+        """
+        cdef int call = self.job.call
+        if call >= 64 or not self.page.file_entries >> call & 1 or self.by_hand or self.job.how & FILE_ONCE:
+            return False
+        if not self.page.running:
+            return False
+        if (call == CALL_READV or call == CALL_WRITEV) and self.job.len > VECTORS_MOST:
+            return False
+        if file_job_transfers(&self.job):
+            return not file_job_refused(&self.job)
+        return call != CALL_FADVISE or self.job.len <= <uint64_t> TRANSFER_MOST
+
+    cdef bint once_more(self, int res) except -1:
+        """An entry has said `res`.  Whether that is not the end: there is more to do, or it is left to a thread."""
+        if self.unwanted and self.job.how & FILE_SPARE:
+            return False
+        if res < 0:
+            # The kernel, or the page, can't do it just now, or not by an entry; a thread finds out.
+            self.doubted = res == -EINVAL or res == -EOPNOTSUPP
+            self.by_hand = (self.doubted or res == -EAGAIN or res == -ECANCELED or res == -ENOMEM or res == -ENOBUFS)
+            if not self.by_hand:
+                return False
+        elif res == 0 or not file_job_transfers(&self.job):
+            return False
+        else:
+            self.before += res
+            self.job.res = 0
+            if not file_job_moved(&self.job, res):
+                return False
+        if self.page.closed:
+            return False
+        try:
+            self.begin()
+        except Exception as error:
+            self.give_up(error)
+        return self.user_data != 0
 
     cdef int withdraw(self) except -1:
         """Nobody wants the result any more.  A call that changes something is made all the same."""
         self.unwanted = True
-        if self.job.how & FILE_SPARE:
+        if self.job.how & FILE_SPARE and self.by_thread:
             self.page.take_back(self, &self.job)
         return 0
 
@@ -198,7 +269,15 @@ cdef class FileCall(Operation):
             return self.told()
         if self.what == GIVES_WHOLE and not self.unwanted and self.go_on():
             return 0
-        return self.finish(self.job.res if flags & COMPLETION_BY_THREAD else res)
+        if flags & COMPLETION_BY_THREAD:
+            if self.doubted and self.job.res != -EINVAL and self.job.res != -EOPNOTSUPP:
+                self.page.file_entries &= ~(<uint64_t> 1 << self.job.call)
+            return self.finish(self.job.res)
+        if res <= -ERESTARTSYS:
+            # An open that was cancelled while it slept: the kernel's private way of saying EINTR.
+            res = -ECANCELED
+        self.job.res = res
+        return 0 if self.once_more(res) else self.finish(self.job.res)
 
     cdef bint go_on(self) except -1:
         """A whole file that is large, or has grown since it was opened: read what is missing straight into bytes."""
@@ -230,8 +309,12 @@ cdef class FileCall(Operation):
 
     cdef int finish(self, int64_t res) except -1:
         """The call is over, with a result or -errno."""
+        if self.over:
+            return self.told()  # it could not be begun once more
+        if res < 0 and self.before and file_job_writes(&self.job):
+            res = 0
+        self.job.res = res
         if self.unwanted:
-            self.job.res = res
             self.page.drop_result(&self.job)
         elif res < 0:
             self.fail(<int> -res)

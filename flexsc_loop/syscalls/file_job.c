@@ -18,22 +18,18 @@
 #include "check.h"
 
 enum {
-    TRIES_MOST = 100,         /* of a call that says EINTR or EAGAIN though it need not */
-    WHOLE_LEAST = 4096,       /* room for a file that does not say its size */
-    VECTORS_MOST = 1024,      /* IOV_MAX */
-    TRANSFER_MOST = 0x7ffff000, /* the kernel cuts what is longer */
+    TRIES_MOST = 100,   /* of a call that says EINTR or EAGAIN though it need not */
+    WHOLE_LEAST = 4096, /* room for a file that does not say its size */
 };
 
 static int64_t result_of(int64_t res) { return res < 0 ? -errno : res; }
 
 /* ---- reading and writing ---- */
 
-static bool is_write(const struct file_job *job) { return job->call == CALL_WRITE || job->call == CALL_WRITEV; }
-
 static int64_t transfer_once(const struct file_job *job, const struct iovec *vectors, int count, uint64_t off)
 {
     int flags = (int)job->call_flags;
-    return result_of(is_write(job) ? pwritev2(job->fd, vectors, count, (off_t)off, flags)
+    return result_of(file_job_writes(job) ? pwritev2(job->fd, vectors, count, (off_t)off, flags)
                                    : preadv2(job->fd, vectors, count, (off_t)off, flags));
 }
 
@@ -57,7 +53,7 @@ static int64_t transfer_or_fault(const struct file_job *job, struct iovec *vecto
 /* Wait until a non-blocking fd is worth another try. */
 static void await_ready(const struct file_job *job)
 {
-    struct pollfd ready = {.fd = job->fd, .events = is_write(job) ? POLLOUT : POLLIN};
+    struct pollfd ready = {.fd = job->fd, .events = file_job_writes(job) ? POLLOUT : POLLIN};
     poll(&ready, 1, -1);
 }
 
@@ -76,36 +72,22 @@ static int64_t transfer_some(const struct file_job *job, struct iovec *vectors, 
     return n;
 }
 
-/* Leave out of the vectors what has been moved.  Returns how many vectors are done with. */
-static int skip(struct iovec *vectors, int count, size_t moved)
-{
-    int done = 0;
-    while (done < count && moved >= vectors[done].iov_len)
-        moved -= vectors[done++].iov_len;
-    if (moved) {
-        FLEXSC_CHECK(done < count);
-        vectors[done].iov_base = (char *)vectors[done].iov_base + moved;
-        vectors[done].iov_len -= moved;
-    }
-    return done;
-}
-
 static int64_t transfer(struct file_job *job, struct iovec *vectors, int count, struct flexsc_faults *faults)
 {
     int64_t moved = 0;
-    int done = skip(vectors, count, 0); /* empty ones */
+    int done = (int)file_vectors_skip(vectors, (uint64_t)count, 0); /* empty ones */
     do {
         int some = count - done < VECTORS_MOST ? count - done : VECTORS_MOST;
         uint64_t off = job->off == CALL_HERE ? CALL_HERE : job->off + (uint64_t)moved;
         int64_t n = transfer_some(job, vectors + done, some, off, faults);
         if (n < 0)
             /* What was read before an error is not told: it would seem to be the end of the file. */
-            return moved && is_write(job) ? moved : n;
+            return moved && file_job_writes(job) ? moved : n;
         FLEXSC_CHECK(n <= TRANSFER_MOST);
         moved += n;
         if (n == 0 || (job->how & FILE_ONCE))
             break;
-        done += skip(vectors + done, count - done, (size_t)n);
+        done += (int)file_vectors_skip(vectors + done, (uint64_t)(count - done), (size_t)n);
     } while (done < count);
     return moved;
 }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 #include "calls.h"
 #include "faults.h"
@@ -34,6 +35,60 @@ struct file_job {
     void *out;      /* READ_WHOLE: the data, malloced */
     int32_t opened; /* READ_WHOLE: of a large file nothing has been read, and this is its fd; else -1 */
 };
+
+enum {
+    TRANSFER_MOST = 0x7ffff000, /* bytes: the kernel cuts what is longer */
+    VECTORS_MOST = 1024,        /* IOV_MAX */
+};
+
+static inline bool file_job_writes(const struct file_job *job)
+{
+    return job->call == CALL_WRITE || job->call == CALL_WRITEV;
+}
+
+/* Whether it goes on where it stopped, if it did so early. */
+static inline bool file_job_transfers(const struct file_job *job)
+{
+    return file_job_writes(job) || job->call == CALL_READ || job->call == CALL_READV;
+}
+
+/* Whether a transfer at an offset would be refused, as one of a pipe is: a ring takes no notice of the offset then.  Moves
+ * nothing, and waits for nobody. */
+static inline bool file_job_refused(const struct file_job *job)
+{
+    if (job->off == CALL_HERE)
+        return false;
+    return (file_job_writes(job) ? pwritev(job->fd, NULL, 0, (off_t)job->off) : preadv(job->fd, NULL, 0, (off_t)job->off)) < 0;
+}
+
+/* Leave out of the vectors what has been moved.  Returns how many vectors are done with. */
+static inline uint64_t file_vectors_skip(struct iovec *vectors, uint64_t count, size_t moved)
+{
+    uint64_t done = 0;
+    while (done < count && moved >= vectors[done].iov_len)
+        moved -= vectors[done++].iov_len;
+    if (moved && done < count) {
+        vectors[done].iov_base = (char *)vectors[done].iov_base + moved;
+        vectors[done].iov_len -= moved;
+    }
+    return done;
+}
+
+/* So many bytes of a transfer have been moved: leave the rest to be done.  Whether there is one. */
+static inline bool file_job_moved(struct file_job *job, uint64_t moved)
+{
+    uint64_t done = moved;
+    if (job->off != CALL_HERE)
+        job->off += moved;
+    if (job->call == CALL_READV || job->call == CALL_WRITEV) {
+        done = file_vectors_skip(job->addr, job->len, moved);
+        job->addr = (struct iovec *)job->addr + done;
+    } else {
+        job->addr = (char *)job->addr + done;
+    }
+    job->len -= done;
+    return job->len != 0;
+}
 
 /* Make the call; job->res is its result or -errno.  READ and READV end early at the end of the file only; WRITE and WRITEV
  * if there is an error, which is the result if nothing has been written. */

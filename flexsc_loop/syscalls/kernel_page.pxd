@@ -44,6 +44,7 @@ cdef extern from "uring.h":
         URING_REGISTER_PBUF_RING
         URING_SQE_BUFFER_SELECT
         URING_SQE_LINK
+        URING_SQE_ASYNC
         URING_SQE_CQE_SKIP_SUCCESS
         URING_RECVSEND_POLL_FIRST
         URING_RECV_MULTISHOT
@@ -127,6 +128,7 @@ cdef class KernelPage(Page):
     cdef bint unpublished(self, Operation op) noexcept
     cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil
     cdef int move(self) except -1
+    cdef int give_up(self, Operation op) except -1
     cdef int change_user(self) except -1
     cdef list operations(self)
     cdef int find_poller(self) except -1
@@ -136,4 +138,5 @@ cdef class KernelPage(Page):
     cdef int close_unpublished(self) except -1
     cdef list last_results(self)
     cdef int cancel_all(self) except -1
+    cdef int await_files(self) except -1
     cdef int queue_cancel_all(self) except -1

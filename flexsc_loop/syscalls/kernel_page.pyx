@@ -13,10 +13,12 @@ from posix.unistd cimport close as close_fd, getpid, usleep
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_NOP, CALL_POLL, CALL_READ, CALL_RECVMSG, COMPLETION_MORE,
-    EAGAIN, EBUSY, ECANCELED, EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, FIRST_BUFFERS,
-    Page, faults_hold_any, faults_release, flexsc_completion, flexsc_pool, flexsc_now_ns, pool_close, pool_grow,
-    pool_reset, spin_worth,
+    BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_FADVISE, CALL_FALLOCATE, CALL_FSYNC, CALL_FTRUNCATE,
+    CALL_LINKAT, CALL_MKDIRAT, CALL_NOP, CALL_OPENAT, CALL_POLL, CALL_READ, CALL_READV, CALL_RECVMSG, CALL_RENAMEAT,
+    CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITEV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED,
+    EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, ENTRY_SLEEPS, FIRST_BUFFERS, Page,
+    faults_hold_any, faults_release, flexsc_completion, flexsc_now_ns, flexsc_pool, pool_close, pool_grow, pool_reset,
+    spin_worth,
 )
 
 
@@ -35,6 +37,15 @@ cdef enum:
     SILENT = 1                   # user_data of entries that nobody waits for
     STREAMS = 0                  # numbers of the two pools of receive buffers
     DATAGRAMS = 1
+
+
+# Calls on files that entries carry, which takes less CPU time than a thread of ours for each of them: all that a ring
+# has but CLOSE.  If that were interrupted, nobody could tell whether it has to be made again.  A page whose kernel turns
+# out not to have one takes it out.
+cdef uint64_t FILE_ENTRIES = 0
+for _call in (CALL_READ, CALL_READV, CALL_WRITE, CALL_WRITEV, CALL_FSYNC, CALL_FALLOCATE, CALL_OPENAT, CALL_STATX,
+              CALL_FADVISE, CALL_RENAMEAT, CALL_UNLINKAT, CALL_MKDIRAT, CALL_SYMLINKAT, CALL_LINKAT, CALL_FTRUNCATE):
+    FILE_ENTRIES |= <uint64_t> 1 << <int> _call
 
 
 cdef inline int raise_unless_passing(int res) except -1:
@@ -82,6 +93,7 @@ cdef class KernelPage(Page):
         self.direct_most = 0 if self.eager else DIRECT_MOST
         self.spin_most = 50_000 if self.eager else 0
         self.spin_ns = self.spin_most
+        self.file_entries = FILE_ENTRIES
         self.entries = entries
         self.capacity = completions
         self.open_pool(buffers, buffer_size)
@@ -184,6 +196,8 @@ cdef class KernelPage(Page):
             sqe.buf_group = DATAGRAMS if call == CALL_RECVMSG else STREAMS
         if flags & ENTRY_LINK:
             sqe.flags |= URING_SQE_LINK
+        if flags & ENTRY_SLEEPS:
+            sqe.flags |= URING_SQE_ASYNC
         return 0
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
@@ -229,10 +243,16 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int tagged(self, uint64_t user_data) except -1:
-        """A cancel has failed.  An operation that is just then between two tries is not found: ask again."""
+        """A cancel has failed.  An operation that is just then between two tries is not found: ask again.
+
+        Not where a disk is at it, which does not listen.
+        """
         cdef uint64_t target = user_data & ~<uint64_t> CANCEL
-        if user_data & CANCEL and target in self.cancelling and not self.closed:
-            self.queue_cancel(target)
+        cdef Operation op
+        if user_data & CANCEL and not self.closed:
+            op = self.cancelling.get(target)
+            if op is not None and not op.on_file:
+                self.queue_cancel(target)
         return 0
 
     cdef void release(self, Operation op) noexcept:
@@ -331,6 +351,7 @@ cdef class KernelPage(Page):
                 raise OSError(-res, "io_uring_register to enable the ring")
             self.owner = here
             self.bound = True
+        self.running = True
 
     cdef int change_user(self) except -1:
         """This thread acts for another user now.  The poller must, too, and only a new one does."""
@@ -358,7 +379,7 @@ cdef class KernelPage(Page):
                 self.dispatch(&completion)
             for op, user_data in left:
                 if (<Operation> op).user_data == user_data:
-                    self.end_with(op, -ECANCELED)
+                    self.give_up(op)
         finally:
             uring_close(&old)
         pool_reset(&self.pool)
@@ -366,6 +387,10 @@ cdef class KernelPage(Page):
             pool_reset(&self.datagrams)
         self.register_pools()
         return 0
+
+    cdef int give_up(self, Operation op) except -1:
+        """The ring that carries it is about to be gone."""
+        return self.abandon(op) if op.on_file and not self.unpublished(op) else self.end_with(op, -ECANCELED)
 
     cdef int close_unpublished(self) except -1:
         """Close the fds whose CALL_CLOSE will never reach the kernel."""
@@ -412,6 +437,14 @@ cdef class KernelPage(Page):
             at = (<Operation> at).following
         return found
 
+    cdef int await_files(self) except -1:
+        """Let calls on files come to their end, as those that file threads make do."""
+        cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
+        while any([(<Operation> op).on_file for op in self.operations()]) and flexsc_now_ns() < until:
+            self.wait(1_000_000)
+            self.reap()
+        return 0
+
     cdef int cancel_all(self) except -1:
         """Have the kernel end everything, and take the results.  For the thread that may enter the ring."""
         cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
@@ -432,9 +465,10 @@ cdef class KernelPage(Page):
     cpdef leave(self):
         cdef int64_t until = flexsc_now_ns() + PATIENCE_NS
         cdef list sends
+        self.running = False
         if self.eager or self.closed or self.pid != getpid():
             return
-        # Only this thread can learn how far a send has come.
+        # Only this thread can learn how far a send has come.  Calls on files go on in threads, or end here.
         sends = [op for op in self.operations() if not (<Operation> op).retractable]
         for op in sends:
             self.cancel(op)
@@ -451,6 +485,7 @@ cdef class KernelPage(Page):
             return
         self.shut_threads()
         if self.mine():
+            self.await_files()
             self.cancel_all()
         self.close_unpublished()
         self.reap()
@@ -463,7 +498,7 @@ cdef class KernelPage(Page):
             self.pool.ring = self.datagrams.ring = NULL
             return
         for op in self.operations():
-            self.end_with(op, -ECANCELED)
+            self.give_up(op)
         self.waker = None
         uring_close(&self.ring)
         pool_close(&self.pool)

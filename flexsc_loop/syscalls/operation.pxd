@@ -7,6 +7,7 @@ cdef class Operation:
     cdef uint32_t place              # kernel page: number of the SQE that carries it
     cdef bint withdrawn              # cancelled before anybody saw it: its result is -ECANCELED
     cdef bint retractable            # may be abandoned half-way without loss: nothing has been done until it completes
+    cdef bint on_file                # its memory is the kernel's until its completion, whatever becomes of the page
     cdef bint by_thread              # a file thread makes the call: no entry carries it
     cdef void* entry                 # user page: the entry that carries it
     cdef void* previous              # the page's list of operations in flight: borrowed, the page's reference

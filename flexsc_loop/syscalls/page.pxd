@@ -56,6 +56,7 @@ cdef extern from "calls.h":
         ENTRY_OWNED
         ENTRY_POLL_FIRST
         ENTRY_LINK
+        ENTRY_SLEEPS
         COMPLETION_BUFFER
         COMPLETION_MORE
         COMPLETION_NONEMPTY
@@ -128,6 +129,8 @@ cdef extern from "file_threads.h" nogil:
         FILE_ONCE
         FILE_SLEEPS
         FILE_SPARE
+        TRANSFER_MOST
+        VECTORS_MOST
 
     struct file_job:
         file_job* next
@@ -151,6 +154,10 @@ cdef extern from "file_threads.h" nogil:
     struct file_threads:
         pass
 
+    bint file_job_writes(const file_job* job) noexcept
+    bint file_job_transfers(const file_job* job) noexcept
+    bint file_job_refused(const file_job* job) noexcept
+    bint file_job_moved(file_job* job, uint64_t moved) noexcept
     bint file_results_there(const file_results* results) noexcept
 
 
@@ -194,6 +201,7 @@ cdef class Page:
     cdef readonly bint closed
     cdef bint away                         # the loop's thread serves the page just now, without the GIL
     cdef readonly bint bound               # a thread has begun to run the loop
+    cdef bint running                      # and has not stopped since
     cdef int64_t spin_ns                   # with a syscall thread: how long the loop looks before it sleeps
     cdef int64_t spin_most
     cdef flexsc_spin spin                  # with the own thread: whether it looks at all
@@ -201,6 +209,8 @@ cdef class Page:
     cdef file_threads* threads             # for what blocks; NULL until something does
     cdef file_results* results             # theirs
     cdef unsigned int by_threads  # of those in flight
+    cdef uint64_t file_entries             # which calls on files an entry carries: bit numbers are calls
+    cdef uint64_t entry_calls              # on files, that entries were given
     cdef uint64_t thread_calls             # that they were given
     cdef flexsc_faults faults              # nothing but in builds that test
 
@@ -247,6 +257,7 @@ cdef class Page:
     cdef int end_by_thread(self, file_job* job) except -1
     cdef int set_bell(self, void (*ring)(void*) noexcept nogil, void* arg) except -1
     cdef int shut_threads(self) except -1
+    cdef int abandon(self, Operation op) except -1
     cdef int drop_result(self, file_job* job) except -1
     cdef int barrier(self) except -1
     cdef int await_end(self, Operation op) except -1

@@ -271,11 +271,14 @@ cdef class Page:
             op = <Operation> at
             at = op.following
             if op.by_thread:
-                # The page's reference is never dropped: a thread still uses what the operation holds.
-                self.unlink(op)
-                op.user_data = 0
-                op.complete(-ECANCELED, COMPLETION_ABANDONED)
+                self.abandon(op)
         return 0
+
+    cdef int abandon(self, Operation op) except -1:
+        """End an operation whose memory is still in use.  The page's reference to it is never dropped."""
+        self.unlink(op)
+        op.user_data = 0
+        return op.complete(-ECANCELED, COMPLETION_ABANDONED)
 
     cdef int barrier(self) except -1:
         """Return when the server has dealt with all that was queued before, the release of closed files included.

@@ -11,15 +11,16 @@
 #                  then the tests of calls that fail, with run-time assertions
 #   make bars      measure the project's bars; takes long
 #   make report    all results that were measured, on one page (HTML, no network)
+#   make files     measure files against other libraries, and fio where it is installed (ARGS="--only cached small")
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
 
 # Python 3.11, or the next one that is here; programs are measured with the newest.
 PYTHON ?= any
-demo: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
+demo files: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
-.PHONY: demo test suites fuzz lint stress bars report build clean
+.PHONY: demo test suites fuzz lint stress bars files report build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
@@ -43,6 +44,9 @@ stress:
 bars:
 	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
+
+files:
+	@python=$$(.ci/venv make $(PYTHON) bench bench-files) && exec $$python -m benchmarks.files $(ARGS)
 
 report:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.page $(ARGS)

@@ -36,7 +36,7 @@ def floor(path):
         if path.suffix in (".h", ".c") or path.stem in EXTERNS:
             return 0
         return 1 if path.stem in ENTRIES else 2
-    return {"turn": 3, "transports": 4, "files": 4}.get(parts[0], 5) if len(parts) > 1 else 5
+    return {"scheduler": 2, "turn": 3, "transports": 4, "files": 4}.get(parts[0], 5) if len(parts) > 1 else 5
 
 
 def without_strings(text):

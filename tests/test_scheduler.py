@@ -1,0 +1,354 @@
+"""What the scheduler decides, in simulated worlds: no clock is read here and no thread is started."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from flexsc_loop.scheduler import decider
+from flexsc_loop.scheduler.decider import MS, SECOND, Decider, Load, Machine, State
+
+pytestmark = pytest.mark.ours
+
+ALWAYS = 1e12
+
+
+def constant(value: float) -> Callable[[float], float]:
+    return lambda _: value
+
+
+@dataclass
+class World:
+    """A machine and a load, as functions of the time in seconds.
+
+    own, thread: requests a second that the loop gets done when its own thread, or a syscall thread, serves.  offered:
+    how many come.  hog: the share of the spare CPU that somebody else takes; the thread waits for so long.
+    """
+
+    own: Callable[[float], float] = lambda _: 40_000
+    thread: Callable[[float], float] = lambda _: 55_000
+    offered: Callable[[float], float] = lambda _: ALWAYS
+    hog: Callable[[float], float] = lambda _: 0
+    steal: Callable[[float], float] = lambda _: 0
+    throttled: Callable[[float], bool] = lambda _: False
+    quota: Callable[[float], float] = lambda _: float("inf")
+    cpus: Callable[[float], int] = lambda _: 2
+    spare: Callable[[float], int | None] = lambda _: 1
+    system: float = 0.3
+    noise: float = 0.0
+    seed: int = 1
+    clock: Callable[[int], int] = lambda elapsed: elapsed
+    decider: Decider = field(default_factory=Decider)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+        self.now = 0
+        self.cpu: int | None = None
+        self.work = 0.0
+        self.best = 0.0
+        self.own_work = 0.0
+        self.asked = 0
+        self.looks = 0
+        self.changes: list[tuple[float, int | None]] = []
+
+    def rate(self, threaded: bool, at: float) -> float:
+        if not threaded:
+            return self.own(at)
+        # A thread that has to share its CPU is late with everything.
+        return self.thread(at) * (1 - self.hog(at)) ** 2
+
+    def run(self, seconds: float) -> World:
+        wait = decider.WINDOW_NS
+        end = self.now + int(seconds * SECOND)
+        while self.now < end:
+            at = self.now / SECOND
+            threaded = self.cpu is not None
+            share = wait / SECOND
+            noise = 1 + self.noise * self.chance.uniform(-1, 1)
+            rate = self.rate(threaded, at) * noise
+            offered = self.offered(at)
+            done = min(rate, offered)
+            self.work += done * share
+            self.best += min(max(self.rate(True, at), self.rate(False, at)), offered) * share
+            self.own_work += min(self.rate(False, at), offered) * share
+            self.now += wait
+            wait = self.look(at, wait, done, rate)
+        return self
+
+    def look(self, at: float, waited: int, done: float, rate: float) -> int:
+        busy = int(waited * done / rate)
+        system = int(busy * self.system) if self.cpu is None else 0
+        count = int(done * waited / SECOND)
+        load = Load(self.now, self.clock(waited), busy, system, count, 128 * count, 0 if self.cpu is None else waited)
+
+        def machine() -> Machine:
+            self.asked += 1
+            return Machine(self.cpus(at), self.quota(at), self.throttled(at), self.steal(at),
+                           self.hog(at) if self.cpu is not None else 0.0, self.spare(at), 1 - self.hog(at))
+
+        decision = self.decider.look(load, machine)
+        self.looks += 1
+        if decision.cpu != self.cpu:
+            self.changes.append((at, decision.cpu))
+        self.cpu = decision.cpu
+        return decision.next_ns
+
+    def serves(self, state: State) -> bool:
+        return self.decider.state is state
+
+    @property
+    def of_best(self) -> float:
+        return self.work / self.best
+
+    @property
+    def of_own(self) -> float:
+        return self.work / self.own_work
+
+
+# ---- gate and trial
+
+def test_a_thread_that_is_better_is_started_and_kept() -> None:
+    world = World().run(60)
+    assert world.serves(State.THREAD) and world.cpu == 1
+    assert world.of_best > 0.98
+    # One trial, and one to see whether that still holds.
+    assert world.decider.counts["trials_won"] == world.decider.counts["trials"] == 2
+    assert "1.3" in world.decider.decisions[0]
+
+
+def test_a_thread_that_is_worse_is_tried_ever_less_often() -> None:
+    world = World(thread=constant(20_000)).run(600)
+    assert world.serves(State.OWN)
+    assert world.of_own > 0.995
+    assert world.decider.counts["trials_won"] == 0
+    assert 5 <= world.decider.counts["trials"] <= 12
+
+
+@pytest.mark.parametrize("gain", [0.97, 1.0, 1.03])
+def test_a_thread_that_is_as_good_is_not_worth_it(gain: float) -> None:
+    world = World(thread=constant(40_000 * gain), noise=0.1).run(300)
+    assert world.of_best > 0.97
+    assert len(world.changes) < 60
+
+
+def test_a_trial_that_begins_badly_ends_at_once() -> None:
+    world = World(thread=constant(12_000)).run(1.0)
+    assert world.decider.counts["trials_lost"] == 1
+    assert sum(cpu is not None for _, cpu in world.changes) == 1
+
+
+@pytest.mark.parametrize(("what", "why"), [
+    ({"offered": constant(20_000)}, "busy"),
+    ({"system": 0.05}, "system calls"),
+    ({"cpus": lambda _: 1}, "one CPU"),
+    ({"quota": constant(1.0)}, "CPUs' worth"),
+    ({"quota": constant(0.5)}, "CPUs' worth"),
+    ({"throttled": lambda _: True}, "throttled"),
+    ({"spare": lambda _: None}, "no CPU is spare"),
+    ({"hog": constant(0.9)}, "idle"),
+    ({"steal": constant(0.2)}, "hypervisor"),
+    ({"own": constant(300), "thread": constant(500)}, "too few"),
+])
+def test_no_trial_where_it_cannot_be_worth_it(what: dict[str, object], why: str) -> None:
+    world = World(**what).run(30)  # type: ignore[arg-type]
+    assert world.changes == []
+    assert world.decider.counts["trials"] == 0
+    assert why in world.decider.shut_gate
+    assert world.of_own == 1
+
+
+def test_the_machine_is_asked_only_by_a_loop_that_is_busy() -> None:
+    assert World(offered=constant(10_000)).run(10).asked == 0
+    assert World(system=0.01).run(10).asked == 0
+
+
+def test_one_look_in_100_ms_except_in_trials() -> None:
+    world = World().run(20)
+    assert world.looks <= 20 * 10 + 2 * 12
+
+
+# ---- alarms
+
+def test_somebody_takes_the_thread_s_cpu() -> None:
+    world = World(hog=lambda at: 0.5 if at >= 10 else 0.0)
+    world.run(10)
+    assert world.serves(State.THREAD)
+    world.run(0.2)
+    assert world.serves(State.OWN)
+    assert world.decider.counts["alarms_run_delay"] == 1
+    assert world.changes[-1][0] <= 10.1
+
+
+@pytest.mark.parametrize(("what", "alarm"), [
+    ({"throttled": lambda at: at >= 10}, "alarms_throttled"),
+    ({"quota": lambda at: 1.0 if at >= 10 else 4.0}, "alarms_throttled"),
+    ({"cpus": lambda at: 1 if at >= 10 else 2}, "alarms_throttled"),
+    ({"steal": lambda at: 0.3 if at >= 10 else 0.0}, "alarms_steal"),
+])
+def test_each_alarm_ends_it_within_a_window(what: dict[str, object], alarm: str) -> None:
+    world = World(**what).run(10.2)  # type: ignore[arg-type]
+    assert world.serves(State.OWN)
+    assert world.decider.counts[alarm] == 1
+    world.run(20)
+    assert world.serves(State.OWN)
+
+
+def test_a_process_that_spins_for_5_s_and_rests_for_5_s() -> None:
+    """Never worse than the own thread by more than the trials cost, and less and less of them."""
+    world = World(hog=lambda at: 0.9 if at % 10 < 5 else 0.0).run(300)
+    assert world.of_own > 0.95
+    assert world.decider.counts["alarms_run_delay"] <= 12
+    late = [at for at, _ in world.changes if at > 150]
+    assert len(late) <= 30
+
+
+def test_failures_are_forgotten_when_the_thread_has_served_for_long() -> None:
+    world = World(hog=lambda at: 0.9 if at < 20 and at % 2 < 1 else 0.0).run(200)
+    assert world.serves(State.THREAD)
+    world = World(hog=lambda at: 0.9 if (at < 20 and at % 2 < 1) or 200 < at < 201 else 0.0).run(203)
+    assert world.serves(State.THREAD), world.decider.decisions
+
+
+# ---- loads that change
+
+def test_a_loop_without_work_has_no_thread() -> None:
+    world = World(offered=lambda at: ALWAYS if at < 5 else 0.0).run(5)
+    assert world.cpu == 1
+    world.run(1)
+    assert world.cpu is None
+    assert world.decider.counts["rests"] == 1
+
+
+def test_a_load_that_changes_every_2_s() -> None:
+    """Between idle, a tenth and full: the first full phase finds out, the others know."""
+    world = World(offered=lambda at: (0.0, 4_000.0, ALWAYS)[int(at / 2) % 3]).run(60)
+    assert world.of_best > 0.93
+    assert world.decider.counts["trials"] <= 3
+    start = World(offered=lambda at: (0.0, 4_000.0, ALWAYS)[int(at / 2) % 3])
+    start.run(54)
+    work, best = start.work, start.best
+    start.run(6)
+    assert (start.work - work) / (start.best - best) > 0.95
+
+
+def test_bursts_shorter_than_the_gate_start_nothing() -> None:
+    world = World(offered=lambda at: ALWAYS if at % 1 < 0.3 else 500.0).run(60)
+    assert world.decider.counts["trials"] == 0
+    assert world.changes == []
+
+
+def test_a_slow_drift_is_followed() -> None:
+    """The thread becomes worse bit by bit, without any alarm: what was won once is tried anew."""
+    world = World(thread=lambda at: 55_000 - 60 * at).run(600)
+    assert world.serves(State.OWN)
+    assert world.of_best > 0.95
+    back = World(thread=lambda at: 25_000 + 60 * at).run(900)
+    assert back.serves(State.THREAD)
+
+
+def test_another_load_is_tried_before_the_back_off_is_over() -> None:
+    world = World(own=lambda at: 40_000.0 if at < 300 else 10_000.0,
+                  thread=lambda at: 30_000.0 if at < 300 else 20_000.0).run(300)
+    assert world.serves(State.OWN)
+    world.run(3)
+    assert world.serves(State.THREAD)
+
+
+def test_noise_does_not_make_it_swing() -> None:
+    for seed in range(20):
+        world = World(noise=0.3, seed=seed).run(120)
+        assert len(world.changes) < 80
+        assert world.of_best > 0.85
+
+
+# ---- clocks that lie
+
+@pytest.mark.parametrize("clock", [
+    lambda elapsed: 0,
+    lambda elapsed: -elapsed,
+    lambda elapsed: elapsed * 1000,
+], ids=["stands", "runs backwards", "jumps"])
+def test_a_clock_that_lies_starts_nothing(clock: Callable[[int], int]) -> None:
+    world = World(clock=clock).run(60)
+    assert world.changes == []
+
+
+def test_a_clock_that_jumps_now_and_then() -> None:
+    chance = random.Random(7)
+    world = World(clock=lambda elapsed: elapsed * chance.choice([1] * 40 + [-1, 0, 10_000])).run(120)
+    # A jump looks like a loop that had nothing to do, which is harmless.
+    assert world.of_own > 1.0
+    assert world.work > 0
+
+
+def test_anything_may_come() -> None:
+    """Whatever the figures are: no exception, no look that is due at once, no thread without a CPU."""
+    chance = random.Random(3)
+    for _ in range(200):
+        decides = Decider()
+        now = 0
+        for _ in range(100):
+            def any_ns() -> int:
+                return chance.choice([-1, 0, 1, MS, 50 * MS, 100 * MS, 500 * MS, 10**15])
+
+            elapsed = chance.choice([any_ns(), 100 * MS])
+            now += elapsed
+            found = Machine(
+                chance.choice([1, 2, 64]), chance.choice([0.0, 1.0, 2.0, float("inf")]), chance.random() < 0.1,
+                chance.choice([0.0, 0.5]), chance.choice([0.0, 0.05, 2.0]), chance.choice([None, 1]), chance.random())
+            load = Load(now, elapsed, chance.choice([any_ns(), 95 * MS]), any_ns(), chance.choice([0, 1, 10_000]),
+                        chance.choice([0, 10**9]), any_ns())
+            decision = decides.look(load, functools.partial(lambda it: it, found))
+            assert decision.next_ns > 0
+            assert (decision.cpu is not None) >= (decides.state is State.THREAD)
+
+
+# ---- many
+
+def test_workers_that_want_the_same_cpu() -> None:
+    """One of four gets it and keeps it; the others go on with their own threads and ask ever less often."""
+    holder: list[int] = []
+    worlds = [World(cpus=lambda _: 4, spare=lambda _: 3, seed=i) for i in range(4)]
+    refusals = 0
+    for _ in range(1200):
+        for i, world in enumerate(worlds):
+            world.run(0.05)
+            if world.cpu is None:
+                if world.serves(State.OWN) and holder == [i]:
+                    holder.clear()
+            elif holder not in ([], [i]):
+                world.cpu = world.decider.refuse(world.now, "CPU 3 is another loop's").cpu
+                refusals += 1
+            else:
+                holder[:] = [i]
+    assert [world.cpu for world in worlds].count(3) == 1
+    assert 3 <= refusals <= 30
+
+
+def test_decisions_over_a_trace_are_deterministic() -> None:
+    def story() -> tuple[list[tuple[float, int | None]], list[str]]:
+        world = World(noise=0.3, hog=lambda at: 0.5 if at % 7 < 1 else 0.0, seed=5).run(200)
+        return world.changes, list(world.decider.decisions)
+
+    assert story() == story()
+
+
+def test_a_thread_that_cannot_be_had_is_not_asked_for_again_at_once() -> None:
+    decides = Decider()
+    calm = Machine(2, 4.0, False, 0.0, 0.0, 1, 1.0)
+
+    def look(now: int) -> int | None:
+        return decides.look(Load(now, 100 * MS, 95 * MS, 40 * MS, 4000), lambda: calm).cpu
+
+    now = 0
+    while look(now) is None:
+        now += 100 * MS
+        assert now < 2 * SECOND
+    assert decides.refuse(now, "no").cpu is None
+    assert all(look(now + i * 100 * MS) is None for i in range(1, 10))
+    assert "no syscall thread: no" in decides.decisions[-1]
+    assert decides.counts["trials_abandoned"] == 1

@@ -28,7 +28,7 @@ from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
-from flexsc_loop.transports.stream import StreamTransport, count_streams, make_transport
+from flexsc_loop.transports.stream import StreamTransport, make_transport
 from flexsc_loop.transports.tls import Settings, SSLTransport, make_tls_transport, upgrade
 from flexsc_loop.turn.audit import watch_calls
 from flexsc_loop.turn.executor import Executors
@@ -81,6 +81,7 @@ class Loop(
         self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page, wanted.writes)
+        self._show_choice(self.choice.kind, self.choice.cpu, "; ".join(self.choice.reasons))
         self._closed = False
         _keep_heap()
         _loops.add(self)
@@ -149,24 +150,12 @@ class Loop(
         )
 
     def stats(self) -> dict[str, int]:
-        """What the loop has counted since it was made.
+        """What the loop has counted since it was made, and what there is now: a number by name.
 
-        turns; submitted: entries filled; batches: times that entries were handed over; completions: results taken;
-        syscalls: system calls that the loop's thread made to move data, to connect, accept, close and wait; wakeups:
-        times that another thread (or, with a syscall thread, the loop) woke a sleeper; spins: times that the loop
-        looked for completions before it would sleep; pool_empty: receives that found no buffer; overflows: completions
-        that found no place at first; in_flight: operations now; connections: open stream connections now;
-        thread_cpu_ns: CPU time of the syscall thread, 0 without one.
-
-        Of calls on files: files_at_once: done within the call, since the data was in memory; files_queued: made by
-        entries of a kernel page; files_by_threads: given to file threads; file_bytes_read, file_bytes_written.
+        The names are those of the stats page (flexsc_loop/README.md, "Insight", has a list with what each means), times
+        in nanoseconds, and thread_cpu_ns: CPU time of the syscall thread, 0 without one.
         """
-        zero = dict.fromkeys(
-            ("submitted", "batches", "completions", "syscalls", "wakeups", "spins", "pool_empty", "overflows",
-             "in_flight", "thread_cpu_ns", "files_at_once", "files_queued", "files_by_threads", "file_bytes_read",
-             "file_bytes_written"), 0)
-        files = self._files.counters() if "_files" in self.__dict__ else {}
-        return {"turns": self.turns, "connections": count_streams(self.owned), **zero, **self.page.counters(), **files}
+        return {**self._counters(), **self.page.thread_counters()}
 
     # ---- servers
 
@@ -287,7 +276,7 @@ class Loop(
 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
-        self.page.disown()
+        self._disown_page()
         self._forget_sockets()
         if self._jobs is not None:
             self._jobs.executor._forget()

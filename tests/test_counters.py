@@ -168,7 +168,7 @@ async def test_small_files_over_a_connection(loop, connect):
 
 
 #: What is about now, not about all that was.
-NOW = {"in_flight", "connections"}
+NOW = {"in_flight", "connections", "ready", "timers", "pool_buffers"}
 
 
 def went_back(before, after):

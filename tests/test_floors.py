@@ -8,7 +8,7 @@ from support import ROOT
 
 PACKAGE = ROOT / "flexsc_loop"
 ENTRIES = {"operation", "page", "kernel_page", "user_page", "interest", "file_call"}
-EXTERNS = {"cpython_extra", "posix_socket"}
+EXTERNS = {"cpython_extra", "posix_socket", "stats"}
 SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".h", ".c"}
 
 FROM = re.compile(r"^\s*from\s+(\.*)([\w.]*)\s+c?import\s+(\(?[^#\n]*)", re.MULTILINE)

@@ -145,7 +145,7 @@ def test_the_lines_for_other_programs_name_what_exists():
 
 
 def test_counters(new_loop):
-    documented = {code(row[0])[0] for row in rows("Insight", PACKAGE / "README.md") if code(row[0])}
+    documented = {name for row in rows("Insight", PACKAGE / "README.md") for name in code(row[0])}
     loop = new_loop()
     assert documented == set(loop.stats())
     assert all(isinstance(value, int) for value in loop.stats().values())

@@ -27,7 +27,6 @@ cdef class FileCalls:
     cdef dict closing                # fd -> the close that waits for them
     cdef uint64_t turn_seen          # the turn in which calls were last made at once,
     cdef uint64_t until              # and the ticks from which on they are enough for it
-    cdef readonly uint64_t at_once, bytes_read, bytes_written
 
     cdef Call new_call(self, int fd)
     cdef Call path_call(self, object path)

@@ -253,14 +253,6 @@ cdef class FileCalls:
     def _entries(self, uint64_t calls):
         self.page.file_entries = calls
 
-    def counters(self):
-        """What has been counted; for `loop.stats()`."""
-        return {
-            "files_at_once": self.at_once, "files_queued": self.page.entry_calls,
-            "files_by_threads": self.page.thread_calls,
-            "file_bytes_read": self.bytes_read, "file_bytes_written": self.bytes_written,
-        }
-
     # ---- descriptors in use
 
     cdef int take_fd(self, int fd) except -1:
@@ -288,9 +280,9 @@ cdef class FileCalls:
         cdef int which = call.job.call
         if call.error is None and call.job.res >= 0:
             if which == CALL_READ or which == CALL_READV or which == CALL_READ_WHOLE or which == CALL_READ_REST:
-                self.bytes_read += call.before + call.job.res
+                self.page.stats.counts.file_bytes_read += call.before + call.job.res
             elif which == CALL_WRITE or which == CALL_WRITEV or which == CALL_WRITE_WHOLE or which == CALL_COPY_RANGE:
-                self.bytes_written += call.before + call.job.res
+                self.page.stats.counts.file_bytes_written += call.before + call.job.res
         return 0
 
     # ---- ways of a call
@@ -341,7 +333,7 @@ cdef class FileCalls:
         call.job.res = moved
         call.before = 0
         call.finish(moved)
-        self.at_once += 1
+        self.page.stats.counts.files_at_once += 1
         if self.turn_seen != self.turn.turns:
             self.turn_seen = self.turn.turns
             self.until = now + ticks_in_us(AT_ONCE_US)

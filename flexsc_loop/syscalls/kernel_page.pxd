@@ -133,7 +133,6 @@ cdef class KernelPage(Page):
     cdef list operations(self)
     cdef int find_poller(self) except -1
     cdef int await_poller(self) except -1
-    cdef int64_t thread_cpu_ns(self) except? -1
     cdef int forget_poller(self) except -1
     cdef int close_unpublished(self) except -1
     cdef list last_results(self)

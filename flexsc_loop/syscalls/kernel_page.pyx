@@ -20,6 +20,7 @@ from flexsc_loop.syscalls.page cimport (
     faults_hold_any, faults_release, flexsc_completion, flexsc_now_ns, flexsc_pool, pool_close, pool_grow, pool_reset,
     spin_worth,
 )
+from flexsc_loop.syscalls.stats cimport flexsc_counts
 
 
 cdef extern from "<errno.h>" nogil:
@@ -211,7 +212,8 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int close_owned(self, int fd) except -1:
-        # With a poller, too: one that has to wait for its CPU would close it late.
+        if self.eager:
+            return Page.close_owned(self, fd)
         self.direct_calls += 1
         close_fd(fd)
         return 0
@@ -516,14 +518,15 @@ cdef class KernelPage(Page):
             names.append("no iowait")
         return names
 
-    cpdef dict counters(self):
-        return self.with_faults({
-            "submitted": self.submitted, "batches": self.ring.batches, "completions": self.completions,
-            "syscalls": self.ring.syscalls + self.direct_calls, "wakeups": self.wakeups + self.ring.wakeups,
-            "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": self.ring.overflows,
-            "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
-            "thread_cpu_ns": self.thread_cpu_ns(),
-        }, 0)
+    cdef void tell(self, flexsc_counts* counts) noexcept:
+        self.tell_common(counts)
+        counts.batches = self.ring.batches
+        counts.syscalls = self.ring.syscalls + self.direct_calls
+        counts.wakeups = self.wakeups + self.ring.wakeups
+        counts.overflows = self.ring.overflows
+
+    cdef int thread_id(self) noexcept:
+        return self.poller
 
     cdef int find_poller(self) except -1:
         """The thread id of the poller, which the ring's fdinfo tells; 0 without one, and while it is not told.

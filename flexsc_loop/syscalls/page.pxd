@@ -1,6 +1,7 @@
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 
 from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.stats cimport flexsc_counts, flexsc_stats
 
 
 cdef extern from "<errno.h>" nogil:
@@ -212,6 +213,7 @@ cdef class Page:
     cdef uint64_t file_entries             # which calls on files an entry carries: bit numbers are calls
     cdef uint64_t entry_calls              # on files, that entries were given
     cdef uint64_t thread_calls             # that they were given
+    cdef flexsc_stats* stats               # the turn's, whose page this is; else NULL
     cdef flexsc_faults faults              # nothing but in builds that test
 
     # What each kind of page does in its own way.
@@ -240,7 +242,10 @@ cdef class Page:
     cpdef bind(self)
     cpdef leave(self)
     cpdef shut(self)
-    cpdef dict counters(self)
+    cdef void tell(self, flexsc_counts* counts) noexcept
+    cdef int thread_id(self) noexcept
+    cdef int64_t thread_cpu_ns(self) except? -1
+    cdef uint64_t faults_met(self) noexcept
 
     # What all have in common.
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
@@ -267,4 +272,4 @@ cdef class Page:
     cdef int check(self) except -1
     cdef int refuse_if_away(self) except -1
     cdef int end_with(self, Operation op, int res) except -1
-    cdef dict with_faults(self, dict counters, uint64_t more)
+    cdef void tell_common(self, flexsc_counts* counts) noexcept

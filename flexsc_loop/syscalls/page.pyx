@@ -356,8 +356,9 @@ cdef class Page:
         return 0
 
     cdef int close_owned(self, int fd) except -1:
-        """Close an owned fd on which nothing is in flight: now, unless a syscall thread is just then at work."""
-        return 0
+        """Close an owned fd on which nothing is in flight, at once or, with a syscall thread, very soon."""
+        self.quietly(CALL_CLOSE, fd, 0)
+        return self.publish()
 
     cdef int cancel(self, Operation op) except -1:
         """Ask for the end of `op`, whose fd only this loop closes.  Its last completion comes later."""
@@ -454,11 +455,37 @@ cdef class Page:
     cpdef shut(self):
         """End all operations, take their completions, and free the page.  A page of another process is left alone."""
 
-    cpdef dict counters(self):
-        """What the page has counted since it was opened."""
-        return {}
+    # ---- what is counted
 
-    cdef dict with_faults(self, dict counters, uint64_t more):
+    cdef void tell(self, flexsc_counts* counts) noexcept:
+        """Put into `counts` what the page has counted since it was opened."""
+
+    cdef void tell_common(self, flexsc_counts* counts) noexcept:
+        counts.submitted = self.submitted
+        counts.completions = self.completions
+        counts.spins = self.spin.looks
+        counts.pool_empty = self.pool_empty
+        counts.in_flight = self.in_flight - (0 if self.closed else self.housekeeping)
+        counts.files_by_threads = self.thread_calls
+        counts.files_queued = self.entry_calls
+        counts.pool_buffers = self.pool.circulating
+        counts.pool_most = self.pool.slots
+
+    cdef int thread_id(self) noexcept:
+        """Of the syscall thread; 0 without one, and while it is not known."""
+        return 0
+
+    cdef int64_t thread_cpu_ns(self) except? -1:
+        """CPU time of the syscall thread so far, and of those before it."""
+        return 0
+
+    cdef uint64_t faults_met(self) noexcept:
+        """How many calls have failed because a test wanted it."""
+        return faults_count(&self.faults)
+
+    def thread_counters(self):
+        """What is not worth being counted in each turn; for `loop.stats()`."""
+        found = {"thread_cpu_ns": self.thread_cpu_ns()}
         if FLEXSC_FAULTY:
-            counters["faults"] = faults_count(&self.faults) + more
-        return counters
+            found["faults"] = self.faults_met()
+        return found

@@ -33,11 +33,10 @@ cdef extern from "user_page.h":
     bint flexsc_page_all_taken(const flexsc_page* page) noexcept
     bint flexsc_page_has_completions(const flexsc_page* page) noexcept
     void flexsc_page_cancel_now(flexsc_page* page, flexsc_entry* entry) noexcept nogil
-    bint flexsc_page_close_fd(flexsc_page* page, int fd) noexcept nogil
     int flexsc_thread_start(flexsc_page* page, int cpu, int64_t spin_ns) nogil
     void flexsc_thread_stop(flexsc_page* page) noexcept nogil
     int64_t flexsc_thread_cpu_ns(const flexsc_page* page)
-    int flexsc_thread_id(const flexsc_page* page)
+    int flexsc_thread_id(const flexsc_page* page) noexcept
     uint64_t flexsc_page_faults(const flexsc_page* page)
 
 
@@ -77,7 +76,8 @@ cdef class UserPage(Page):
     cdef readonly object cpu               # of the pinned thread; None: the loop's own thread serves
     cdef bint started
     cdef uint64_t woken
-    cdef dict last_counters
+    cdef int64_t last_cpu_ns                # of the pinned thread, once the page is shut
+    cdef uint64_t last_faults
     cdef send_batch sends                  # plain sends that are gathered, and for whom
     cdef list gathered
     cdef bint gathering

@@ -12,9 +12,10 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, CALL_CLOSE, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_hold_any,
+    BATCH, CALL_CANCEL, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count, faults_hold_any,
     pool_close, pool_grow, spin_worth, ticks_in_us, ticks_now,
 )
+from flexsc_loop.syscalls.stats cimport flexsc_counts
 
 
 cdef enum:
@@ -40,7 +41,6 @@ cdef class UserPage(Page):
 
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
         self.cpu = cpu
-        self.last_counters = {}
         self.gathered = []
         self.eager = cpu is not None
         self.waits_for_room = True
@@ -120,13 +120,6 @@ cdef class UserPage(Page):
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
         return self.silently(call, fd, length, 0, 0)
-
-    cdef int close_owned(self, int fd) except -1:
-        self.refuse_if_away()
-        if flexsc_page_close_fd(self.user, fd):
-            return 0
-        self.quietly(CALL_CLOSE, fd, 0)
-        return self.publish()
 
     cdef int cancel(self, Operation op) except -1:
         if op.user_data == 0 or self.closed:
@@ -275,20 +268,29 @@ cdef class UserPage(Page):
             if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
         send_batch_close(&self.sends)
-        self.last_counters = self.counters()
+        if self.stats != NULL:
+            self.tell(&self.stats.counts)
+        self.last_cpu_ns = self.thread_cpu_ns()
+        self.last_faults = flexsc_page_faults(self.user)
         flexsc_page_close(self.user)
         self.user = NULL
         pool_close(&self.pool)
         pool_close(&self.datagrams)
 
-    cpdef dict counters(self):
+    cdef void tell(self, flexsc_counts* counts) noexcept:
+        self.tell_common(counts)
         if self.user == NULL:
-            return self.last_counters
-        return self.with_faults({
-            "submitted": self.submitted, "batches": counted_batches(self.user), "completions": self.completions,
-            "syscalls": counted_loop_syscalls(self.user) + self.direct_calls,
-            "wakeups": self.woken + counted_wakeups(self.user),
-            "spins": self.spin.looks, "pool_empty": self.pool_empty, "overflows": counted_overflows(self.user),
-            "in_flight": self.in_flight - (0 if self.closed else self.housekeeping),
-            "thread_cpu_ns": flexsc_thread_cpu_ns(self.user),
-        }, flexsc_page_faults(self.user))
+            return
+        counts.batches = counted_batches(self.user)
+        counts.syscalls = counted_loop_syscalls(self.user) + self.direct_calls
+        counts.wakeups = self.woken + counted_wakeups(self.user)
+        counts.overflows = counted_overflows(self.user)
+
+    cdef int thread_id(self) noexcept:
+        return flexsc_thread_id(self.user) if self.started else 0
+
+    cdef int64_t thread_cpu_ns(self) except? -1:
+        return self.last_cpu_ns if self.user == NULL else flexsc_thread_cpu_ns(self.user)
+
+    cdef uint64_t faults_met(self) noexcept:
+        return faults_count(&self.faults) + (self.last_faults if self.user == NULL else flexsc_page_faults(self.user))

@@ -64,6 +64,9 @@ cdef class Connection(Endpoint):
         """In debug mode, slow deliveries are reported by it."""
         return f"{self.describe()} of {self.protocol!r}"
 
+    cdef object shown(self):
+        return self if self.protocol is None else self.protocol
+
     cdef int adopt_protocol(self, object protocol) except -1:
         self.protocol = protocol
         self.layer = <Layer> protocol if isinstance(protocol, Layer) else None

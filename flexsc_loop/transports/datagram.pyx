@@ -28,6 +28,7 @@ from flexsc_loop.syscalls.page cimport (
     ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, flexsc_datagram, pool_buffer, pool_give, pool_grow,
 )
 from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
+from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
 from flexsc_loop.transports.connection cimport hold_socket, release_socket
 from flexsc_loop.transports.outgoing cimport Outgoing
@@ -126,6 +127,8 @@ cdef class Datagrams(Outgoing):
         cdef char* name = <char*> datagram + sizeof(flexsc_datagram)
         if datagram.flags & MSG_TRUNC:
             return self.note_error(OSError(EMSGSIZE, f"a datagram of more than {DATAGRAM_MOST} bytes was dropped"))
+        self.page.stats.counts.bytes_in += datagram.size
+        self.page.stats.counts.messages_in += 1
         data = PyBytes_FromStringAndSize(name + self.receive.header.msg_namelen, datagram.size)
         address = self.book.decode(name, min(datagram.name_size, self.receive.header.msg_namelen))
         if not queue_push(&self.inbox, <void*> data):
@@ -285,6 +288,7 @@ cdef class Datagrams(Outgoing):
         cdef int fd = self.fd
         self.fd = -1
         self.turn.owned.pop(fd, None)
+        stats_less(&self.page.stats.counts.datagrams)
         if release_socket(self.sock) == fd:
             self.page.close_owned(fd)
             if self.page.eager:
@@ -379,6 +383,7 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     core.fd = sock.fileno()
     hold_socket(sock)
     turn.owned[core.fd] = transport
+    turn.stats.counts.datagrams += 1
     core.begin(transport, protocol, waiter)
     return transport
 

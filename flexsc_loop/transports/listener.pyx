@@ -18,6 +18,7 @@ from flexsc_loop.syscalls.page cimport (
     ENTRY_MULTISHOT, ENTRY_OWNED, Page,
 )
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, poll, pollfd
+from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport name_of_peer
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls cimport Settings
@@ -161,6 +162,7 @@ cdef class Listener(Endpoint):
         self.accept.listener = self
         self.accept.retractable = True
         turn.owned[self.fd] = self
+        turn.stats.counts.listeners += 1
         self.accept.prepare()
 
     def __repr__(self):
@@ -247,6 +249,7 @@ cdef class Listener(Endpoint):
             self.page.direct_calls += 1
             close_fd(fd)
             return 0
+        self.page.stats.counts.accepts += 1
         context = PyContext_Copy(self.context)
         PyContext_Enter(context)
         try:
@@ -325,6 +328,7 @@ cdef class Listener(Endpoint):
         self.fd = -1
         self.state = CLOSED
         self.turn.owned.pop(fd, None)
+        stats_less(&self.page.stats.counts.listeners)
         if self.page.closed:
             self.sock.close()
         else:

@@ -47,6 +47,7 @@ cdef class Outgoing(ProtocolEndpoint):
     cdef unsigned int flying          # of them, not completed
     cdef list spare                   # SendTos to be used again
 
+    cdef void count_sent(self, Py_ssize_t size) noexcept
     cdef int note_error(self, object error) except -1
     cdef int fatal(self, object error, str message) except -1
     cdef int lost_write(self) except -1

@@ -78,6 +78,8 @@ cdef class SendTo(Operation):
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         self.result = res
+        if res >= 0:
+            self.endpoint.count_sent(res)
         return self.endpoint.landed()
 
 
@@ -153,8 +155,16 @@ cdef class Outgoing(ProtocolEndpoint):
         if name is not None:
             to = PyBytes_AS_STRING(name)
             size = PyBytes_GET_SIZE(name)
-        return datagram_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), to, size,
-                             &self.page.direct_calls)
+        cdef int error = datagram_send(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), to, size,
+                                       &self.page.direct_calls)
+        if error == 0:
+            self.count_sent(PyBytes_GET_SIZE(data))
+        return error
+
+    cdef void count_sent(self, Py_ssize_t size) noexcept:
+        """A datagram of so many bytes, none perhaps, has gone."""
+        self.page.stats.counts.bytes_out += size
+        self.page.stats.counts.messages_out += 1
 
     cdef int enqueue(self, bytes data, object name, bint as_it_is) except -1:
         cdef uintptr_t tagged = <uintptr_t> <void*> name
@@ -208,6 +218,7 @@ cdef class Outgoing(ProtocolEndpoint):
             at += 2
         sent = datagrams_send(self.fd, &batch, self.connected, &self.page.direct_calls, &error)
         for _ in range(sent):
+            self.count_sent(PyBytes_GET_SIZE(<object> queue_peek(&self.outbox, 0)))
             self.take_out()
         if error == 0:
             return True

@@ -30,6 +30,7 @@ from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, POLLOUT, POLLRDHUP
+from flexsc_loop.syscalls.stats cimport stats_less, stats_received, stats_sent
 from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN, ProtocolEndpoint
 from flexsc_loop.turn.turn cimport Turn
 
@@ -80,6 +81,7 @@ cdef class PipeEnd(ProtocolEndpoint):
         self.pipe = pipe
         facade._core = self
         os.set_blocking(self.fd, False)
+        self.turn.stats.counts.pipes += 1
         return self.begin(facade, protocol, waiter)
 
     cdef bint is_ours(self) except -1:
@@ -122,6 +124,7 @@ cdef class PipeEnd(ProtocolEndpoint):
         try:
             self.tell_of("connection_lost", self.error)
         finally:
+            stats_less(&self.turn.stats.counts.pipes)
             pipe, self.pipe = self.pipe, None
             self.facade = self.protocol = self.error = None
             self.ready.end = None
@@ -185,6 +188,7 @@ cdef class ReadEnd(PipeEnd):
             if error == EAGAIN:
                 return None
             raise OSError(error, os.strerror(error))
+        stats_received(&self.turn.stats, got)
         if got < size:
             _PyBytes_Resize(&target, got)
         data = <bytes> target
@@ -303,6 +307,7 @@ cdef class WriteEnd(PipeEnd):
             self.turn.page.direct_calls += 1
             count = write_fd(self.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
             if count >= 0:
+                stats_sent(&self.turn.stats, count)
                 return count
             if last_error != EINTR:
                 return -last_error
@@ -324,6 +329,7 @@ cdef class WriteEnd(PipeEnd):
             self.turn.page.direct_calls += 1
             count = writev(self.fd, vector, used)
             if count >= 0:
+                stats_sent(&self.turn.stats, count)
                 return count
             if last_error != EINTR:
                 return -last_error

@@ -26,6 +26,9 @@ cdef class ProtocolEndpoint(Endpoint):
         self.high = HIGH_WATER
         self.low = HIGH_WATER // 4
 
+    cdef object shown(self):
+        return self if self.protocol is None else self.protocol
+
     cdef int begin(self, object facade, object protocol, object waiter) except -1:
         """Have connection_made called, and then `waiter` told."""
         self.facade = facade

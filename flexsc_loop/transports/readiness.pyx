@@ -99,6 +99,9 @@ cdef class Watch(Endpoint):
         """In debug mode, slow callbacks are reported by it."""
         return f"<{'writer' if self.writer else 'reader'} fd={self.fd} {self.handle!r}>"
 
+    cdef object shown(self):
+        return self if self.handle is None else self.handle._callback
+
     cdef int run(self, Turn turn) except -1:
         cdef Handle handle = self.handle
         self.queued = False

@@ -22,6 +22,7 @@ from flexsc_loop.syscalls.page cimport (
     FIRST_BUFFERS, pool_grow,
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, POLLIN, POLLRDHUP, recv
+from flexsc_loop.syscalls.stats cimport stats_received
 from flexsc_loop.transports.connection cimport Layer, call_for
 from flexsc_loop.transports.writing cimport Writing
 from flexsc_loop.turn.handles cimport call_in
@@ -113,6 +114,7 @@ cdef class Reading(Writing):
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
         if res > 0:
+            stats_received(self.page.stats, res)
             data = self.page.take_buffer(res, flags)
             if self.reading == STOPPED:
                 return self.wake_up()
@@ -217,6 +219,7 @@ cdef class Reading(Writing):
         cdef ssize_t count = recv(self.fd, target, size, MSG_DONTWAIT)
         cdef int error = errno
         self.page.direct_calls += 1
+        stats_received(self.page.stats, count)
         if count == 0:
             self.note_end(END_CAME)
         elif count < 0 and error == EAGAIN:

@@ -20,6 +20,7 @@ from posix.unistd cimport pread
 
 from flexsc_loop.syscalls.interest cimport EPOLLOUT
 from flexsc_loop.syscalls.page cimport EAGAIN, EBADF, EINTR
+from flexsc_loop.syscalls.stats cimport stats_sent
 from flexsc_loop.transports.readiness cimport Wait, wait_until
 from flexsc_loop.transports.reading cimport FLOWING
 from flexsc_loop.transports.stream cimport Stream
@@ -145,6 +146,7 @@ cdef class FileSend:
             # The usual way meets the same error and knows what to do.
             return False
         self.cork = True
+        stats_sent(&self.turn.stats, count)
         stream.unsent -= count
         stream.outbox = data[count:] or None
         if stream.paused_protocol is not None:
@@ -179,6 +181,7 @@ cdef class FileSend:
                 self.fail(error)
             if count == 0:
                 return DONE
+            stats_sent(&self.turn.stats, count)
             self.sent += count
             self.left -= count
             share -= count

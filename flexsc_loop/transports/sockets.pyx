@@ -33,6 +33,7 @@ from flexsc_loop.syscalls.page cimport EAGAIN, EINTR
 from flexsc_loop.syscalls.posix_socket cimport (
     AF_UNIX, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, getsockopt, recvfrom, send, setsockopt, sockaddr, socklen_t,
 )
+from flexsc_loop.syscalls.stats cimport stats_received, stats_sent
 from flexsc_loop.transports.addresses cimport ADDRESS_MOST, decode
 from flexsc_loop.transports.readiness cimport ReadinessTurn, Wait, next_turn, wait_until
 from flexsc_loop.turn.turn cimport Endpoint
@@ -169,6 +170,7 @@ cdef class SocketTurn(ReadinessTurn):
                 break
         if count < 0:
             failed(errno)
+        stats_received(&self.stats, count)
         self.emptied = fd if 0 < count < size else -1
         self.emptied_in = self.turns
         return count
@@ -324,15 +326,19 @@ cdef class SocketTurn(ReadinessTurn):
             if count < 0:
                 failed(errno)
                 return left
+            stats_sent(&self.stats, count)
             return left - count
         finally:
             PyBuffer_Release(&view)
 
     cdef Py_ssize_t send_by_method(self, object sock, object data, Py_ssize_t left) except -1:
         cdef Py_ssize_t size = memoryview(data).nbytes
+        cdef Py_ssize_t count
         if left < 0:
-            return size - (attempt(sock.send, (data,)) or 0)
-        return left - (attempt(sock.send, (data[size - left:],)) or 0)
+            left = size
+        count = attempt(sock.send, (data if left == size else data[size - left:],)) or 0
+        stats_sent(&self.stats, count)
+        return left - count
 
     async def sock_sendall(self, sock, data):
         """Send all of `data`.  After a cancel nobody knows how much was sent.  Source: asyncio.loop.sock_sendall."""
@@ -361,6 +367,7 @@ cdef class SocketTurn(ReadinessTurn):
             self.page.direct_calls += 1
             sent = attempt(sock.sendto, (data, address))
             if sent is not None:
+                stats_sent(&self.stats, sent)
                 return sent
             if delay:
                 # A Unix socket is writable even while the receiver's queue is full; nothing tells when it is not.

@@ -18,6 +18,7 @@ from cpython.contextvars cimport PyContext_CopyCurrent
 from libc.stdint cimport uint32_t
 from posix.unistd cimport close as close_fd
 
+from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport decode, name_of, name_of_peer
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
 from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading, Receive
@@ -177,6 +178,9 @@ cdef class Stream(Reading):
         self.tell_drained_lost()
         self.fd = -1
         self.turn.owned.pop(fd, None)
+        stats_less(&self.page.stats.counts.streams)
+        if self.layer is not None:
+            stats_less(&self.page.stats.counts.tls)
         if self.sock is None or release_socket(self.sock) == fd:
             self.page.close_owned(fd)
         self.sock = None
@@ -267,6 +271,7 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
         stream.fd = -1
         stream.sock = None
         raise
+    turn.stats.counts.streams += 1
     stream.receive.stream = stream
     if server is not None:
         turn._attach_to(server, stream.facade)
@@ -285,11 +290,6 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server, co
 def take_socket(sock):
     """`hold_socket` for the other modules of this floor."""
     hold_socket(sock)
-
-
-def count_streams(dict owned):
-    """How many of the owners are stream connections."""
-    return sum(isinstance(owner, StreamTransport) for owner in owned.values())
 
 
 cdef object new_transport(Stream stream):

@@ -41,6 +41,8 @@ cdef class Tls(Layer):
         """Be carried by `below`, or by the stream itself."""
         self.stream = stream
         self.below = below
+        if below is None:
+            stream.page.stats.counts.tls += 1
         stream.high = <size_t> -1  # what waits is counted here
         return 0
 

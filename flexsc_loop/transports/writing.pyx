@@ -25,6 +25,7 @@ from flexsc_loop.syscalls.page cimport (
 from flexsc_loop.syscalls.posix_socket cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, SHUT_RDWR, SHUT_WR, send, sendmsg, shutdown,
 )
+from flexsc_loop.syscalls.stats cimport stats_sent
 from flexsc_loop.transports.connection cimport Connection, Layer, call_for
 
 
@@ -136,6 +137,7 @@ cdef class Send(Operation):
             return self.unload()
         if flags & COMPLETION_PLAIN:
             return stream.sent_now(res, -res)
+        stats_sent(stream.page.stats, res)
         if res >= 0:
             stream.unsent -= res
             self.advance(res)
@@ -311,6 +313,7 @@ cdef class Writing(Connection):
                 self.await_cause()
             return self.send_failed(error)
         if count > 0:
+            stats_sent(self.page.stats, count)
             self.unsent -= count
             rest.advance(count)
         if rest.total:

@@ -16,7 +16,9 @@ from concurrent import futures
 from types import BuiltinFunctionType
 
 cimport cython
+from libc.stdint cimport uint64_t
 
+from flexsc_loop.syscalls.page cimport ticks_now
 from flexsc_loop.turn.crew cimport (
     AWAIT_BUSY, AWAIT_DONE, AWAIT_STUCK, Crew, Job, Worker, await_outcome, crew_await, crew_begin_await, crew_end_await,
     crew_keep, crew_published, crew_set_untold, flexsc_worker,
@@ -37,8 +39,10 @@ cdef class LoopJob(Job):
     cdef object result
     cdef object error
     cdef bint cancelled
+    cdef uint64_t since              # ticks of its submission, then how many it has waited
 
     cdef int run(self) except -1:
+        self.since = ticks_now() - self.since
         if self.future.cancelled():
             self.func = self.args = None
             return 0
@@ -60,6 +64,9 @@ cdef class LoopJob(Job):
 
     cdef int deliver(self) except -1:
         """In the loop: complete the future."""
+        self.home.turn.stats.counts.jobs_done += 1
+        if not self.cancelled:
+            self.home.turn.stats.counts.job_wait += self.since
         future = self.future
         error = self.error
         result = self.result
@@ -169,8 +176,10 @@ cdef class Jobs(Endpoint):
         job.func = func
         job.args = args
         job.home = self
+        job.since = ticks_now()
         future = job.future = self.turn.create_future()
         self.crew.add(job)
+        self.turn.stats.counts.jobs += 1
         if not self.turn.inside or self.turn.sleeping:
             self.crew.publish()
             return future

@@ -1,3 +1,24 @@
+from cpython.object cimport PyObject
+
+from flexsc_loop.syscalls.stats cimport flexsc_stats
+
+
+cdef extern from "running.h":
+    struct flexsc_names:
+        pass
+
+    struct flexsc_fields:
+        pass
+
+    struct flexsc_running:
+        pass
+
+    void running_learn(flexsc_fields* fields, PyObject* step, PyObject* task, PyObject* coro, PyObject* name) noexcept
+    flexsc_running running_key(const flexsc_fields* fields, PyObject* callback) noexcept
+    void running_is(flexsc_stats* stats, flexsc_names* names, flexsc_running what) noexcept
+    void running_forget(flexsc_names* names) noexcept
+
+
 cdef extern from "queue.h":
     struct flexsc_queue:
         void** items
@@ -43,6 +64,9 @@ cdef class EndingHandle(Handle):
 
 
 cdef class Callbacks:
+    cdef flexsc_stats stats            # what can be looked at while the loop runs
+    cdef flexsc_names names            # of callbacks, in the stats page
+    cdef flexsc_fields fields          # what is known of tasks
     cdef flexsc_queue ready            # Handles to run, each with one reference
     cdef void* spare[SPARE_HANDLES]    # handles that have run and are nobody's, each with one reference
     cdef size_t spare_count
@@ -55,6 +79,7 @@ cdef class Callbacks:
     cdef public bint _debug
     cdef public object _current_handle
 
+    cdef int learn(self) except -1
     cdef int push(self, Handle handle) except -1
     cdef int run_handles(self) except -1
     cdef int ran(self) except -1

@@ -4,8 +4,9 @@
 Owns: the ready queue, the handles that stand in it, what happens to an error of a callback.  Imports: of asyncio only
 what makes its messages the same.
 """
+import itertools
 import sys
-from asyncio import base_events, events, format_helpers
+from asyncio import base_events, events, format_helpers, tasks
 from types import FunctionType
 
 cimport cython
@@ -14,6 +15,7 @@ from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_
+from flexsc_loop.syscalls.stats cimport stats_close, stats_open
 
 
 cdef extern from "Python.h":
@@ -52,6 +54,7 @@ cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
 
 
+cdef object numbers = itertools.count(1)     # of this process's loops
 cdef object BaseHandle = events.Handle
 cdef object BaseTimerHandle = events.TimerHandle
 
@@ -230,15 +233,43 @@ cdef class EndingHandle(Handle):
     """The end of an endpoint, in line with the callbacks."""
 
 
+class _Steps:
+    """As much of a loop as a task needs that never runs."""
+
+    def get_debug(self):
+        return False
+
+    def call_soon(self, callback, *args, context=None):
+        self.first = callback
+
+
 cdef class Callbacks:
     """The ready queue, and the running of what stands in it."""
 
     def __cinit__(self, *args, **kwargs):
         self._closed = True  # until there is a page
+        if not stats_open(&self.stats, next(numbers)):
+            raise MemoryError
 
     def __dealloc__(self):
         self.drop_handles()
         queue_free(&self.ready)
+        running_forget(&self.names)
+        stats_close(&self.stats)
+
+    cdef int learn(self) except -1:
+        """Find out how to see what a task runs; see running.h."""
+        # One of Python's own kind, which those of this module are not; the name is nobody else's.
+        coro = tasks.sleep(0)
+        coro.__qualname__ = name = "".join(["kno", "wn"])
+        steps = _Steps()
+        task = tasks.Task(coro, loop=steps, name="known")
+        task._log_destroy_pending = False
+        running_learn(&self.fields, <PyObject*> steps.first, <PyObject*> task, <PyObject*> coro, <PyObject*> name)
+        steps.first = None
+        del task
+        coro.close()
+        return 0
 
     cdef int push(self, Handle handle) except -1:
         """Have a callback run in this turn or, if this turn's are being run already, in the next."""
@@ -257,6 +288,8 @@ cdef class Callbacks:
             taken = queue_pop(&self.ready)
             handle = <Handle> taken
             Py_DECREF(handle)
+            self.stats.counts.callbacks += 1
+            running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> handle._callback))
             if self._debug or self.instrumented:
                 self.run_slowly(handle)
             else:

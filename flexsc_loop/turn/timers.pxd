@@ -20,6 +20,7 @@ cdef extern from "timers.h":
 
 
 cdef class Timers(Callbacks):
+    cdef double late                 # seconds that the earliest of those which were due has waited
     cdef flexsc_timers timers        # TimerHandles, each with one reference
     cdef dict attributes             # the loop's __dict__
     cdef bint replaced_clock         # a subclass has a `time` of its own

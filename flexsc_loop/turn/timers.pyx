@@ -47,6 +47,7 @@ cdef class Timers(Callbacks):
         """Move timers whose time has come to the ready queue."""
         cdef TimerHandle handle
         cdef double now
+        self.late = 0
         if self.timers_cancelled > WORTH_COMPACTING and 2 * self.timers_cancelled > self.timers.count:
             self.compact_timers()
         if self.timers.count == 0:
@@ -58,6 +59,9 @@ cdef class Timers(Callbacks):
             if handle._cancelled:
                 self.timers_cancelled -= 1
             else:
+                if self.late == 0:
+                    self.late = now - handle.deadline
+                self.stats.counts.timers_run += 1
                 self.push(handle)
             Py_DECREF(handle)
         return 0

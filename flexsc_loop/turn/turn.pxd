@@ -17,6 +17,7 @@ cdef class Endpoint:
     cdef int wake_up(self) except -1
     cdef int wants_flush(self) except -1
     cdef int flush(self) except -1
+    cdef object shown(self)
     cdef bint ending(self) noexcept
 
 
@@ -42,11 +43,13 @@ cdef class Turn(Timers):
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef readonly uint64_t turns
+    cdef dict times                  # that `loop.stats()` has told of
     cdef readonly dict owned         # fd -> transport or server that has taken the fd over
     cdef public object _task_factory
 
     cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef int one_turn(self) except -1
+    cdef void count(self) noexcept
     cdef int run_all(self) except -1
     cdef int run_arrived(self, size_t count) except -1
     cdef int run_endpoint(self, Endpoint endpoint) except -1

@@ -7,23 +7,53 @@ timers, page; of asyncio only futures and tasks.
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
 due timers -> run callbacks that are due -> deliver what has arrived -> run the callbacks that this has made due.
 """
+import platform
 from asyncio import base_events, futures, tasks
 
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
+from flexsc_loop.syscalls.stats cimport (
+    FLEXSC_STATS_CLOSED, FLEXSC_STATS_RUNNING, FLEXSC_STATS_STOPPED, flexsc_counts, flexsc_stats_page, stats_copy,
+    stats_copy_due, stats_disown, stats_hide, stats_no_endpoints, stats_sleep_begins, stats_state, stats_text,
+    stats_tick_ns, stats_turn_begins, stats_turn_ends,
+)
 from flexsc_loop.turn.handles cimport (
-    Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
+    Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, running_is, running_key, stack_here,
 )
 from flexsc_loop.turn.timers cimport Timers
 
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
+
+
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static inline int flexsc_gettid_of_turn(void) { return (int)syscall(SYS_gettid); }
+    """
+    int gettid "flexsc_gettid_of_turn"() noexcept
+
+
+cdef extern from *:
+    """
+    #include "stats_page.h"
+    #define FLEXSC_COUNT_NAME(name) #name,
+    static const char *const flexsc_count_names[] = {
+        FLEXSC_STATS_COUNTERS(FLEXSC_COUNT_NAME)
+        FLEXSC_STATS_GAUGES(FLEXSC_COUNT_NAME)
+    };
+    #undef FLEXSC_COUNT_NAME
+    """
+    const char* count_names "flexsc_count_names"[1]
 
 
 cdef extern from "<sched.h>" nogil:
@@ -52,6 +82,11 @@ cdef enum:
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
+cdef dict SHOWN_AS = {
+    "busy": "busy_ns", "asleep": "asleep_ns", "in_calls": "in_calls_ns", "job_wait": "job_wait_ns",
+    "streams": "connections",
+}
+cdef str platform_python = platform.python_version()
 cdef object Future = futures.Future
 cdef object Task = tasks.Task
 cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
@@ -90,6 +125,10 @@ cdef class Endpoint:
         """Submit what has been written since the last flush."""
         return 0
 
+    cdef object shown(self):
+        """What is run, by `run`: something whose name tells."""
+        return self
+
     cdef bint ending(self) noexcept:
         """Whether the only thing left to do is to end."""
         return False
@@ -100,6 +139,7 @@ cdef class Turn(Timers):
 
     def __cinit__(self, *args, **kwargs):
         self.owned = {}
+        self.times = {}
 
     def __dealloc__(self):
         self.drop_endpoints()
@@ -108,6 +148,8 @@ cdef class Turn(Timers):
 
     def _use_page(self, Page page, str writes):
         self.page = page
+        page.stats = &self.stats
+        self.learn()
         self.always_at_once = writes == "now"
         self.credit_most = ticks_in_us(IDLE_MOST_US) if writes == "auto" else 0
         self.credit = self.credit_most
@@ -122,6 +164,10 @@ cdef class Turn(Timers):
         self.drop_handles()
         self.drop_timers()
         self.drop_endpoints()
+        self.count()
+        stats_no_endpoints(&self.stats)
+        stats_state(&self.stats, FLEXSC_STATS_CLOSED, 0)
+        stats_hide(&self.stats)
 
     cdef int drop_endpoints(self) except -1:
         cdef void* taken
@@ -177,6 +223,9 @@ cdef class Turn(Timers):
 
     cdef int run_endpoint(self, Endpoint endpoint) except -1:
         cdef bint done = False
+        self.stats.counts.deliveries += 1
+        shown = endpoint.shown()
+        running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> shown))
         try:
             if self._debug or self.instrumented:
                 self.run_endpoint_slowly(endpoint)
@@ -275,10 +324,12 @@ cdef class Turn(Timers):
         return 0
 
     cdef int publish_now(self) except -1:
+        cdef uint64_t before = ticks_now()
         self.heavy = False
         self.flush_dirty()
         self.page.publish()
         self.published_at = ticks_now()
+        self.stats.turn_in_calls += self.published_at - before
         return 0
 
     # ---- endpoints to flush
@@ -345,11 +396,12 @@ cdef class Turn(Timers):
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
-        cdef uint64_t now = ticks_now(), before
+        cdef uint64_t now = ticks_now(), ended = now, before = now
         if self.page.closed:
             # A forked child that has come back to its parent's loop.
             self.page.check()
         self.turns += 1
+        stats_turn_ends(&self.stats, now)
         self.prompt = 0
         if self.dirty_count:
             self.flush_dirty()
@@ -359,7 +411,10 @@ cdef class Turn(Timers):
         patience = self.patience()
         if patience != 0 or not self.page.idle(now):
             self.sleeping = patience != 0
-            before = ticks_now()
+            if patience != 0:
+                before = ticks_now()
+                self.count()
+                stats_sleep_begins(&self.stats, ended, before)
             try:
                 self.page.wait(patience)
             finally:
@@ -374,7 +429,19 @@ cdef class Turn(Timers):
         self.published_at = now
         self.look_for_tools()
         self.due_timers()
+        stats_turn_begins(&self.stats, before, now, patience != 0, self.late)
+        if stats_copy_due(&self.stats, now):
+            self.count()
+            stats_copy(&self.stats, now)
         return self.run_all()
+
+    cdef void count(self) noexcept:
+        """Bring the counts up to date."""
+        self.stats.counts.turns = self.turns
+        self.stats.counts.ready = queue_count(&self.ready)
+        self.stats.counts.timers = self.timers.count
+        if self.page is not None:
+            self.page.tell(&self.stats.counts)
 
     def _run_once(self):
         """One turn, for those who call this instead of `run_forever`."""
@@ -384,6 +451,8 @@ cdef class Turn(Timers):
     def _run_turns(self):
         """Run turns until `_stopping` is set.  What was written goes out even if no further turn comes."""
         self.inside = True
+        self.stats.page.syscall_thread = self.page.thread_id()
+        stats_state(&self.stats, FLEXSC_STATS_RUNNING, gettid())
         try:
             while True:
                 self.one_turn()
@@ -391,6 +460,8 @@ cdef class Turn(Timers):
                     break
         finally:
             self.inside = False
+            self.count()
+            stats_state(&self.stats, FLEXSC_STATS_STOPPED, 0)
             if self.jobs is not None:
                 self.hand_over()
             if not self.page.closed:
@@ -439,6 +510,45 @@ cdef class Turn(Timers):
         cdef size_t at
         return ([<object> self.ready.items[at & self.ready.mask] for at in range(self.ready.head, self.ready.tail)],
                 [<object> self.timers.heap[at].handle for at in range(self.timers.count)])
+
+    # ---- what can be looked at
+
+    def _show_choice(self, str pages, cpu, str reason):
+        """Tell who looks at the stats page what serves this loop, and why."""
+        page = self.stats.page
+        page.cpu = -2 if cpu is None else cpu
+        stats_text(page.pages, sizeof(page.pages), pages.encode())
+        stats_text(page.python, sizeof(page.python), platform_python.encode())
+        stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
+
+    def _counters(self):
+        """What has been counted, for `loop.stats()`."""
+        cdef size_t at
+        cdef dict found = {}
+        cdef const uint64_t* counts = <const uint64_t*> &self.stats.counts
+        self.count()
+        for at in range(sizeof(flexsc_counts) // sizeof(uint64_t)):
+            name = count_names[at].decode()
+            shown = SHOWN_AS.get(name, name)
+            value = counts[at]
+            if shown.endswith("_ns"):
+                # How long a tick is becomes known better and better, but no time may shrink.
+                value = max(int(value * stats_tick_ns(&self.stats)), self.times.get(shown, 0))
+                self.times[shown] = value
+            found[shown] = value
+        return found
+
+    def _disown_page(self):
+        """This process is a forked child: the pages are its parent's."""
+        stats_disown(&self.stats)
+        self.page.disown()
+
+    def _stats_page(self):
+        """A copy of the stats page, with what has been counted until now."""
+        if not self.page.closed:
+            self.count()
+            stats_copy(&self.stats, ticks_now())
+        return PyBytes_FromStringAndSize(<char*> self.stats.page, sizeof(flexsc_stats_page))
 
     # ---- what asyncio calls
 

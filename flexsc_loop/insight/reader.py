@@ -1,0 +1,124 @@
+"""Floor 5: finding and reading the stats pages of processes, this one's or others'.
+
+A page is found through /proc/PID/fd, which the same user (and root) may look into.  Anybody can name a file or a memfd
+so that it looks like a page.  So what is opened is first looked at without being opened (O_PATH): it must be a memory
+file of the kernel's own, of the right size; it is read, never mapped, so that it may shrink meanwhile; and what is in
+it is not believed (layout.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flexsc_loop.insight.layout import SIZE, BadPage, LoopStats, parse
+
+if TYPE_CHECKING:
+    from flexsc_loop.loop import Loop
+
+NAME = "/memfd:flexsc_loop (deleted)"
+LOOKS = 5  # for counts that belong together
+
+
+@functools.cache
+def _memory_device() -> int:
+    """The device that memory files are on, which no mounted file system is."""
+    fd = os.memfd_create("flexsc_loop-reader")
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
+
+
+def processes() -> Iterator[int]:
+    """Ids of all processes that can be seen."""
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+class Page:
+    """An open stats page.  Raises BadPage if it is none, OSError if it can't be read."""
+
+    def __init__(self, pid: int, fd: str) -> None:
+        self.pid = pid
+        seen = os.open(f"/proc/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            what = os.fstat(seen)
+            if not stat.S_ISREG(what.st_mode) or what.st_dev != _memory_device() or what.st_size != SIZE:
+                raise BadPage("it is no memory file of this size")
+            self._fd = os.open(f"/proc/self/fd/{seen}", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            os.close(seen)
+        self.key = (pid, what.st_ino)
+
+    def read(self) -> LoopStats:
+        """What the loop shows now.  Raises BadPage."""
+        for _ in range(LOOKS):
+            found = parse(os.pread(self._fd, SIZE + 1, 0), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+            if found.consistent:
+                break
+        return found
+
+    def close(self) -> None:
+        """The page stays what it is."""
+        os.close(self._fd)
+
+
+def _own_id(pid: int) -> int:
+    """The id of a process as it knows itself, which is another one in a container; 0 if it is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
+
+
+def open_pages(pid: int) -> list[Page]:
+    """The pages of a process that are its own; none if it is gone.  Raises PermissionError.
+
+    A child that was forked without Python's knowledge holds its parent's, too, until it ends.
+    """
+    found: list[Page] = []
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    for name in names:
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{name}") != NAME:
+                continue
+            page = Page(pid, name)
+        except (BadPage, FileNotFoundError, ProcessLookupError):
+            continue
+        try:
+            mine = page.read().pid == _own_id(pid)
+        except BadPage:
+            mine = False
+        if mine and page.key not in {other.key for other in found}:
+            found.append(page)
+        else:
+            page.close()
+    return found
+
+
+def pages_of(pid: int) -> list[LoopStats]:
+    """What the loops of a process show now, in the order in which they were made.
+
+    Works while they hang.  Empty for a process without loops of this package, or with another version's.
+    Raises PermissionError for a process of somebody else.
+    """
+    found = []
+    for page in open_pages(pid):
+        with contextlib.suppress(BadPage):
+            found.append(page.read())
+        page.close()
+    return sorted(found, key=lambda stats: stats.number)
+
+
+def read(loop: Loop) -> LoopStats:
+    """What a loop of this process has counted until now, from any of its threads, open or closed."""
+    return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))

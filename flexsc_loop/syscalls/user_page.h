@@ -91,6 +91,10 @@ bool flexsc_page_has_completions(const struct flexsc_page *page);
  * it. */
 void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry);
 
+/* Close an owned fd on which nothing is in flight, here and now: a pinned thread may have to wait for its CPU.  False: it
+ * is at work just now, and whoever closes hands it a CALL_CLOSE. */
+bool flexsc_page_close_fd(struct flexsc_page *page, int fd);
+
 /* ---- the pinned thread ---- */
 
 /* Start the thread on `cpu` (-1: no pinning).  It blocks all signals.  It looks for work for `spin_ns` after the last

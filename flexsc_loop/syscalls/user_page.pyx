@@ -12,8 +12,8 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count, faults_hold_any,
-    pool_close, pool_grow, spin_worth, ticks_in_us, ticks_now,
+    BATCH, CALL_CANCEL, CALL_CLOSE, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count,
+    faults_hold_any, pool_close, pool_grow, spin_worth, ticks_in_us, ticks_now,
 )
 from flexsc_loop.syscalls.stats cimport flexsc_counts
 
@@ -120,6 +120,13 @@ cdef class UserPage(Page):
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
         return self.silently(call, fd, length, 0, 0)
+
+    cdef int close_owned(self, int fd) except -1:
+        self.refuse_if_away()
+        if flexsc_page_close_fd(self.user, fd):
+            return 0
+        self.quietly(CALL_CLOSE, fd, 0)
+        return self.publish()
 
     cdef int cancel(self, Operation op) except -1:
         if op.user_data == 0 or self.closed:

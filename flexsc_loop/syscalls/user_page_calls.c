@@ -357,7 +357,7 @@ static enum outcome try_connect(struct calls *calls, struct fd_state *state, str
 
 /* ---- calls that never wait ---- */
 
-static int32_t close_fd(struct calls *calls, int fd) {
+int32_t calls_close(struct calls *calls, int fd) {
     fds_end(calls->fds, fd);
     count_syscall(calls->results);
     /* On Linux the number is free again even after EINTR. */
@@ -370,7 +370,7 @@ bool calls_at_once(struct calls *calls, const struct flexsc_entry *entry, int32_
         *res = 0;
         return true;
     case CALL_CLOSE:
-        *res = close_fd(calls, entry->fd);
+        *res = calls_close(calls, entry->fd);
         return true;
     case CALL_SHUTDOWN:
         count_syscall(calls->results);

@@ -19,6 +19,9 @@ struct calls {
     struct flexsc_faults faults;
 };
 
+/* End all that waits on the fd and close it.  0 or -errno. */
+HIDDEN int32_t calls_close(struct calls *calls, int fd);
+
 /* Whether the call is one that never waits.  If so it has been made, and `res` is its result. */
 HIDDEN bool calls_at_once(struct calls *calls, const struct flexsc_entry *entry, int32_t *res);
 

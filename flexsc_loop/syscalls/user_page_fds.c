@@ -369,10 +369,10 @@ void fds_settle(struct fds *fds) {
 
 /* ---- what epoll says ---- */
 
-int fds_look(struct fds *fds, int64_t timeout_ns) {
+int fds_look(struct fds *fds, int64_t timeout_ns, _Atomic uint64_t *syscalls) {
     if (timeout_ns > 0 && !fds->no_pwait2) {
         struct timespec timeout = timespec_of(timeout_ns);
-        count_syscall(fds->results);
+        count(syscalls);
         long n = syscall(SYS_epoll_pwait2, fds->epoll_fd, fds->events, EVENTS_PER_LOOK, &timeout, NULL, 0);
         /* Before Linux 5.11, or a sandbox that does not know the call. */
         if (n >= 0 || (errno != ENOSYS && errno != EPERM))
@@ -384,7 +384,7 @@ int fds_look(struct fds *fds, int64_t timeout_ns) {
         int64_t ms = timeout_ns / 1000000 + (timeout_ns % 1000000 != 0);
         timeout_ms = ms > 0x7fffffff ? 0x7fffffff : (int)ms;
     }
-    count_syscall(fds->results);
+    count(syscalls);
     int n = epoll_wait(fds->epoll_fd, fds->events, EVENTS_PER_LOOK, timeout_ms);
     return n < 0 ? -errno : n;
 }

@@ -142,8 +142,9 @@ HIDDEN void fds_visited(struct fds *fds, struct fd_state *state, bool more);
 /* Tell epoll of all fds whose waits it does not know yet. */
 HIDDEN void fds_settle(struct fds *fds);
 
-/* Ask epoll, for up to `timeout_ns`: 0 never sleeps, -1 sleeps without limit.  The number of events, or -errno. */
-HIDDEN int fds_look(struct fds *fds, int64_t timeout_ns);
+/* Ask epoll, for up to `timeout_ns`: 0 never sleeps, -1 sleeps without limit.  The number of events, or -errno.
+ * `syscalls`: the counter of whoever asks, who need not hold the guard: nobody else asks. */
+HIDDEN int fds_look(struct fds *fds, int64_t timeout_ns, _Atomic uint64_t *syscalls);
 
 /* Take note of the first `events` that the last look has brought. */
 HIDDEN void fds_mark(struct fds *fds, int events);

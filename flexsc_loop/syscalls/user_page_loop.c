@@ -194,13 +194,17 @@ static bool is_poked(const struct flexsc_page *page) {
     return atomic_load_explicit(&page->results.loop_sleep, memory_order_relaxed) == LOOP_POKED;
 }
 
+static int loop_looks(struct flexsc_page *page, int64_t timeout_ns) {
+    return fds_look(&page->fds, timeout_ns, &page->results.counters.loop_syscalls);
+}
+
 /* Own thread: ask epoll for up to `spin_ns`, until it knows something or a wake comes. */
 static int own_thread_spins(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
     bool timer = timeout_ns > 0 && timeout_ns < spin_ns;
     int64_t end = flexsc_now_ns() + (timer ? timeout_ns : spin_ns);
     uint32_t poked = LOOP_POKED;
     int n;
-    while ((n = fds_look(&page->fds, 0)) == 0 && !is_poked(page) && flexsc_now_ns() < end)
+    while ((n = loop_looks(page, 0)) == 0 && !is_poked(page) && flexsc_now_ns() < end)
         cpu_pause();
     bool found = atomic_compare_exchange_strong(&page->results.loop_sleep, &poked, LOOP_AWAKE) || n != 0;
     if (found || !timer)
@@ -214,13 +218,13 @@ static int own_thread_looks(struct flexsc_page *page, int64_t timeout_ns, int64_
     if (results_there(&page->results) || page->fds.ready.count != 0 || page->fresh != NULL)
         timeout_ns = 0;
     if (timeout_ns == 0)
-        return page->fds.parked == 0 ? 0 : fds_look(&page->fds, 0);
+        return page->fds.parked == 0 ? 0 : loop_looks(page, 0);
     if (spin_ns > 0)
         return own_thread_spins(page, timeout_ns, spin_ns, spin);
     if (!results_loop_falls_asleep(&page->results, LOOP_IN_EPOLL))
-        return fds_look(&page->fds, 0);
+        return loop_looks(page, 0);
     int64_t began = flexsc_now_ns();
-    int n = fds_look(&page->fds, timeout_ns);
+    int n = loop_looks(page, timeout_ns);
     spin_slept(spin, flexsc_now_ns() - began);
     atomic_exchange(&page->results.loop_sleep, LOOP_AWAKE);
     return n;
@@ -293,6 +297,41 @@ int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_
     return own_thread_serves(page, timeout_ns, spin_ns, spin);
 }
 
+/* ---- the loop at the server's part ---- */
+
+/* The guard is the loop's. */
+static void begin_serving(struct flexsc_page *page) {
+    if (page->pinned)
+        page->results.syscalls = &page->results.counters.loop_syscalls;
+}
+
+/* The guard is about to be let go of.  Whether the thread has to be called for what is left. */
+static bool end_serving(struct flexsc_page *page) {
+    if (!page->pinned)
+        return false;
+    page->results.syscalls = &page->results.counters.server_syscalls;
+    atomic_store_explicit(&page->touched, 1, memory_order_relaxed);
+    if (page->fresh == NULL && page->results.spill == NULL && page->fds.ready.count == 0)
+        return false;
+    /* The thread announces a sleep under the guard, so we know for sure whether it saw what we have left. */
+    uint32_t asleep = THREAD_ASLEEP;
+    return atomic_compare_exchange_strong(&page->thread_state, &asleep, THREAD_AWAKE);
+}
+
+bool flexsc_page_close_fd(struct flexsc_page *page, int fd) {
+    /* Who holds the guard is at work, or has lost its CPU in the midst of it: either way there is no waiting for it. */
+    if (page->pinned && !guard_try(page))
+        return false;
+    begin_serving(page);
+    calls_close(&page->calls, fd);
+    bool ring = end_serving(page);
+    if (page->pinned)
+        guard_unlock(page, &page->results.counters.loop_syscalls);
+    if (ring)
+        ring_doorbell(page);
+    return true;
+}
+
 /* ---- cancelling ---- */
 
 static void loop_locks(struct flexsc_page *page) {
@@ -322,15 +361,13 @@ void flexsc_page_cancel_now(struct flexsc_page *page, struct flexsc_entry *entry
     /* Also for an entry that is DONE: its completion becomes visible a little later than that, and whoever cancels
      * must find it, or what comes next on the fd overtakes it.  Under the guard nothing is half posted. */
     loop_locks(page);
+    begin_serving(page);
     service_take_inbox(page);
     if (page->results.spill != NULL)
         results_have_room(&page->results);
     if (atomic_load_explicit(&entry->status, memory_order_relaxed) == ENTRY_BUSY && entry->where != IN_SPILL)
         service_end(page, entry);
-    /* The thread announces a sleep under the guard, so we know for sure whether it saw what we took or spilled. */
-    uint32_t asleep = THREAD_ASLEEP;
-    bool ring = page->pinned && (page->fresh != NULL || page->results.spill != NULL) &&
-                atomic_compare_exchange_strong(&page->thread_state, &asleep, THREAD_AWAKE);
+    bool ring = end_serving(page);
     loop_unlocks(page);
     if (ring)
         ring_doorbell(page);

@@ -9,6 +9,8 @@
 
 #include "user_page_os.h"
 
+enum { POSTS_BEFORE_WAKE = 3 }; /* in one pass */
+
 static size_t ring_bytes(const struct results *results) { return results->size * sizeof *results->ring; }
 
 int results_open(struct results *results, unsigned size) {
@@ -36,8 +38,9 @@ static bool has_slot(struct results *results) {
 
 static void wake_sleeping_loop(struct results *results) {
     uint32_t sleeping = LOOP_IN_FUTEX;
+    /* Only the thread finds the loop there. */
     if (atomic_compare_exchange_strong(&results->loop_sleep, &sleeping, LOOP_AWAKE))
-        futex_wake(&results->loop_sleep, results->syscalls);
+        futex_wake(&results->loop_sleep, &results->counters.server_syscalls);
 }
 
 static void post(struct results *results, uint64_t user_data, int32_t res, uint32_t flags) {
@@ -48,9 +51,11 @@ static void post(struct results *results, uint64_t user_data, int32_t res, uint3
     count(&results->counters.completions);
     /* Release: the slot, and all that the call has written, are visible before the tail. */
     atomic_store_explicit(&results->tail, results->posted, memory_order_release);
-    /* A first look, without a barrier, lets the loop wake up while the rest of the pass is served.  What this look
-     * misses, the thread's last look of the pass does not. */
-    if (atomic_load_explicit(&results->loop_sleep, memory_order_relaxed) == LOOP_IN_FUTEX)
+    /* In a long pass, a look without a barrier lets the loop wake up while the rest is served.  What this look misses,
+     * the thread's last look of the pass does not.  In a short one the loop, which may take the thread's CPU when it
+     * wakes up, had better not find that the thread holds the guard. */
+    if (results->posted - results->posted_before > POSTS_BEFORE_WAKE &&
+        atomic_load_explicit(&results->loop_sleep, memory_order_relaxed) == LOOP_IN_FUTEX)
         wake_sleeping_loop(results);
 }
 

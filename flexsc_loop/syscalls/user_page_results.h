@@ -26,6 +26,7 @@ struct results {
     _Atomic uint64_t *syscalls;                      /* the counter of whoever serves */
     uint32_t head_seen;
     uint32_t posted;         /* the ring's tail */
+    uint32_t posted_before;  /* this pass */
     bool held_back;
 
     struct flexsc_counters counters;
@@ -36,6 +37,12 @@ HIDDEN int results_open(struct results *results, unsigned size);
 HIDDEN void results_close(struct results *results);
 
 /* ---- the server's side ---- */
+
+/* The thread begins a pass. */
+static inline void results_begin_pass(struct results *results) { results->posted_before = results->posted; }
+static inline bool results_posted_in_pass(const struct results *results) {
+    return results->posted != results->posted_before;
+}
 
 /* Whether a result could be posted: no call is made before this has said yes. */
 HIDDEN bool results_have_room(struct results *results);
@@ -51,7 +58,7 @@ HIDDEN void results_last(struct results *results, struct flexsc_entry *entry, in
 /* Post a completion after which the entry goes on.  There must be room. */
 HIDDEN void results_more(struct results *results, const struct flexsc_entry *entry, int32_t res, uint32_t flags);
 
-/* End the loop's sleep in the futex if it is there, after what was posted. */
+/* End the loop's sleep in the futex if it is there, after what was posted.  The thread's, with the guard or without. */
 HIDDEN void results_wake_loop(struct results *results);
 
 static inline void count_syscall(struct results *results) { count(results->syscalls); }

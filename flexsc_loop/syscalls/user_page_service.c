@@ -136,13 +136,17 @@ bool service_run_ready(struct flexsc_page *page) {
 
 /* ---- the guard ---- */
 
+bool guard_try(struct flexsc_page *page) {
+    uint32_t unlocked = GUARD_FREE;
+    return atomic_load_explicit(&page->guard, memory_order_relaxed) == GUARD_FREE &&
+           /* Acquire: what the last holder wrote is ours to read. */
+           atomic_compare_exchange_strong_explicit(&page->guard, &unlocked, GUARD_HELD, memory_order_acquire,
+                                                   memory_order_relaxed);
+}
+
 void guard_lock(struct flexsc_page *page, _Atomic uint64_t *syscalls) {
     for (int i = 0; i < GUARD_LOOKS; i++) {
-        uint32_t unlocked = GUARD_FREE;
-        if (atomic_load_explicit(&page->guard, memory_order_relaxed) == GUARD_FREE &&
-            /* Acquire: what the last holder wrote is ours to read. */
-            atomic_compare_exchange_strong_explicit(&page->guard, &unlocked, GUARD_HELD, memory_order_acquire,
-                                                    memory_order_relaxed))
+        if (guard_try(page))
             return;
         cpu_pause();
     }

@@ -32,6 +32,7 @@ struct flexsc_page {
     /* Rarely written, read by both. */
     _Alignas(CACHE_LINE) _Atomic uint32_t thread_state; /* enum thread_state */
     _Atomic uint32_t want;                              /* enum guard_want; a futex */
+    _Atomic uint32_t touched; /* the loop has served: what the thread knows of the page may be old */
     _Atomic uint32_t stop;
     pid_t owner;
 
@@ -66,9 +67,11 @@ HIDDEN bool service_run_ready(struct flexsc_page *page);
 /* End an entry from outside. */
 HIDDEN void service_end(struct flexsc_page *page, struct flexsc_entry *entry);
 
-/* ---- the guard: keeps cancel_now and the thread apart ---- */
+/* ---- the guard: keeps the loop and the thread apart where both may serve ---- */
 
 HIDDEN void guard_lock(struct flexsc_page *page, _Atomic uint64_t *syscalls);
+/* Whether it was free, and is ours now. */
+HIDDEN bool guard_try(struct flexsc_page *page);
 HIDDEN void guard_unlock(struct flexsc_page *page, _Atomic uint64_t *syscalls);
 
 static inline bool guard_is_wanted(struct flexsc_page *page) {

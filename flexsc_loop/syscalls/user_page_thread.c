@@ -1,6 +1,6 @@
 /* Floor 0: the pinned thread: serves a user page from another core, as a FlexSC syscall thread does.
  *
- * It holds the guard while it makes a bounded number of non-blocking calls, never while it sleeps.  It looks for
+ * It holds the guard while it makes a bounded number of non-blocking calls, never while it looks for work or sleeps.  It looks for
  * work for `spin_ns` after the last piece of work, then it announces its sleep and sleeps in epoll, where parked
  * fds and the doorbell wake it. */
 #ifndef _GNU_SOURCE
@@ -37,17 +37,8 @@ static void thread_locks(struct flexsc_page *page) {
 
 static void thread_unlocks(struct flexsc_page *page) { guard_unlock(page, &page->results.counters.server_syscalls); }
 
-/* One pass under the guard: new entries, epoll, ready fds.  Whether there was anything to do. */
-static bool pass(struct flexsc_page *page) {
-    bool worked = service_run_fresh(page);
-    if (page->fds.parked > 0) {
-        int n = fds_look(&page->fds, 0);
-        if (n > 0)
-            fds_mark(&page->fds, n);
-        /* While the ring is full, events are noted but give us nothing to do. */
-        worked |= n > 0 && !page->results.held_back;
-    }
-    return service_run_ready(page) | worked;
+static int thread_looks(struct flexsc_page *page, int64_t timeout_ns) {
+    return fds_look(&page->fds, timeout_ns, &page->results.counters.server_syscalls);
 }
 
 /* Whether what the thread is about to wait for has come. */
@@ -68,47 +59,92 @@ static int thread_sleeps(struct flexsc_page *page) {
     atomic_thread_fence(memory_order_seq_cst);
     bool over = sleep_is_over(page, state);
     thread_unlocks(page);
-    int n = over ? 0 : fds_look(&page->fds, -1);
+    int n = over ? 0 : thread_looks(page, -1);
     atomic_store(&page->thread_state, THREAD_AWAKE);
     return n;
 }
 
+/* What the thread knows of the page while it does not hold the guard. */
+struct view {
+    int events;         /* that epoll has told of and nobody has marked yet; or -errno */
+    bool parked;        /* entries wait on fds: epoll is worth a look */
+    bool left;          /* the last pass has left something to do */
+    bool held_back;     /* for want of room for results, of which nobody tells who is awake */
+    int64_t idle_since; /* 0: not idle */
+    unsigned looks;
+};
+
+static bool is_touched(const struct flexsc_page *page) {
+    return atomic_load_explicit(&page->inbox, memory_order_relaxed) != NULL ||
+           atomic_load_explicit(&page->touched, memory_order_relaxed) != 0;
+}
+
+/* Whether it has been idle for so long that it had better sleep. */
+static bool is_tired(const struct flexsc_page *page, struct view *view) {
+    if (view->idle_since != 0 && ++view->looks % LOOKS_PER_TIME != 0)
+        return false;
+    int64_t now = flexsc_now_ns();
+    if (view->idle_since == 0)
+        view->idle_since = now;
+    return now - view->idle_since >= page->spin_ns;
+}
+
+static void mark_events(struct flexsc_page *page, struct view *view) {
+    if (view->events > 0)
+        fds_mark(&page->fds, view->events);
+    view->events = 0;
+}
+
+/* Under the guard: what epoll has told of, new entries, ready fds.  Whether there was anything to do. */
+static bool serve(struct flexsc_page *page, struct view *view) {
+    struct results *results = &page->results;
+    bool news = view->events > 0;
+    results_begin_pass(results);
+    /* Before we look: what the loop does after this is news again. */
+    atomic_store_explicit(&page->touched, 0, memory_order_relaxed);
+    mark_events(page, view);
+    bool worked = service_run_fresh(page);
+    worked |= service_run_ready(page);
+    view->held_back = results->held_back;
+    /* While the ring is full, there is nothing that can be done. */
+    view->left = !view->held_back && (page->fresh != NULL || results->spill != NULL || page->fds.ready.count != 0);
+    view->parked = page->fds.parked > 0;
+    return worked || results_posted_in_pass(results) || (news && !view->held_back);
+}
+
+/* One pass, then sleep if that is wanted and there was nothing to do. */
+static void pass(struct flexsc_page *page, struct view *view, bool tired) {
+    thread_locks(page);
+    bool worked = serve(page, view) || view->left || guard_is_wanted(page);
+    bool posts = results_posted_in_pass(&page->results);
+    if (worked)
+        view->idle_since = 0;
+    if (tired && !worked) {
+        view->events = thread_sleeps(page);
+        if (!view->held_back)
+            view->idle_since = 0;
+    } else {
+        thread_unlocks(page);
+    }
+    if (posts)
+        results_wake_loop(&page->results);
+}
+
+/* Inbox and epoll are looked at without the guard: the loop may want to serve while this thread has lost its CPU. */
 static void thread_serves(struct flexsc_page *page) {
-    int64_t idle_since = 0; /* 0: not idle */
-    unsigned looks = 0;
+    struct view view = {.left = true};
     while (!atomic_load_explicit(&page->stop, memory_order_acquire)) {
-        thread_locks(page);
-        uint32_t posted = page->results.posted;
-        bool worked = pass(page);
-        bool posts = page->results.posted != posted;
-        bool sleeps = false;
-        bool held_back = page->results.held_back;
-        int n = 0;
-        if (worked || posts || guard_is_wanted(page)) {
-            idle_since = 0;
-        } else if (idle_since == 0 || ++looks % LOOKS_PER_TIME == 0) {
-            int64_t now = flexsc_now_ns();
-            if (idle_since == 0)
-                idle_since = now;
-            sleeps = now - idle_since >= page->spin_ns;
-        }
-        if (sleeps) {
-            n = thread_sleeps(page);
-        } else {
-            thread_unlocks(page);
-        }
-        if (n > 0) {
-            thread_locks(page);
-            fds_mark(&page->fds, n);
-            thread_unlocks(page);
-        }
-        if (sleeps && !held_back)
-            idle_since = 0;
-        if (posts)
-            results_wake_loop(&page->results);
+        if (view.parked && view.events <= 0)
+            view.events = thread_looks(page, 0);
+        bool news = view.events > 0 || view.left || is_touched(page);
+        bool tired = !news && is_tired(page, &view);
+        if (news || tired || view.held_back)
+            pass(page, &view, tired);
         else
             cpu_pause();
     }
+    /* Whoever serves next is not told again. */
+    mark_events(page, &view);
 }
 
 /* Linux takes a mask of any size; the CPU may lie outside the mask that we have inherited. */

@@ -82,6 +82,8 @@ class Loop(
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page, wanted.writes)
         self._show_choice(self.choice.kind, self.choice.cpu, "; ".join(self.choice.reasons))
+        if self.choice.pilot is not None:
+            self._steer(self.choice.pilot)
         self._closed = False
         _keep_heap()
         _loops.add(self)
@@ -129,6 +131,7 @@ class Loop(
         for listener in unclosed:
             listener.close()
         self.page.shut()
+        self._leave_pilot()
         # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
         self.owned.clear()
         self._forget_everything()
@@ -153,9 +156,10 @@ class Loop(
         """What the loop has counted since it was made, and what there is now: a number by name.
 
         The names are those of the stats page (flexsc_loop/README.md, "Insight", has a list with what each means), times
-        in nanoseconds, and thread_cpu_ns: CPU time of the syscall thread, 0 without one.
+        in nanoseconds, and thread_cpu_ns: CPU time of the syscall thread, 0 without one; trials, alarms and rests: what
+        threads="auto" has decided.
         """
-        return {**self._counters(), **self.page.thread_counters()}
+        return {**self._counters(), **self.page.thread_counters(), **self.choice.counters()}
 
     # ---- servers
 
@@ -271,12 +275,20 @@ class Loop(
             raise ValueError(f"Can't patch loop of type {type(self)}: it does not wait in a selector")
         raise AttributeError("_nest_patched")
 
+    def _show_hands(self) -> None:
+        self._show_choice(self.choice.kind, self.choice.cpu, self.choice.state)
+
+    def _leave_pilot(self) -> None:
+        if self.choice.pilot is not None:
+            self.choice.pilot.close()
+
     def _watch_calls(self) -> None:
         _watch_calls()
 
     def _disown(self) -> None:
         """This process is a forked child: the loop is its parent's."""
         self._disown_page()
+        self._leave_pilot()
         self._forget_sockets()
         if self._jobs is not None:
             self._jobs.executor._forget()

@@ -52,8 +52,9 @@ def new_event_loop(
     """A new loop.
 
     pages: "auto" (default), "kernel" (io_uring) or "user" (our own memory).
-    threads: "auto" (default) or "off": the loop's own thread makes the system calls; "on": a syscall thread on a
-        spare CPU does; or a CPU such as 1, or a list of CPUs such as "1,3", for it.
+    threads: "off": the loop's own thread makes the system calls; "on": a syscall thread on a spare CPU does; or a CPU
+        such as 1, or a list of CPUs such as "1,3", for it; "auto" (default): the own thread, until a trial has shown
+        that a syscall thread gets more done.
     writes: "now": each write is sent when it is made, as far as the socket has room; "turn": what one turn has written
         is sent together at its end; "auto" (default): the first as long as little is written, then the second.
     What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and FLEXSC_WRITES.  Raises ValueError for unknown values,

@@ -64,7 +64,7 @@ def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
     given = config.getoption("way")
     if one:
         return (given or ["auto"])[:1]
-    return given or [name for name, way in WAYS.items() if way.ours and name != "auto"]
+    return given or [name for name, way in WAYS.items() if way.ours and name != "auto" and not way.restless_hands]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -53,6 +53,7 @@ class Way:
     name: str
     pages: str | None = None
     threads: str | None = None
+    restless_hands: bool = False  # the page changes hands again and again
 
     @property
     def ours(self) -> bool:
@@ -70,8 +71,12 @@ class Way:
         import flexsc_loop
 
         if sizes:
-            return flexsc_loop.Loop(pages=self.pages, threads=self.threads, **sizes)
-        return flexsc_loop.new_event_loop(pages=self.pages, threads=self.threads)
+            loop = flexsc_loop.Loop(pages=self.pages, threads=self.threads, **sizes)
+        else:
+            loop = flexsc_loop.new_event_loop(pages=self.pages, threads=self.threads)
+        if self.restless_hands:
+            loop._steer(HandChanger(loop))
+        return loop
 
     def prelude(self) -> str:
         """Source lines that give a child process `new_loop()` and `run(main)`."""
@@ -90,12 +95,31 @@ class Way:
         return {"FLEXSC_PAGES": self.pages, "FLEXSC_THREADS": self.threads} if self.ours else {}
 
 
+class HandChanger:
+    """Decides anew every millisecond, in place of the scheduler, that somebody else is to serve the page."""
+
+    steers = True
+
+    def __init__(self, loop: Any, every_ns: int = 1_000_000) -> None:
+        self.loop, self.every_ns = loop, every_ns
+        self.changes = 0
+        self.longest = 0.0
+
+    def look(self, *_signals: object) -> int:
+        self.changes += 1
+        began = time.perf_counter()
+        self.loop.page.change_hands(spare_cpu() if self.changes % 2 else None)
+        self.longest = max(self.longest, time.perf_counter() - began)
+        return self.every_ns
+
+
 WAYS = {
     "auto": Way("auto", "auto", "auto"),
     "kernel-own": Way("kernel-own", "kernel", "off"),
     "kernel-sqpoll": Way("kernel-sqpoll", "kernel", str(spare_cpu())),
     "user-own": Way("user-own", "user", "off"),
     "user-pinned": Way("user-pinned", "user", str(spare_cpu())),
+    "user-changing": Way("user-changing", "user", "off", restless_hands=True),
     "stdlib": Way("stdlib"),
 }
 

@@ -24,7 +24,7 @@ GATE_WINDOWS = 5                 # in a row
 GATE_WINDOWS_KNOWN = 2           # where a thread has been better lately
 BUSY_START, BUSY_KEEP = 0.8, 0.4
 SYSTEM_LEAST = 0.10              # share of the busy time in system calls
-DELIVERIES_LEAST = 1000          # per second
+MESSAGES_LEAST = 1000          # per second
 IDLE_LEAST = 0.25                # share of the other CPU that nobody uses
 STEAL_MOST = 0.10
 QUOTA_LEAST = 2.0                # CPUs: one for the loop, one for the thread
@@ -46,7 +46,7 @@ class Load(NamedTuple):
     """What the loop knows of the time since the last look.
 
     time_ns: monotonic.  elapsed_ns: since the last look.  busy_ns: of them, the loop's thread was at work; system_ns:
-    in the kernel.  deliveries: times that an endpoint had something for its user; received: bytes.  Both are the same
+    in the kernel.  messages, received: how often something came in, and how many bytes.  Both are the same
     whoever serves, as entries and completions are not.  thread_ns: CPU time of the syscall thread.
     """
 
@@ -54,7 +54,7 @@ class Load(NamedTuple):
     elapsed_ns: int
     busy_ns: int
     system_ns: int
-    deliveries: int
+    messages: int
     received: int = 0
     thread_ns: int = 0
 
@@ -100,9 +100,13 @@ class Step(NamedTuple):
     """A window of a trial: what was done in a second, the thread's time counted against it."""
 
     threaded: bool
-    deliveries: float
+    messages: float
     received: float
 
+
+NOTHING_COUNTED = dict.fromkeys(
+    ("trials", "trials_won", "trials_lost", "trials_abandoned", "alarms_run_delay", "alarms_throttled", "alarms_steal",
+     "rests"), 0)
 
 #: Each pair has one window of each kind.  Mirrored, so that a load that drifts favours neither.
 ORDER = (False, True, True, False, False, True, True, False)
@@ -114,9 +118,7 @@ class Decider:
     def __init__(self) -> None:
         self.state = State.OWN
         self.cpu: int | None = None
-        self.counts = dict.fromkeys(
-            ("trials", "trials_won", "trials_lost", "trials_abandoned", "alarms_run_delay", "alarms_throttled",
-             "alarms_steal", "rests"), 0)
+        self.counts = dict(NOTHING_COUNTED)
         self.decisions: deque[str] = deque(maxlen=16)
         self.shut_gate = "nothing was looked at yet"
         self._open = self._quiet = 0
@@ -190,11 +192,11 @@ class Decider:
     def _why_shut(self, load: Load, machine: Callable[[], Machine]) -> str:
         """Why no trial is worth it; "" if one is.  What costs nothing is looked at first."""
         busy = load.busy_ns / load.elapsed_ns
-        rate = load.deliveries * SECOND / load.elapsed_ns
+        rate = load.messages * SECOND / load.elapsed_ns
+        if rate < MESSAGES_LEAST:
+            return f"{rate:.0f} messages a second are too few"
         if busy < BUSY_START:
             return f"the loop is busy for {busy:.0%} of the time, less than {BUSY_START:.0%}"
-        if rate < DELIVERIES_LEAST:
-            return f"{rate:.0f} deliveries a second are too few"
         if load.system_ns < SYSTEM_LEAST * load.busy_ns:
             return f"only {load.system_ns / load.busy_ns:.0%} of its time are system calls"
         found = machine()
@@ -262,7 +264,7 @@ class Decider:
         if self._settling:
             self._settling = False
             return self._stay(TRIAL_WINDOW_NS)
-        if load.deliveries == 0 or load.busy_ns < load.elapsed_ns * BUSY_KEEP / 2:
+        if load.messages == 0 or load.busy_ns < load.elapsed_ns * BUSY_KEEP / 2:
             return self._abandon(load.time_ns, "the loop had less to do")
         threaded = self._order[len(self._steps)]
         found = machine()
@@ -281,7 +283,7 @@ class Decider:
         return [_compare(own, thread) for own, thread in pairs]
 
     def _own_rate(self) -> float:
-        return statistics.median(step.deliveries for step in self._steps if not step.threaded)
+        return statistics.median(step.messages for step in self._steps if not step.threaded)
 
     def _is_hopeless(self) -> bool:
         return len(self._steps) == 2 and self._ratios()[0] < HOPELESS
@@ -330,7 +332,7 @@ class Decider:
         self._quiet = self._quiet + 1 if busy < BUSY_KEEP else 0
         if self._quiet >= GATE_WINDOWS:
             return self._rest(load.time_ns, f"the loop is busy for {busy:.0%} of the time, less than {BUSY_KEEP:.0%}")
-        if load.deliveries == 0 and load.thread_ns == 0:
+        if load.messages == 0 and load.thread_ns == 0:
             return self._stay()
         found = machine()
         alarm, what = self._alarm(found)
@@ -383,10 +385,10 @@ class Decider:
 
 def _measure(threaded: bool, load: Load) -> Step:
     per_second = SECOND / (load.elapsed_ns + THREAD_PRICE * load.thread_ns)
-    return Step(threaded, load.deliveries * per_second, load.received * per_second)
+    return Step(threaded, load.messages * per_second, load.received * per_second)
 
 
 def _compare(own: Step, thread: Step) -> float:
     """How much more the thread got done.  In small pieces is not more: the bytes count, too."""
-    ratio = thread.deliveries / own.deliveries
+    ratio = thread.messages / own.messages
     return min(ratio, thread.received / own.received) if own.received else ratio

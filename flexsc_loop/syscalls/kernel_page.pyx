@@ -524,7 +524,7 @@ cdef class KernelPage(Page):
         counts.wakeups = self.wakeups + self.ring.wakeups
         counts.overflows = self.ring.overflows
 
-    cdef int thread_id(self) noexcept:
+    cpdef int thread_id(self) noexcept:
         return self.poller
 
     cdef int find_poller(self) except -1:
@@ -555,7 +555,7 @@ cdef class KernelPage(Page):
                 usleep(POLLER_STEP_US)
         return 0
 
-    cdef int64_t thread_cpu_ns(self) except? -1:
+    cpdef int64_t thread_cpu_ns(self) except? -1:
         """CPU time of the poller so far, and of those before it."""
         if not self.poller:
             self.poller = self.find_poller()

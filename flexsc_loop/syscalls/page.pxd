@@ -243,9 +243,10 @@ cdef class Page:
     cpdef leave(self)
     cpdef shut(self)
     cdef void tell(self, flexsc_counts* counts) noexcept
-    cdef int thread_id(self) noexcept
-    cdef int64_t thread_cpu_ns(self) except? -1
+    cpdef int thread_id(self) noexcept
+    cpdef int64_t thread_cpu_ns(self) except? -1
     cdef uint64_t faults_met(self) noexcept
+    cpdef change_hands(self, cpu)
 
     # What all have in common.
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1

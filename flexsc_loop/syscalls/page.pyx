@@ -24,6 +24,11 @@ cdef extern from "file_threads.h" nogil:
     void file_job_drop(file_job* job) noexcept
 
 
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EOPNOTSUPP
+
+
 cdef enum:
     THREADS_MOST = 128           # that sleep in calls on files at the same time
     THREADS_PATIENCE_NS = 1_000_000_000     # how long a loop that is closed waits for them
@@ -454,6 +459,13 @@ cdef class Page:
     cpdef shut(self):
         """End all operations, take their completions, and free the page.  A page of another process is left alone."""
 
+    cpdef change_hands(self, cpu):
+        """Have a syscall thread on `cpu` serve from now on, or (None) the own thread.  Between two turns only.
+
+        Raises OSError if there is no such thread to be had; then the own thread serves.
+        """
+        raise OSError(EOPNOTSUPP, "this page keeps whoever serves it")
+
     # ---- what is counted
 
     cdef void tell(self, flexsc_counts* counts) noexcept:
@@ -470,11 +482,11 @@ cdef class Page:
         counts.pool_buffers = self.pool.circulating
         counts.pool_most = self.pool.slots
 
-    cdef int thread_id(self) noexcept:
+    cpdef int thread_id(self) noexcept:
         """Of the syscall thread; 0 without one, and while it is not known."""
         return 0
 
-    cdef int64_t thread_cpu_ns(self) except? -1:
+    cpdef int64_t thread_cpu_ns(self) except? -1:
         """CPU time of the syscall thread so far, and of those before it."""
         return 0
 

@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from flexsc_loop.scheduler.decider import NOTHING_COUNTED
+from flexsc_loop.scheduler.pilot import Pilot
 from flexsc_loop.syscalls.kernel_page import KernelPage
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.syscalls.user_page import UserPage
@@ -54,12 +56,32 @@ class Sizes:
 
 @dataclass
 class Choice:
-    """What was chosen: `page`, its kind ("kernel" or "user"), the CPU of its syscall thread (None: no thread)."""
+    """What was chosen: `page`, its kind ("kernel" or "user"), the CPU of its syscall thread (None: no thread).
+
+    With threads="auto" `pilot` goes on to decide, and `cpu` is what holds now.
+    """
 
     page: Page
     kind: str
     cpu: int | None
     reasons: list[str] = field(default_factory=list)
+    pilot: Pilot | None = None
+
+    @property
+    def state(self) -> str:
+        """Who serves now, and why that does not change."""
+        if self.pilot is not None:
+            return self.pilot.describe()
+        return "own thread" if self.cpu is None else f"syscall thread on CPU {self.cpu}"
+
+    @property
+    def decisions(self) -> list[str]:
+        """The last decisions of threads="auto", oldest first, with their figures."""
+        return list(self.pilot.decider.decisions) if self.pilot is not None else []
+
+    def counters(self) -> dict[str, int]:
+        """How often what was decided."""
+        return dict(self.pilot.decider.counts if self.pilot is not None else NOTHING_COUNTED)
 
 
 def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
@@ -75,14 +97,24 @@ def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
             reasons.append("kernel page: io_uring works here" if pages == "auto" else "kernel page: asked for")
             if page.halved:
                 reasons.append(f"of half the size, {max(sizes.entries // 2, 1)} entries: {REFUSALS[errno.ENOMEM]}")
-            return Choice(page, "kernel", cpu, reasons)
+            return _steered(Choice(page, "kernel", cpu, reasons), threads)
         except OSError as error:
             cause = f"{REFUSALS.get(error.errno or 0, 'io_uring could not be set up')} ({error})"
             if pages == "kernel":
                 raise OSError(error.errno, f"no kernel page: {cause}; pages='auto' or 'user' works without") from error
             reasons.append(f"no kernel page: {cause}")
     reasons.append("user page: works everywhere" if pages == "auto" else "user page: asked for")
-    return Choice(_open(UserPage, sizes, cpu), "user", cpu, reasons)
+    return _steered(Choice(_open(UserPage, sizes, cpu), "user", cpu, reasons), threads)
+
+
+def _steered(choice: Choice, threads: str | tuple[int, ...]) -> Choice:
+    """With threads="auto": somebody who decides while the loop runs, where the page can change hands."""
+    if threads == "auto" and choice.kind == "user":
+        choice.reasons.append("own thread at first: a syscall thread is tried when the loop is busy and a CPU is idle")
+        choice.pilot = Pilot(choice.page, choice)
+    elif threads == "auto":
+        choice.reasons.append("own thread: the default")
+    return choice
 
 
 def _open(kind: type[Kind], sizes: Sizes, cpu: int | None) -> Kind:
@@ -98,7 +130,6 @@ def _cpu_for(threads: str | tuple[int, ...], reasons: list[str]) -> int | None:
         reasons.append("own thread: asked for")
         return None
     if threads == "auto":
-        reasons.append("own thread: the default")
         return None
     if not isinstance(threads, str):
         cpu = _least_used(threads)

@@ -98,13 +98,15 @@ bool flexsc_page_close_fd(struct flexsc_page *page, int fd);
 /* ---- the pinned thread ---- */
 
 /* Start the thread on `cpu` (-1: no pinning).  It blocks all signals.  It looks for work for `spin_ns` after the last
- * piece of work, then sleeps.  Returns 0 or -errno, e.g. -EINVAL for a CPU that does not exist. */
+ * piece of work, then sleeps.  Returns 0 or -errno, e.g. -EINVAL for a CPU that does not exist.  Does not wait for the
+ * thread to run: it may be started and stopped at any time between two waits. */
 int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns);
 
 /* Stop and join the thread.  What it has not served stays on the page. */
 void flexsc_thread_stop(struct flexsc_page *page);
 
-/* CPU time in nanoseconds of the page's thread so far, those stopped earlier included; its thread id (0: none). */
+/* CPU time in nanoseconds of the page's thread so far, those stopped earlier included; its thread id (0: none, or it has
+ * not run yet). */
 int64_t flexsc_thread_cpu_ns(const struct flexsc_page *page);
 int flexsc_thread_id(const struct flexsc_page *page);
 

@@ -83,6 +83,22 @@ cdef class UserPage(Page):
                 raise OSError(-res, f"no syscall thread on CPU {self.cpu}: {os.strerror(-res)}")
             self.started = True
 
+    cpdef change_hands(self, cpu):
+        cdef int res = 0
+        self.check()
+        if self.started:
+            flexsc_thread_stop(self.user)
+            # What it has not served is ours now.
+            self.unpublished += 1
+            self.looks = LOOKS
+        if cpu is not None:
+            res = flexsc_thread_start(self.user, cpu, SPIN_NS)
+        self.started = self.eager = cpu is not None and res == 0
+        self.cpu = cpu if self.started else None
+        self.direct_most = 0 if self.eager else <uint32_t> -1
+        if res < 0:
+            raise OSError(-res, f"no syscall thread on CPU {cpu}: {os.strerror(-res)}")
+
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                    uint32_t call_flags, uint32_t flags) except -1:
         cdef flexsc_entry* entry = flexsc_entry_take(self.user)
@@ -293,10 +309,10 @@ cdef class UserPage(Page):
         counts.wakeups = self.woken + counted_wakeups(self.user)
         counts.overflows = counted_overflows(self.user)
 
-    cdef int thread_id(self) noexcept:
+    cpdef int thread_id(self) noexcept:
         return flexsc_thread_id(self.user) if self.started else 0
 
-    cdef int64_t thread_cpu_ns(self) except? -1:
+    cpdef int64_t thread_cpu_ns(self) except? -1:
         return self.last_cpu_ns if self.user == NULL else flexsc_thread_cpu_ns(self.user)
 
     cdef uint64_t faults_met(self) noexcept:

@@ -45,9 +45,7 @@ struct flexsc_page {
 
     /* The thread's. */
     pthread_t thread;
-    int cpu;
     int64_t spin_ns;
-    _Atomic uint32_t start_result; /* of flexsc_thread_start(): 1 while not known, then 0 or -errno; a futex */
     _Atomic int tid;
     _Atomic int64_t past_cpu_ns; /* of threads stopped earlier */
 

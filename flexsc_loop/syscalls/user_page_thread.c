@@ -148,7 +148,7 @@ static void thread_serves(struct flexsc_page *page) {
 }
 
 /* Linux takes a mask of any size; the CPU may lie outside the mask that we have inherited. */
-static int pin(int cpu) {
+static int pin(pthread_t thread, int cpu) {
     if (cpu < 0)
         return 0;
     cpu_set_t *set = CPU_ALLOC((size_t)cpu + 1);
@@ -157,7 +157,7 @@ static int pin(int cpu) {
     size_t size = CPU_ALLOC_SIZE((size_t)cpu + 1);
     CPU_ZERO_S(size, set);
     CPU_SET_S((size_t)cpu, size, set);
-    int rc = sched_setaffinity(0, size, set) == 0 ? 0 : -errno;
+    int rc = -pthread_setaffinity_np(thread, size, set);
     CPU_FREE(set);
     return rc;
 }
@@ -165,12 +165,8 @@ static int pin(int cpu) {
 static void *thread_main(void *argument) {
     struct flexsc_page *page = argument;
     pthread_setname_np(pthread_self(), "flexsc-page");
-    int rc = pin(page->cpu);
     atomic_store(&page->tid, (int)syscall(SYS_gettid));
-    atomic_store(&page->start_result, (uint32_t)rc);
-    futex_wake(&page->start_result, &page->results.counters.server_syscalls);
-    if (rc == 0)
-        thread_serves(page);
+    thread_serves(page);
     struct timespec cpu = {0};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
     atomic_fetch_add(&page->past_cpu_ns, (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec);
@@ -188,8 +184,6 @@ static int create_with_signals_blocked(struct flexsc_page *page) {
     return -rc;
 }
 
-#define START_PENDING 1u
-
 static void join(struct flexsc_page *page) {
     pthread_join(page->thread, NULL);
     page->pinned = false;
@@ -202,20 +196,17 @@ static void join(struct flexsc_page *page) {
 int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
     if (page->pinned)
         return -EALREADY;
-    page->cpu = cpu;
     page->spin_ns = spin_ns;
     page->pinned = true;
     page->budget = CALLS_PER_HOLD;
     page->results.syscalls = &page->results.counters.server_syscalls;
     atomic_store(&page->stop, 0);
-    atomic_store(&page->start_result, START_PENDING);
     int rc = create_with_signals_blocked(page);
     if (rc == 0) {
-        while (atomic_load(&page->start_result) == START_PENDING)
-            futex_wait(&page->start_result, START_PENDING, -1, &page->results.counters.loop_syscalls);
-        rc = (int)atomic_load(&page->start_result);
+        /* From here, because the loop does not wait until a CPU that may be busy lets the thread begin. */
+        rc = pin(page->thread, cpu);
         if (rc != 0)
-            join(page);
+            flexsc_thread_stop(page);
         return rc;
     }
     page->pinned = false;
@@ -228,6 +219,8 @@ void flexsc_thread_stop(struct flexsc_page *page) {
     if (!page->pinned)
         return;
     atomic_store(&page->stop, 1);
+    /* Whoever keeps the thread from its CPU must not keep us waiting: it ends on ours, which is free while we do. */
+    pin(page->thread, sched_getcpu());
     ring_doorbell(page);
     join(page);
 }

@@ -38,6 +38,10 @@ cdef class Turn(Timers):
     cdef size_t endings              # endpoints that were closed and have not ended yet
     cdef size_t chains               # of linked sends, in flight
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
+    cdef object pilot                # decides who serves the page; None: that is settled
+    cdef uint64_t look_at, looked_at     # ticks of its next look, and of the last one
+    cdef bint steered                # it must look even if nothing happens
+    cdef uint64_t waited             # ticks since its last look in which the loop could have slept
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
     cdef bint inside                 # in `_run_turns`
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
@@ -65,6 +69,7 @@ cdef class Turn(Timers):
     cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self, bint plainly=*) except -1
     cdef int hand_over(self) except -1
+    cdef int consult(self, uint64_t now) except -1
     cdef int let_others_run(self) except -1
     cdef int rouse(self) except -1
     cdef int add_dirty(self, Endpoint endpoint) except -1

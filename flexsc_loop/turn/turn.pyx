@@ -57,6 +57,7 @@ cdef extern from *:
 
 
 cdef extern from "<sched.h>" nogil:
+    int sched_getcpu()
     int sched_yield()
 
 
@@ -79,6 +80,8 @@ cdef enum:
     QUIET_US = 250               # likewise in a turn that has brought little: there are not many to gather from
     QUIET_MOST = 2               # completions
     IDLE_MOST_US = 64_000        # so much idle time is saved up
+    FIRST_LOOK_US = 100_000      # at who should serve
+    STEERED_NS = 50_000_000      # so long a loop sleeps at most while that may have to change
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
@@ -157,6 +160,12 @@ cdef class Turn(Timers):
         self.attributes = self.__dict__
         self.replaced_clock = type(self).time is not Turn.time
         self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
+
+    def _steer(self, pilot):
+        """From now on `pilot` says who serves the page."""
+        self.pilot = pilot
+        self.looked_at = ticks_now()
+        self.look_at = self.looked_at + ticks_in_us(FIRST_LOOK_US)
 
     def _forget_everything(self):
         """The loop is closed: let go of all that waits to be run or flushed."""
@@ -409,6 +418,8 @@ cdef class Turn(Timers):
             self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
+        if self.steered and (patience < 0 or patience > STEERED_NS):
+            patience = STEERED_NS
         if patience != 0 or not self.page.idle(now):
             self.sleeping = patience != 0
             if patience != 0:
@@ -424,6 +435,9 @@ cdef class Turn(Timers):
             now = ticks_now()
             if patience != 0:
                 self.credit = min(self.credit_most, self.credit + now - before)
+                self.waited += now - before
+        if self.pilot is not None and now >= self.look_at:
+            self.consult(now)
         if self.page.eager:
             self.interests.look_for_oneself()
         self.published_at = now
@@ -442,6 +456,21 @@ cdef class Turn(Timers):
         self.stats.counts.timers = self.timers.count
         if self.page is not None:
             self.page.tell(&self.stats.counts)
+    cdef int consult(self, uint64_t now) except -1:
+        """Have the pilot look who should serve."""
+        cdef uint64_t next_ns
+        cdef bint eager = self.page.eager
+        waited = min(1.0, self.waited / <double> max(1, now - self.looked_at))
+        self.waited = 0
+        next_ns = self.pilot.look(
+            sched_getcpu(), self.stats.counts.messages_in, self.stats.counts.bytes_in, waited)
+        self.steered = self.pilot.steers
+        if self.page.eager != eager:
+            self.flush_at = THREAD_FLUSH_AT if self.page.eager else OWN_FLUSH_AT
+            self._show_hands()
+        self.looked_at = ticks_now()
+        self.look_at = self.looked_at + ticks_in_us(<uint32_t> (next_ns // 1000))
+        return 0
 
     def _run_once(self):
         """One turn, for those who call this instead of `run_forever`."""
@@ -520,6 +549,9 @@ cdef class Turn(Timers):
         stats_text(page.pages, sizeof(page.pages), pages.encode())
         stats_text(page.python, sizeof(page.python), platform_python.encode())
         stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
+
+    def _show_hands(self):
+        """Somebody else serves the page now: tell who looks at the stats page."""
 
     def _counters(self):
         """What has been counted, for `loop.stats()`."""

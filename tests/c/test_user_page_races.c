@@ -360,9 +360,9 @@ static void test_start_and_stop(enum mode mode) {
         }
         rig.mode = mode;
         CHECK(rig_start_thread(&rig) == 0, "start");
-        CHECK(flexsc_thread_id(rig.page) > 0, "no thread");
         CHECK(write(fds[1], "thread", 6) == 6, "write");
         CHECK(rig_await(&rig, &op) == 6, "got %d", op.res);
+        CHECK(flexsc_thread_id(rig.page) > 0, "no thread");
     }
     /* Entries parked on the page when it goes. */
     rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
@@ -420,6 +420,9 @@ static void test_pinning(enum mode mode) {
     CHECK(flexsc_thread_id(rig.page) == 0, "a thread");
     CHECK(flexsc_thread_start(rig.page, 0, 0) == 0, "CPU 0");
     rig.mode = mode;
+    struct op op = {0};
+    rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
+    CHECK(rig_await(&rig, &op) == 0, "got %d", op.res);
     char path[64], name[32] = "";
     snprintf(path, sizeof path, "/proc/self/task/%d/comm", flexsc_thread_id(rig.page));
     FILE *file = fopen(path, "r");
@@ -430,9 +433,6 @@ static void test_pinning(enum mode mode) {
               CPU_ISSET(0, &set),
           "not pinned");
     CHECK(flexsc_thread_start(rig.page, 0, 0) < 0, "two threads");
-    struct op op = {0};
-    rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
-    CHECK(rig_await(&rig, &op) == 0, "got %d", op.res);
     rig_close(&rig);
 }
 

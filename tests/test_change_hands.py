@@ -1,0 +1,433 @@
+"""A page changes hands while the loop runs: nothing is lost, and who decides does as the scheduler says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import Echo, HandChanger, eventually, payload, spare_cpu, thread_names, turns
+
+import flexsc_loop
+from flexsc_loop.scheduler.decider import MS, WINDOW_NS, Decision, Load, Machine, State
+from flexsc_loop.scheduler.lease import Lease
+from flexsc_loop.scheduler.pilot import Pilot
+from flexsc_loop.scheduler.signals import Signals
+
+pytestmark = pytest.mark.ours
+
+
+def threads_of_pages() -> list[str]:
+    return [name for name in thread_names().values() if name == "flexsc-page"]
+
+
+@pytest.fixture
+def loop() -> Iterator[Any]:
+    loop = flexsc_loop.new_event_loop(pages="user", threads="off")
+    yield loop
+    loop.close()
+
+
+# ---- the page
+
+def test_to_a_thread_and_back(loop: Any) -> None:
+    loop.run_until_complete(turns())
+    for _ in range(20):
+        loop.page.change_hands(spare_cpu())
+        assert eventually(threads_of_pages)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.page.change_hands(None)
+        assert not threads_of_pages()
+        loop.run_until_complete(asyncio.sleep(0))
+    assert loop.page.thread_id() == 0
+
+
+def test_from_one_cpu_to_another(loop: Any) -> None:
+    for cpu in sorted(os.sched_getaffinity(0)):
+        loop.page.change_hands(cpu)
+        assert eventually(lambda: loop.page.thread_id() > 0)
+        assert os.sched_getaffinity(loop.page.thread_id()) == {cpu}
+    assert len(threads_of_pages()) == 1
+
+
+def test_no_such_cpu(loop: Any) -> None:
+    for before in (None, spare_cpu()):
+        loop.page.change_hands(before)
+        with pytest.raises(OSError, match="no syscall thread on CPU 100000") as caught:
+            loop.page.change_hands(100_000)
+        assert caught.value.errno == errno.EINVAL
+        assert not threads_of_pages()
+        assert not loop.page.eager
+        loop.run_until_complete(asyncio.sleep(0.001))
+
+
+def test_a_closed_page_does_not_change_hands(loop: Any) -> None:
+    loop.close()
+    with pytest.raises(RuntimeError):
+        loop.page.change_hands(spare_cpu())
+
+
+def test_a_kernel_page_stays_as_it_was_opened() -> None:
+    loop = flexsc_loop.new_event_loop(threads="off")
+    if loop.choice.kind == "kernel":
+        with pytest.raises(OSError):
+            loop.page.change_hands(spare_cpu())
+        loop.run_until_complete(turns())
+    loop.close()
+
+
+async def talk(port: int, seed: int, size: int) -> None:
+    chance = random.Random(seed)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    sent = payload(size, seed)
+    got = bytearray()
+
+    async def write() -> None:
+        at = 0
+        while at < size:
+            step = chance.choice([1, 100, 5_000, 70_000])
+            writer.write(sent[at : at + step])
+            at += step
+            if chance.random() < 0.3:
+                await writer.drain()
+        writer.write_eof()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        while data := await reader.read(chance.choice([10, 1_000, 100_000])):
+            got += data
+    assert bytes(got) == sent
+    writer.close()
+    await writer.wait_closed()
+
+
+class EchoToTheEnd(Echo):
+    def eof_received(self) -> bool:
+        return False
+
+
+def test_no_byte_is_lost_or_out_of_order_and_no_connection_dropped(loop: Any) -> None:
+    changer = HandChanger(loop, 200_000)
+    loop._steer(changer)
+
+    async def main() -> None:
+        server = await loop.create_server(EchoToTheEnd, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        round_ = 0
+        while changer.changes < 60:
+            round_ += 1
+            await asyncio.gather(*(talk(port, 100 * round_ + i, 300_000) for i in range(40)))
+        server.close()
+        await server.wait_closed()
+
+    loop.run_until_complete(asyncio.wait_for(main(), 40))
+
+
+def test_what_was_in_flight_before_is_answered_after(loop: Any) -> None:
+    async def main() -> None:
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        ends = [await asyncio.open_connection("127.0.0.1", port) for _ in range(100)]
+        for cpu in (spare_cpu(), None) * 5:
+            # Each end has a receive in flight on both sides.
+            loop.page.change_hands(cpu)
+            for reader, writer in ends:
+                writer.write(b"again")
+                assert await reader.readexactly(5) == b"again"
+        for _, writer in ends:
+            writer.close()
+        server.close()
+
+    loop.run_until_complete(asyncio.wait_for(main(), 30))
+
+
+HOG = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+print(flush=True)
+import time
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    pass
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
+def test_a_thread_that_does_not_get_to_run_is_replaced_all_the_same(loop: Any) -> None:
+    """Whoever has its CPU, and however, the loop need not wait for it to let go."""
+    here = min(os.sched_getaffinity(0) - {spare_cpu()})
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {here})
+    try:
+        with subprocess.Popen([sys.executable, "-c", HOG, str(spare_cpu())], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL) as hog:
+            assert hog.stdout is not None
+            if not hog.stdout.readline():
+                pytest.skip("real-time priorities are not allowed here")
+            began = time.monotonic()
+            for _ in range(3):
+                loop.page.change_hands(spare_cpu())
+                loop.page.change_hands(None)
+            took = time.monotonic() - began
+            hog.kill()
+        # The kernel would let others have the CPU for 50 ms in each second.
+        assert took < 0.5
+    finally:
+        os.sched_setaffinity(0, allowed)
+    loop.run_until_complete(asyncio.sleep(0.001))
+
+
+# ---- the pilot
+
+class FakePage:
+    def __init__(self) -> None:
+        self.hands: list[int | None] = []
+        self.refuses = False
+
+    def change_hands(self, cpu: int | None) -> None:
+        if self.refuses and cpu is not None:
+            raise OSError(errno.EAGAIN, "no more threads")
+        self.hands.append(cpu)
+
+    def thread_id(self) -> int:
+        return 0
+
+    def thread_cpu_ns(self) -> int:
+        return 0
+
+
+class FakeServed:
+    cpu: int | None = None
+
+
+class FakeSignals(Signals):
+    """Says that the CPUs of `best` are idle."""
+
+    def __init__(self, best: list[int]) -> None:
+        self.best = best
+        self.asked = 0
+
+    def machine(self, loop_cpu: int, thread_cpu: int | None, tid: int, elapsed_ns: int) -> tuple[Machine, list[int]]:
+        self.asked += 1
+        return Machine(8, 8.0, False, 0.0, 0.0, thread_cpu if thread_cpu is not None else self.best[0], 1.0), self.best
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Scripted:
+    """A decider that starts the thread and takes it back when it is told to."""
+
+    def __init__(self) -> None:
+        self.state = State.OWN
+        self.wants_cpu = False
+        self.wanted: int | None = None
+        self.news: str | None = None
+        self.shut_gate = "scripted"
+        self.refusals: list[str] = []
+
+    def look(self, load: Load, machine: Any) -> Decision:
+        if self.wants_cpu:
+            self.wanted = machine().spare
+        self.state = State.THREAD if self.wanted is not None else State.OWN
+        return Decision(self.wanted, WINDOW_NS, self.news)
+
+    def refuse(self, time_ns: int, why: str) -> Decision:
+        self.refusals.append(why)
+        self.state, self.wants_cpu = State.OWN, False
+        return Decision(None, WINDOW_NS)
+
+
+CPU = 20_000 + os.getpid() % 10_000
+
+
+class Rig:
+    def __init__(self, best: list[int] | None = None) -> None:
+        self.page, self.served, self.decider = FakePage(), FakeServed(), Scripted()
+        self.signals = FakeSignals(best or [CPU])
+        self.pilot = Pilot(self.page, self.served, self.signals, self.decider)  # type: ignore[arg-type]
+        self.delivered = 0
+
+    def look(self, busy: bool = True) -> int:
+        self.delivered += 1_000_000 if busy else 0
+        return self.pilot.look(0, self.delivered, 0, 0.0)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.pilot.close()
+
+
+def test_the_pilot_does_as_is_decided(rig: Rig) -> None:
+    rig.look()
+    assert rig.look() == WINDOW_NS
+    assert rig.page.hands == []
+    rig.decider.wants_cpu = True
+    rig.look()
+    assert rig.page.hands == [CPU]
+    assert rig.served.cpu == CPU
+    assert rig.pilot.steers
+    assert rig.pilot.describe() == f"syscall thread on CPU {CPU}"
+    other = Lease()
+    assert not other.take(CPU)
+    rig.decider.wants_cpu, rig.decider.wanted = False, None
+    rig.look()
+    assert rig.page.hands == [CPU, None]
+    assert rig.served.cpu is None
+    assert not rig.pilot.steers
+    # The lease is given back with the thread.
+    assert other.take(CPU)
+    other.drop()
+
+
+def test_a_cpu_that_another_loop_has_is_passed_over() -> None:
+    other = Lease()
+    assert other.take(CPU)
+    rig = Rig([CPU, CPU + 1])
+    rig.look()
+    rig.decider.wants_cpu = True
+    rig.look()
+    assert rig.served.cpu == CPU + 1
+    third = Rig([CPU, CPU + 1])
+    third.look()
+    third.decider.wants_cpu = True
+    third.look()
+    assert third.served.cpu is None
+    for holder in (rig.pilot, third.pilot):
+        holder.close()
+    other.drop()
+
+
+def test_a_thread_that_is_not_to_be_had_is_told_to_the_decider(rig: Rig) -> None:
+    rig.page.refuses = True
+    rig.look()
+    rig.decider.wants_cpu = True
+    rig.look()
+    assert rig.page.hands == []
+    assert rig.served.cpu is None
+    assert rig.decider.refusals == ["[Errno 11] no more threads"]
+    other = Lease()
+    assert other.take(CPU)
+    other.drop()
+
+
+def test_one_line_for_a_decision_and_none_for_a_look(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "flexsc_loop"):
+        for _ in range(5):
+            rig.look()
+        assert caplog.records == []
+        rig.decider.news = "decided"
+        rig.look()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("INFO", "decided")]
+
+
+def test_a_quiet_loop_costs_no_system_call(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise AssertionError("a system call")
+
+    monkeypatch.setattr("resource.getrusage", refuse)
+    for _ in range(10):
+        rig.look(busy=False)
+    assert rig.signals.asked == 0
+
+
+# ---- threads=auto, whole
+
+@pytest.fixture
+def auto() -> Iterator[Any]:
+    loop = flexsc_loop.new_event_loop(pages="user", threads="auto")
+    yield loop
+    loop.close()
+
+
+def test_auto_begins_with_the_own_thread(auto: Any) -> None:
+    auto.run_until_complete(turns())
+    assert auto.choice.cpu is None
+    assert auto.choice.state.startswith("own thread")
+    assert auto.choice.decisions == []
+    assert auto.stats()["trials"] == 0
+    assert not threads_of_pages()
+
+
+def test_auto_starts_a_thread_says_so_and_rests_when_there_is_nothing_to_do(auto: Any) -> None:
+    decider = auto.choice.pilot.decider
+    cpu = spare_cpu()
+
+    async def main() -> None:
+        decider._enter_thread(time.monotonic_ns())
+        decider._tell(cpu, WINDOW_NS, "a thread")
+        decider._since = time.monotonic_ns()
+        # As if a busy loop had been looked at.
+        auto.choice.pilot._act(Decision(cpu, WINDOW_NS, "a thread"), time.monotonic_ns())
+        assert auto.choice.cpu == cpu
+        assert eventually(threads_of_pages)
+        assert f"syscall thread on CPU {cpu}" in repr(auto)
+        while auto.choice.cpu is not None:
+            await asyncio.sleep(0.2)
+
+    auto.run_until_complete(asyncio.wait_for(main(), 20))
+    assert not threads_of_pages()
+    assert auto.stats()["rests"] == 1
+    assert "less than" in auto.choice.decisions[-1]
+    # From here on nothing wakes the loop up any more.
+    before = auto.stats()["turns"]
+    auto.run_until_complete(asyncio.sleep(0.5))
+    assert auto.stats()["turns"] - before < 5
+
+
+def test_the_settings_that_name_a_way_go_on_to_mean_it() -> None:
+    for threads in ("off", "on", str(spare_cpu())):
+        loop = flexsc_loop.new_event_loop(pages="user", threads=threads)
+        assert loop.choice.pilot is None
+        assert loop.choice.decisions == []
+        assert loop.choice.state in ("own thread", f"syscall thread on CPU {loop.choice.cpu}")
+        loop.close()
+
+
+def test_a_lease_is_free_when_its_loop_is_closed_or_forked(auto: Any) -> None:
+    assert auto.choice.pilot._lease.take(CPU)
+    other = Lease()
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.5)
+        os._exit(0)
+    assert not other.take(CPU)
+    auto.close()
+    # The child, which lives on, has let go of its copy.
+    assert eventually(lambda: other.take(CPU), 0.3)
+    other.drop()
+    os.waitpid(pid, 0)
+
+
+def test_in_another_thread_s_loop(auto: Any) -> None:
+    """Each loop looks at its own thread's time."""
+    done: list[int] = []
+
+    def run() -> None:
+        loop = flexsc_loop.new_event_loop(pages="user")
+        with contextlib.closing(loop):
+            loop._steer(HandChanger(loop, MS))
+            loop.run_until_complete(asyncio.sleep(0.05))
+            done.append(loop.stats()["turns"])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    auto.run_until_complete(asyncio.sleep(0.05))
+    thread.join()
+    assert done

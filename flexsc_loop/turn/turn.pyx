@@ -465,6 +465,7 @@ cdef class Turn(Timers):
         next_ns = self.pilot.look(
             sched_getcpu(), self.stats.counts.messages_in, self.stats.counts.bytes_in, waited)
         self.steered = self.pilot.steers
+        self.stats.page.syscall_thread = self.page.thread_id()
         if self.page.eager != eager:
             self.flush_at = THREAD_FLUSH_AT if self.page.eager else OWN_FLUSH_AT
             self._show_hands()

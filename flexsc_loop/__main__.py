@@ -1,6 +1,7 @@
 """Runs programs on this loop, and tells what it would use here.
 
     python -m flexsc_loop info [--json]                      what a loop would use on this machine, and why
+    python -m flexsc_loop top [PID] [--once] [--json]        what the loops of this user's processes do, live
     python -m flexsc_loop [options] app.py ARGUMENTS...      an asyncio program, unchanged, however it makes its loop
     python -m flexsc_loop [options] -m module ARGUMENTS...
     python -m flexsc_loop [options] -c code ARGUMENTS...
@@ -57,7 +58,7 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flexsc_loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [options] (info | app.py | -m module | -c code) ...", allow_abbrev=False)
+        usage="%(prog)s [options] (info | top | app.py | -m module | -c code) ...", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"flexsc_loop {__version__}")
     parser.add_argument("--pages", choices=settings.PAGES, help="what the program's loops use; sets FLEXSC_PAGES")
     parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
@@ -81,6 +82,14 @@ def _info(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     show(found, asked.json)
 
 
+def _top(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    from flexsc_loop.insight import top
+
+    # Whoever reads has read enough: end as other commands do.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    parser.exit(top.main(f"{parser.prog} top", arguments))
+
+
 def main() -> None:
     """The command line."""
     parser = _parser()
@@ -89,6 +98,8 @@ def main() -> None:
     os.environ.update({name: value for name, value in chosen.items() if value is not None})
     if asked.program[:1] == ["info"] and not (asked.module or asked.code):
         return _info(parser, asked.program[1:])
+    if asked.program[:1] == ["top"] and not (asked.module or asked.code):
+        return _top(parser, asked.program[1:])
     run: Callable[[str, list[str]], None]
     run, words = programs.run_script, asked.program
     if asked.module is not None:
@@ -96,7 +107,7 @@ def main() -> None:
     elif asked.code is not None:
         run, words = programs.run_command, asked.code
     if not words:
-        parser.error("what is to be run? info, a file, -m module or -c code")
+        parser.error("what is to be run? info, top, a file, -m module or -c code")
     try:
         settings.read()
     except ValueError as error:

@@ -1,0 +1,285 @@
+"""Floor 5: `python -m flexsc_loop top`: all loops of this user's processes, live.
+
+Owns: the terminal while it runs.  Imports: rates; rich, which is optional, for everything but --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from flexsc_loop.insight.rates import LONG_TURN, View, Watch, peers
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+HINT = "top needs rich: pip install 'flexsc_loop[top]' (or use --json, which does not)"
+SORTS: dict[str, tuple[str, Callable[[View], Any]]] = {
+    "b": ("busy", lambda view: -view.busy),
+    "l": ("lag", lambda view: -view.lag.quantile(0.99)),
+    "t": ("turns", lambda view: -view.rate("turns")),
+    "s": ("system calls", lambda view: -view.rate("syscalls")),
+    "c": ("connections", lambda view: -view.stats.counts["streams"]),
+    "p": ("process", lambda view: (view.pid, view.stats.number)),
+}
+HELP = "b busy  l lag  t turns  s system calls  c connections  p process   ↑↓ choose  ⏎ open  esc back  q quit"
+COLUMNS = ("PID", "loop", "page", "state", "busy", "turns/s", "calls/s", "lag p50", "lag p99", "in/s", "out/s", "conn",
+           "runs", "command")
+LEFT = ("page", "state", "runs", "command")
+
+
+def seconds(value: float) -> str:
+    """A time in three digits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}" if value * factor < 999.5 else f"{value * factor:.0f} {unit}"
+    return f"{value * 1e9:.0f} ns" if value else "0"
+
+
+def amount(value: float) -> str:
+    """A number in three digits."""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}P"
+
+
+def _state(view: View) -> str:
+    if view.blocked:
+        return f"BLOCKED {seconds(view.blocked)}"
+    return view.stats.state
+
+
+def _cells(view: View) -> list[str]:
+    stats = view.stats
+    served = stats.pages + ("" if not stats.threads else "+cpu" if stats.cpu is None else f"+cpu{stats.cpu}")
+    return [
+        str(view.pid), str(stats.number), served, _state(view), f"{view.busy:.0%}", amount(view.rate("turns")),
+        amount(view.rate("syscalls")), seconds(view.lag.quantile(0.5)), seconds(view.lag.quantile(0.99)),
+        amount(view.rate("bytes_in")), amount(view.rate("bytes_out")), amount(stats.counts["streams"]),
+        stats.running, view.command,
+    ]
+
+
+def _widths(rows: list[list[str]], width: int) -> list[int]:
+    """Of the columns: what they need, and the last two share what is left."""
+    from rich.cells import cell_len
+
+    found = [max(cell_len(row[at]) for row in rows) for at in range(len(COLUMNS))]
+    left = max(16, width - sum(found[:-2]) - 2 * (len(COLUMNS) - 1))
+    found[-2] = min(found[-2], max(left - found[-1], left // 2))
+    found[-1] = max(4, left - found[-2])
+    return found
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    parts = []
+    for name, cell, width in zip(COLUMNS, cells, widths, strict=True):
+        if cell_len(cell) > width:
+            parts.append(set_cell_size(cell, width - 1) + "…")
+        else:
+            gap = " " * (width - cell_len(cell))
+            parts.append(cell + gap if name in LEFT else gap + cell)
+    return "  ".join(parts)
+
+
+def _table(views: list[View], sort: str, chosen: int | None, width: int, room: int | None) -> RenderableType:
+    """Lines of text: rich's own tables take ten times as long, and that every second."""
+    from rich.text import Text
+
+    rows = [list(COLUMNS), *(_cells(view) for view in views[:room])]
+    widths = _widths(rows, width)
+    picture = Text(f"{len(views)} loops, by {SORTS[sort][0]}\n\n", no_wrap=True, overflow="crop")
+    picture.append(_line(rows[0], widths) + "\n", "bold")
+    for at, view in enumerate(views[:room]):
+        style = "reverse" if at == chosen else "bold red" if view.blocked else ""
+        picture.append(_line(rows[at + 1], widths) + "\n", style)
+    if room is not None:
+        picture.append("\n" + HELP, "dim")
+    return picture
+
+
+def _detail(view: View) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    found = view.data()
+    table = Table(box=box.SIMPLE, show_header=False, title=f"loop {found['loop']} of process {view.pid}",
+                  caption="esc back  q quit")
+    table.add_column()
+    table.add_column(overflow="fold")
+
+    def shares(pair: tuple[float, float] | None) -> str:
+        return "-" if pair is None else f"{pair[0]:.1%} CPU, {pair[1]:.1%} waiting for one"
+
+    rows: list[tuple[str, str]] = [
+        ("command", view.command), ("Python", found["python"]), ("state", _state(view)),
+        ("runs", found["running"] or "-"), ("served", found["reason"]), ("busy", f"{view.busy:.1%}"),
+        ("its thread", shares(found["loop_thread"])), ("syscall thread", shares(found["syscall_thread_time"])),
+        *((name, "  ".join(f"{key} {seconds(value)}" for key, value in found[name].items())) for name in
+          ("turn", "lag")),
+        ("a second", "  ".join(f"{key} {amount(value)}" for key, value in found["rates"].items() if value) or "-"),
+        ("now", "  ".join(f"{key} {value}" for key, value in found["now"].items() if value) or "-"),
+        ("connected", "  ".join(f"{address} ×{count}" for address, count in list(peers(view.pid))[:20]) or "-"),
+    ]
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+class Screen:
+    """What is shown, and what keys change."""
+
+    def __init__(self, watch: Watch, sort: str) -> None:
+        self._watch = watch
+        self._sort = sort
+        self._chosen = 0
+        self._open: tuple[int, int] | None = None
+        self._views: list[View] = []
+
+    def look(self) -> None:
+        """See what loops do now."""
+        self._views = self._watch.look()
+
+    def show(self, width: int, height: int) -> RenderableType:
+        """The picture for a terminal of so many columns and lines."""
+        self._views.sort(key=SORTS[self._sort][1])
+        self._chosen = max(0, min(self._chosen, len(self._views) - 1))
+        for view in self._views:
+            if (view.pid, view.stats.number) == self._open:
+                return _detail(view)
+        self._open = None
+        return _table(self._views, self._sort, self._chosen, width, max(1, height - 6))
+
+    def press(self, key: str) -> bool:
+        """Returns whether to go on."""
+        if key == "q":
+            return False
+        if key in SORTS:
+            self._sort = key
+        elif key in ("\x1b[A", "\x1b[B"):
+            self._chosen += 1 if key.endswith("B") else -1
+        elif key in ("\r", "\n") and self._views:
+            view = self._views[self._chosen]
+            self._open = (view.pid, view.stats.number)
+        elif key == "\x1b":
+            self._open = None
+        return True
+
+
+def _no_key(timeout: float) -> str:
+    time.sleep(timeout)
+    return ""
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Yields a function that waits so long for a key, and returns it or ""."""
+    if not sys.stdin.isatty():
+        yield _no_key
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def next_key(timeout: float) -> str:
+        ready, _, _ = select.select([fd], [], [], max(0.0, timeout))
+        return os.read(fd, 16).decode("utf-8", "replace") if ready else ""
+
+    tty.setcbreak(fd)
+    try:
+        yield next_key
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _live(watch: Watch, interval: float, sort: str) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    screen = Screen(watch, sort)
+    with _keys() as next_key, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            screen.look()
+            until = time.monotonic() + interval
+            while True:
+                live.update(screen.show(console.width, console.height), refresh=True)
+                key = next_key(until - time.monotonic())
+                if not key:
+                    break
+                if not screen.press(key):
+                    return
+
+
+def _once(watch: Watch, interval: float, sort: str, as_json: bool) -> None:
+    views = watch.look()
+    if views:
+        time.sleep(interval)
+        views = watch.look()
+    views.sort(key=SORTS[sort][1])
+    if as_json:
+        print(json.dumps([view.data() for view in views]), flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(_table(views, sort, None, console.width, None))
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """What the command takes."""
+    made = argparse.ArgumentParser(prog=prog, description="What the loops of this user's processes do, live.",
+                                   epilog=f"Turns that last longer than {LONG_TURN} s are said to block.")
+    made.add_argument("pid", nargs="?", type=int, help="of this process only")
+    made.add_argument("--once", action="store_true", help="show it once and end")
+    made.add_argument("--json", action="store_true", help="machine-readable: a line of JSON for each look")
+    made.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
+    made.add_argument("--sort", choices=sorted(name for name, _ in SORTS.values()), default="busy", help="by (busy)")
+    return made
+
+
+def main(prog: str, arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    inner = parser(prog)
+    asked = inner.parse_args(arguments)
+    if not 0.05 <= asked.interval <= 3600:
+        inner.error("--interval is from 0.05 to 3600 seconds")
+    if not asked.json:
+        try:
+            import rich  # noqa: F401
+        except ImportError:
+            print(HINT, file=sys.stderr)
+            return 2
+    if asked.pid is not None and not os.path.exists(f"/proc/{asked.pid}"):
+        print(f"{prog}: there is no process {asked.pid}", file=sys.stderr)
+        return 1
+    sort = next(key for key, (name, _) in SORTS.items() if name == asked.sort)
+    watch = Watch(asked.pid)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            if asked.once or (not asked.json and not sys.stdout.isatty()):
+                _once(watch, asked.interval, sort, asked.json)
+            elif asked.json:
+                while True:
+                    _once(watch, asked.interval, sort, True)
+            else:
+                _live(watch, asked.interval, sort)
+    except PermissionError:
+        print(f"{prog}: process {asked.pid} is somebody else's", file=sys.stderr)
+        return 1
+    finally:
+        watch.close()
+    return 0

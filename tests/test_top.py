@@ -1,0 +1,147 @@
+"""`python -m flexsc_loop top`: what it shows of other processes, once, as JSON and live."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+from support import ROOT, Running, child_environment, eventually, run_python
+
+from flexsc_loop.insight import rates, top
+
+pytestmark = pytest.mark.ours
+
+SERVING = """
+import socket, threading, time
+
+class Slow(asyncio.Protocol):
+    def data_received(self, data):
+        print("hangs")
+        time.sleep(30)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Slow, "127.0.0.1", 0)
+    sock = socket.create_connection(server.sockets[0].getsockname())
+    await asyncio.sleep(0.05)
+    print("serves")
+    if {hang}:
+        sock.send(b"x")
+    await asyncio.sleep(60)
+
+loop = new_loop()
+loop.run_until_complete(main())
+"""
+
+
+def serving(way, hang=False):
+    return Running(way.prelude() + SERVING.format(hang=hang))
+
+
+def run_top(*arguments, timeout=30):
+    return subprocess.run(
+        [sys.executable, "-m", "flexsc_loop", "top", *arguments], capture_output=True, text=True, timeout=timeout,
+        env=child_environment(), cwd=ROOT, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_json(way):
+    with serving(way) as child:
+        assert child.line() == "serves"
+        done = run_top(str(child.process.pid), "--once", "--json", "--interval", "0.2")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert (found["pid"], found["loop"], found["pages"], found["state"]) == (child.process.pid, 1, way.pages, "asleep")
+    assert (found["now"]["streams"], found["now"]["listeners"], found["totals"]["accepts"]) == (1, 1, 1)
+    assert 0 <= found["busy"] < 0.9 and found["blocked"] == 0
+    assert found["seconds"] >= 0.2
+    assert (found["syscall_thread"] is None) is (way.threads == "off")
+
+
+def test_a_loop_that_hangs(way):
+    with serving(way, hang=True) as child:
+        assert (child.line(), child.line()) == ("serves", "hangs")
+        time.sleep(rates.LONG_TURN)
+        done = run_top(str(child.process.pid), "--once", "--json", "--interval", "0.1")
+        (found,) = json.loads(done.stdout)
+        assert found["blocked"] >= rates.LONG_TURN and found["running"] == "Slow"
+        assert found["busy"] > 0.9
+        pytest.importorskip("rich")
+        done = run_top(str(child.process.pid), "--once", "--interval", "0.1")
+        assert "BLOCKED" in done.stdout and "Slow" in done.stdout
+        # Without a process named: all that may be seen.
+        assert str(child.process.pid) in run_top("--once", "--interval", "0.1").stdout
+
+
+def read_until(fd, wanted, seconds=15):
+    seen, end = b"", time.monotonic() + seconds
+    while wanted not in seen:
+        ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
+        assert ready, (wanted, seen)
+        seen += os.read(fd, 65536)
+    return seen
+
+
+@pytest.mark.one_way
+def test_live(way):
+    pytest.importorskip("rich")
+    with serving(way) as child:
+        assert child.line() == "serves"
+        master, slave = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "flexsc_loop", "top", str(child.process.pid), "--interval", "0.1"],
+            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT,
+            env={**child_environment(), "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+        ) as shown:
+            os.close(slave)
+            try:
+                read_until(master, b"1 loops, by busy")
+                os.write(master, b"l")
+                read_until(master, b"by lag")
+                os.write(master, b"\r")
+                read_until(master, "127.0.0.1 ×2".encode())  # it is both ends itself
+                os.write(master, b"\x1b")
+                read_until(master, b"by lag")
+                os.write(master, b"q")
+                assert shown.wait(10) == 0
+            finally:
+                shown.kill()
+                os.close(master)
+
+
+def test_what_can_not_be_watched():
+    done = run_top("999999999", "--json")
+    assert (done.returncode, done.stdout) == (1, "") and "no process" in done.stderr
+    assert run_top("--interval", "0").returncode == 2
+    assert json.loads(run_top(str(os.getppid()), "--once", "--json").stdout) == []
+
+
+def test_without_rich():
+    source = "import sys; sys.modules['rich'] = None; from flexsc_loop.insight import top; sys.exit(top.main('t', []))"
+    end = run_python(source)
+    assert end.code == 2 and end.err.strip() == top.HINT
+
+
+def test_a_loop_that_is_gone(way):
+    with serving(way) as child:
+        child.line()
+        watch = rates.Watch(child.process.pid)
+        assert [view.pid for view in watch.look()] == [child.process.pid]
+        child.process.kill()
+        child.process.wait()
+        assert eventually(lambda: watch.look() == [])
+        watch.close()
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0, "0"), (1.5e-9, "2 ns"), (12.34e-6, "12.3 µs"), (1.5e-3, "1.5 ms"), (2.5, "2.5 s")])
+def test_times(value, text):
+    assert top.seconds(value) == text
+
+
+@pytest.mark.parametrize("value, text", [(0, "0"), (999, "999"), (1500, "1.5k"), (2.5e9, "2.5G"), (1e18, "1e+03P")])
+def test_amounts(value, text):
+    assert top.amount(value) == text

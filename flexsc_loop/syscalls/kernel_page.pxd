@@ -83,8 +83,12 @@ cdef extern from "uring_turn.h":
     int uring_publish(uring* ring) noexcept nogil
     int uring_make_room(uring* ring) noexcept nogil
     int uring_wait_own(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin) noexcept nogil
+    bint uring_poller_sleeps(const uring* ring) noexcept
+    enum uring_found:
+        URING_SOMETHING
+        URING_BEHIND
     int uring_wait_polled(uring* ring, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin,
-                          bint* looked_in_vain) noexcept nogil
+                          uring_found* found) noexcept nogil
     bint uring_wake(uring* ring) noexcept nogil
 
 

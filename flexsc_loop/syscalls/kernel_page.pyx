@@ -18,7 +18,7 @@ from flexsc_loop.syscalls.page cimport (
     CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITEV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED,
     EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, ENTRY_SLEEPS, FIRST_BUFFERS, Page,
     faults_hold_any, faults_release, flexsc_completion, flexsc_now_ns, flexsc_pool, pool_close, pool_grow, pool_reset,
-    spin_worth,
+    spin_worth, sched_getcpu, ticks_now,
 )
 from flexsc_loop.syscalls.stats cimport flexsc_counts
 
@@ -91,6 +91,7 @@ cdef class KernelPage(Page):
         self.cancelling = {}
         self.poller_cpu = URING_NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
+        self.server_cpu = cpu if cpu is not None else -1
         self.direct_most = 0 if self.eager else DIRECT_MOST
         self.spin_most = 50_000 if self.eager else 0
         self.spin_ns = self.spin_most
@@ -212,7 +213,10 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int close_owned(self, int fd) except -1:
-        # With a poller, too: one that has to wait for its CPU would close it late.
+        # The end of a connection is a tenth of the work for a short one: a poller that has time does it.
+        if self.eager and self.mine() and not self.late():
+            self.quietly(CALL_CLOSE, fd, 0)
+            return self.publish()
         self.direct_calls += 1
         close_fd(fd)
         return 0
@@ -283,6 +287,7 @@ cdef class KernelPage(Page):
         if not self.ring.enabled or uring_unpublished(&self.ring) == 0:
             return 0
         if self.eager:
+            self.giving()
             res = uring_publish(&self.ring)
         else:
             self.away = True
@@ -295,6 +300,8 @@ cdef class KernelPage(Page):
         cdef int res
         if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
+        if self.eager and uring_unpublished(&self.ring):
+            self.giving()
         self.away = True
         with nogil:
             if self.eager:
@@ -310,24 +317,33 @@ cdef class KernelPage(Page):
 
     cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil:
         """Look for completions as long as that tends to find some; hardly at all while the loop is idle."""
-        cdef bint in_vain = False
+        cdef uring_found found = URING_SOMETHING
         cdef int64_t before = 0 if timeout_ns == 0 else flexsc_now_ns()
-        cdef int res = uring_wait_polled(&self.ring, timeout_ns, self.spin_ns, &self.spin, &in_vain)
-        if timeout_ns == 0:
+        # On the poller's own CPU, to look is to keep it from working.
+        cdef int64_t spin_ns = 0 if timeout_ns == 0 or sched_getcpu() == self.server_cpu else self.spin_ns
+        cdef int res = uring_wait_polled(&self.ring, timeout_ns, spin_ns, &self.spin, &found)
+        if spin_ns == 0:
             return res
-        if not in_vain or flexsc_now_ns() - before < 2 * self.spin_most:
+        if found == URING_BEHIND and spin_ns == self.spin_most:
+            self.late_at = ticks_now()
+        if found == URING_SOMETHING or flexsc_now_ns() - before < 2 * self.spin_most:
             self.spin_ns = self.spin_most
         else:
             self.spin_ns //= 2
         return res
 
     cdef bint idle(self, uint64_t now) noexcept:
+        if self.given:
+            self.behind(now)
         return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
                 and not uring_wants_enter(&self.ring) and not self.results_there()
                 and not faults_hold_any(&self.faults))
 
     cdef bint hungry(self) noexcept:
         return uring_all_taken(&self.ring)
+
+    cdef bint asleep(self) noexcept:
+        return self.eager and uring_poller_sleeps(&self.ring)
 
     cdef uint32_t copy_out(self) noexcept:
         return uring_reap(&self.ring, self.batch, BATCH)

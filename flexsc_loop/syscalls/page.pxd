@@ -103,6 +103,10 @@ cdef extern from "tick_count.h" nogil:
     uint64_t ticks_in_us(uint32_t us) noexcept
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_getcpu() noexcept
+
+
 cdef extern from "check.h" nogil:
     void FLEXSC_CHECK(bint condition) noexcept
 
@@ -176,6 +180,9 @@ cdef enum:
     BARRIER_STEP_NS = 1_000_000
     ENDING_STEP_NS = 100_000
     ENDING_LOOKS = 16    # completions of others end a look, too
+    BEHIND_US = 50       # so long a syscall thread has to begin with what it was given
+    LATE_US = 100_000    # one that has not is not relied upon for so long
+    LATE_MOST = 2        # so many calls at a time are made by the loop's thread meanwhile
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
     FIRST_DATAGRAMS = 16
     DATAGRAM_MOST = 256 * 1024
@@ -197,6 +204,10 @@ cdef class Page:
     cdef readonly bint eager               # entries are best published at once: another thread serves them
     cdef bint waits_for_room               # a send that finds none waits for that alone; else others have to
     cdef uint32_t direct_most              # up to so many calls at a time are cheaper made than queued
+    cdef int server_cpu                    # of the syscall thread; -1: any, or there is none
+    cdef bint given                        # it may not have taken all that it was given
+    cdef uint64_t given_at                 # ticks when it had, last
+    cdef uint64_t late_at                  # ticks when it was found to be behind, last
     cdef uint64_t direct_calls             # system calls that the loop's thread has made past the page
     cdef readonly int pid
     cdef readonly bint closed
@@ -233,6 +244,7 @@ cdef class Page:
     cdef int share_datagrams(self) except -1
     cdef bint idle(self, uint64_t now) noexcept
     cdef bint hungry(self) noexcept
+    cdef bint asleep(self) noexcept
     cdef uint32_t copy_out(self) noexcept
     cdef void wake(self) noexcept
     cdef int tagged(self, uint64_t user_data) except -1
@@ -265,6 +277,10 @@ cdef class Page:
     cdef int shut_threads(self) except -1
     cdef int abandon(self, Operation op) except -1
     cdef int drop_result(self, file_job* job) except -1
+    cdef void giving(self) noexcept
+    cdef bint behind(self, uint64_t now) noexcept
+    cdef bint late(self) noexcept
+    cdef uint32_t direct_now(self) noexcept
     cdef int barrier(self) except -1
     cdef int await_end(self, Operation op) except -1
     cdef int reap(self) except -1

@@ -43,6 +43,7 @@ cdef class Page:
         self.batch = <flexsc_completion*> PyMem_Malloc(BATCH * sizeof(flexsc_completion))
         if self.batch == NULL:
             raise MemoryError
+        self.server_cpu = -1
         faults_open(&self.faults)
 
     def __dealloc__(self):
@@ -285,6 +286,37 @@ cdef class Page:
         op.user_data = 0
         return op.complete(-ECANCELED, COMPLETION_ABANDONED)
 
+    # ---- a syscall thread that has to wait for its CPU
+
+    cdef void giving(self) noexcept:
+        """Entries are about to be published to the syscall thread."""
+        if not self.given or self.hungry():
+            self.given = True
+            self.given_at = ticks_now()
+
+    cdef bint behind(self, uint64_t now) noexcept:
+        """Whether the syscall thread should have begun with what it was given."""
+        self.given = self.given and not self.hungry()
+        if not self.given or <int64_t> (now - self.given_at) <= <int64_t> ticks_in_us(BEHIND_US):
+            return False
+        self.late_at = now
+        return True
+
+    cdef bint late(self) noexcept:
+        """Whether what the syscall thread is given now may have to wait.
+
+        It sleeps, or this thread has its CPU, or it was behind just now.
+        """
+        cdef uint64_t now = ticks_now()
+        return (self.asleep() or sched_getcpu() == self.server_cpu or self.behind(now)
+                or now - self.late_at < ticks_in_us(LATE_US))
+
+    cdef uint32_t direct_now(self) noexcept:
+        """Up to how many calls at a time are better made now than queued."""
+        if not self.eager:
+            return self.direct_most
+        return LATE_MOST if self.late() else 0
+
     cdef int barrier(self) except -1:
         """Return when the server has dealt with all that was queued before, the release of closed files included.
 
@@ -361,7 +393,7 @@ cdef class Page:
         return 0
 
     cdef int close_owned(self, int fd) except -1:
-        """Close an owned fd on which nothing is in flight: now, unless a syscall thread is just then at work."""
+        """Close an owned fd on which nothing is in flight: now, or by a syscall thread that is at work just then."""
         return 0
 
     cdef int cancel(self, Operation op) except -1:
@@ -421,6 +453,10 @@ cdef class Page:
     cdef bint hungry(self) noexcept:
         """Whether the syscall thread has taken everything that it was given so far."""
         return True
+
+    cdef bint asleep(self) noexcept:
+        """Whether the syscall thread has to be woken up first, as far as a look without a barrier tells."""
+        return False
 
     cdef uint32_t copy_out(self) noexcept:
         """Fill the batch; returns how many completions there were."""

@@ -43,6 +43,12 @@ static inline bool uring_all_taken(const struct uring *ring)
     return atomic_load_explicit(ring->sq_head, memory_order_relaxed) == ring->sqe_published;
 }
 
+/* Whether the poller sleeps, as far as a look without a barrier tells. */
+static inline bool uring_poller_sleeps(const struct uring *ring)
+{
+    return atomic_load_explicit(ring->sq_flags, memory_order_relaxed) & URING_SQ_NEED_WAKEUP;
+}
+
 /* Make the filled SQEs visible to the kernel.  Returns how many the kernel has yet to take. */
 static inline uint32_t uring_advance_tail(struct uring *ring)
 {
@@ -223,9 +229,12 @@ static inline int uring_wait_own(struct uring *ring, int64_t timeout_ns, int64_t
     return res < 0 ? res : 0;
 }
 
+/* What came of looking for results: some, or no need to look; nothing; nothing, and the poller has yet to begin. */
+enum uring_found { URING_SOMETHING, URING_NOTHING, URING_BEHIND };
+
 /* With a poller: look for up to `spin_ns`.  Returns how much of the time is left, 0 when there is no need to sleep. */
 static inline int64_t uring_look_first(struct uring *ring, int64_t timeout_ns, int64_t spin_ns,
-                                       struct flexsc_spin *spin, int *looked_in_vain)
+                                       struct flexsc_spin *spin, enum uring_found *found)
 {
     spin->looks++;
     atomic_store_explicit(&ring->sleep, URING_LOOKING, memory_order_seq_cst);
@@ -233,16 +242,16 @@ static inline int64_t uring_look_first(struct uring *ring, int64_t timeout_ns, i
         spin_ns = timeout_ns;
     if (uring_look(ring, spin_ns))
         return 0;
-    *looked_in_vain = 1;
+    *found = uring_all_taken(ring) ? URING_NOTHING : URING_BEHIND;
     return timeout_ns > 0 ? timeout_ns - spin_ns : timeout_ns;
 }
 
 /* The same with a poller, which is told of what is new if it sleeps.  -ESTALE: it acts for a user or groups that are not
- * this thread's any more, which is told once.  *looked_in_vain says whether looking found nothing. */
+ * this thread's any more, which is told once.  *found: what came of looking. */
 static inline int uring_wait_polled(struct uring *ring, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin,
-                                    int *looked_in_vain)
+                                    enum uring_found *found)
 {
-    *looked_in_vain = 0;
+    *found = URING_SOMETHING;
     if (++ring->waits % URING_WAITS_PER_USER_LOOK == 0 && uring_user_changed_lately(ring))
         return -ESTALE;
     int res = uring_publish(ring);
@@ -251,7 +260,7 @@ static inline int uring_wait_polled(struct uring *ring, int64_t timeout_ns, int6
     if (uring_has_completions(ring))
         timeout_ns = 0;
     if (timeout_ns != 0 && spin_ns > 0)
-        timeout_ns = uring_look_first(ring, timeout_ns, spin_ns, spin, looked_in_vain);
+        timeout_ns = uring_look_first(ring, timeout_ns, spin_ns, spin, found);
     bool changed = timeout_ns != 0 && uring_user_changed_lately(ring);
     bool sleeps = timeout_ns != 0 && !changed && uring_announce_sleep(ring);
     if (sleeps || uring_wants_enter(ring))

@@ -60,6 +60,9 @@ void flexsc_page_submit(struct flexsc_page *page, struct flexsc_entry *entry);
 /* Hand all submitted entries to the server, in order.  Wakes the pinned thread only if it sleeps. */
 void flexsc_page_publish(struct flexsc_page *page);
 
+/* Whether there is a pinned thread and it sleeps, as far as a look without a barrier tells. */
+bool flexsc_page_thread_sleeps(const struct flexsc_page *page);
+
 /* Whether the server has taken all published entries. */
 bool flexsc_page_all_taken(const struct flexsc_page *page);
 

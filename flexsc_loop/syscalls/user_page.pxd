@@ -33,6 +33,7 @@ cdef extern from "user_page.h":
     bint flexsc_page_all_taken(const flexsc_page* page) noexcept
     bint flexsc_page_has_completions(const flexsc_page* page) noexcept
     void flexsc_page_cancel_now(flexsc_page* page, flexsc_entry* entry) noexcept nogil
+    bint flexsc_page_thread_sleeps(const flexsc_page* page) noexcept nogil
     bint flexsc_page_close_fd(flexsc_page* page, int fd) noexcept nogil
     int flexsc_thread_start(flexsc_page* page, int cpu, int64_t spin_ns) nogil
     void flexsc_thread_stop(flexsc_page* page) noexcept nogil

@@ -13,7 +13,7 @@ from posix.unistd cimport getpid
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_CANCEL, CALL_CLOSE, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count,
-    faults_hold_any, pool_close, pool_grow, spin_worth, ticks_in_us, ticks_now,
+    faults_hold_any, pool_close, pool_grow, sched_getcpu, spin_worth, ticks_in_us, ticks_now,
 )
 from flexsc_loop.syscalls.stats cimport flexsc_counts
 
@@ -43,6 +43,7 @@ cdef class UserPage(Page):
         self.cpu = cpu
         self.gathered = []
         self.eager = cpu is not None
+        self.server_cpu = cpu if cpu is not None else -1
         self.waits_for_room = True
         # Served by the loop's own thread, each entry is a call all the same.
         self.direct_most = 0 if self.eager else <uint32_t> -1
@@ -148,7 +149,7 @@ cdef class UserPage(Page):
         if op.user_data == 0 or self.closed:
             return 0
         self.refuse_if_away()
-        if not self.eager:
+        if not self.eager or self.late():
             flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
             return 0
         return self.silently(CALL_CANCEL, -1, 0, op.user_data, <uint64_t> op.entry)
@@ -205,6 +206,7 @@ cdef class UserPage(Page):
             return 0
         self.unpublished = 0
         if self.started:
+            self.giving()
             flexsc_page_publish(self.user)
         else:
             self.away = True
@@ -217,14 +219,20 @@ cdef class UserPage(Page):
         cdef int64_t spin_ns = self.spin_ns if self.started else spin_worth(&self.spin, self.reaped)
         cdef bint busy = self.unpublished != 0 or timeout_ns != 0 or self.direct_calls != self.calls_seen
         cdef int res
-        self.unpublished = 0
         if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
         if self.started:
+            if self.unpublished:
+                self.giving()
+            if sched_getcpu() == self.server_cpu:
+                # To look is to keep the thread from working.
+                spin_ns = 0
             # With the GIL, because other threads may submit without it being refused.
             flexsc_page_publish(self.user)
             if timeout_ns == 0:
+                self.unpublished = 0
                 return 0
+        self.unpublished = 0
         self.away = not self.started
         with nogil:
             res = flexsc_page_wait(self.user, timeout_ns, spin_ns, &self.spin)
@@ -242,6 +250,8 @@ cdef class UserPage(Page):
                 or faults_hold_any(&self.faults)):
             return False
         if self.started:
+            if self.given:
+                self.behind(now)
             return True
         if self.looks or self.direct_calls != self.calls_seen:
             self.looks -= self.looks != 0
@@ -250,6 +260,9 @@ cdef class UserPage(Page):
 
     cdef bint hungry(self) noexcept:
         return flexsc_page_all_taken(self.user)
+
+    cdef bint asleep(self) noexcept:
+        return self.started and flexsc_page_thread_sleeps(self.user)
 
     cdef uint32_t copy_out(self) noexcept:
         cdef uint32_t count = flexsc_page_reap(self.user, self.batch, BATCH)

@@ -186,6 +186,10 @@ void flexsc_page_wake(struct flexsc_page *page) {
     }
 }
 
+bool flexsc_page_thread_sleeps(const struct flexsc_page *page) {
+    return page->pinned && atomic_load_explicit(&page->thread_state, memory_order_relaxed) == THREAD_ASLEEP;
+}
+
 bool flexsc_page_all_taken(const struct flexsc_page *page) {
     return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL;
 }

@@ -363,7 +363,7 @@ cdef class Turn(Timers):
         cdef size_t at = 0, i
         cdef Endpoint endpoint
         cdef bint gathers = False
-        self.sparse = plainly or self.dirty_count <= self.page.direct_most
+        self.sparse = plainly or (self.dirty_count != 0 and self.dirty_count <= self.page.direct_now())
         self.flushing = True
         if self.sparse and self.dirty_count > 1:
             gathers = self.page.begin_gathering(self.dirty_count)

@@ -11,9 +11,11 @@ Then try:
     curl -o /dev/null 'localhost:8080/download?bytes=100000000'
     curl -T /bin/ls localhost:8080/files/ls         # written to disk and hashed as it arrives
     curl -o /dev/null localhost:8080/files/ls       # served from disk
+    curl localhost:8080/metrics                     # for Prometheus; grafana_dashboard.json beside this shows it
 
-``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected.
-Nothing below knows on which loop it runs, except the one line that makes the loop.
+``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected, ``/metrics`` needs
+``pip install "flexsc_loop[prometheus]"``.
+Nothing below knows on which loop it runs, except the one line that makes the loop, and the metrics.
 """
 
 from __future__ import annotations
@@ -31,6 +33,13 @@ from aiohttp import WSMsgType, web
 
 import flexsc_loop
 from flexsc_loop import files
+
+try:
+    import prometheus_client
+
+    from flexsc_loop import prometheus
+except ImportError:
+    prometheus = None  # type: ignore[assignment]
 
 STATIC = Path(__file__).parent / "static"
 CHUNK = bytes(range(256)) * 256
@@ -160,6 +169,17 @@ async def get_file(request: web.Request) -> web.StreamResponse:
             await response.write(chunk)
         await response.write_eof()
         return response
+
+
+@routes.get("/metrics")
+async def metrics(_request: web.Request) -> web.Response:
+    """What the loop counts, as Prometheus wants it."""
+    if prometheus is None:
+        raise web.HTTPNotImplemented(text="there is no prometheus_client\n")
+    registry = prometheus_client.CollectorRegistry()
+    prometheus.register(registry)
+    return web.Response(body=prometheus_client.generate_latest(registry),
+                        headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 
 def file_name(request: web.Request) -> str:

@@ -125,6 +125,14 @@ async def test_application_json(loop, application):
             assert "not JSON" in json.loads(await response.text())["error"]
 
 
+async def test_application_metrics(loop, application):
+    pytest.importorskip("prometheus_client")
+    async with aiohttp.ClientSession(application.url) as session, session.get("/metrics") as response:
+        text = await response.text()
+    assert response.status == 200 and response.content_type == "text/plain"
+    assert 'flexsc_accepts_total{loop="1"' in text and "asyncio_eventloop_delay_seconds_bucket" in text
+
+
 async def test_application_static_files(loop, application):
     async with aiohttp.ClientSession(application.url) as session:
         for path in (EXAMPLES / "static").iterdir():

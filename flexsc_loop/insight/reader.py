@@ -122,3 +122,16 @@ def pages_of(pid: int) -> list[LoopStats]:
 def read(loop: Loop) -> LoopStats:
     """What a loop of this process has counted until now, from any of its threads, open or closed."""
     return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+
+
+def own_loops() -> list[Loop]:
+    """The loops of this process that are open, in the order in which they were made."""
+    from flexsc_loop.loop import _loops
+
+    while True:
+        try:
+            found = [loop for loop in _loops if not loop.is_closed()]
+            break
+        except RuntimeError:
+            continue  # another thread has just made one
+    return sorted(found, key=lambda loop: read(loop).number)

@@ -1,0 +1,90 @@
+"""Metrics of this process's loops for Prometheus: `flexsc_loop.prometheus.register()`, once.
+
+Needs prometheus_client: `pip install "flexsc_loop[prometheus]"`.  Nothing is counted for it: what loops count anyway is
+read whenever somebody collects, from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from flexsc_loop.insight import names
+from flexsc_loop.insight.layout import Histogram, LoopStats
+from flexsc_loop.insight.reader import own_loops, read
+
+try:
+    from prometheus_client import REGISTRY
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+except ImportError as error:
+    raise ImportError(
+        "flexsc_loop.prometheus needs prometheus_client: pip install 'flexsc_loop[prometheus]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from flexsc_loop.loop import Loop
+
+#: Upper bounds of the histograms' buckets, in seconds.
+BUCKETS = (
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)
+_UNITS = {"s": "_seconds", "By": "_bytes"}
+
+
+def metric_name(metric: names.Metric) -> str:
+    """As Prometheus wants it: base units at the end; `_total` is added to counters by the client."""
+    return metric.name.replace(".", "_") + _UNITS.get(metric.unit, "")
+
+
+class LoopCollector:
+    """What a registry asks for metrics.
+
+    loop: the one whose metrics are wanted; None: all open ones of this process, each with its number as the label
+    `loop` and its kind of page as `pages`.
+    """
+
+    def __init__(self, loop: Loop | None = None) -> None:
+        self._loop = loop
+
+    def describe(self) -> list[Any]:
+        """Nothing is read when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Any]:
+        """The metrics as they are now."""
+        found = [read(loop) for loop in ([self._loop] if self._loop is not None else own_loops())]
+        for kind, metrics in ((CounterMetricFamily, names.COUNTERS), (GaugeMetricFamily, names.GAUGES)):
+            for metric in metrics:
+                yield _family(kind, metric, found)
+        for (name, text), which in ((names.TURN, "turn"), (names.DELAY, "lag")):
+            family = HistogramMetricFamily(f"{name.replace('.', '_')}_seconds", text, labels=("loop", "pages"))
+            for stats in found:
+                buckets, total = _buckets(getattr(stats, which), getattr(stats, f"{which}_total"))
+                family.add_metric(_labels(stats), buckets, total)
+            yield family
+
+
+def _labels(stats: LoopStats) -> list[str]:
+    return [str(stats.number), stats.pages]
+
+
+def _family(kind: Any, metric: names.Metric, found: list[LoopStats]) -> Any:
+    more = (metric.label.rpartition(".")[2],) if metric.labels else ()
+    family = kind(metric_name(metric), metric.text, labels=("loop", "pages", *more))
+    for stats in found:
+        for at, count in enumerate(metric.counts):
+            family.add_metric([*_labels(stats), *metric.labels[at : at + 1]], stats.counts[count])
+    return family
+
+
+def _buckets(histogram: Histogram, total: float) -> tuple[list[tuple[str, float]], float]:
+    below = histogram.below(BUCKETS)
+    return [*((repr(bound), float(count)) for bound, count in zip(BUCKETS, below, strict=True)),
+            ("+Inf", float(histogram.count))], total
+
+
+def register(registry: Any = REGISTRY, loop: Loop | None = None) -> LoopCollector:
+    """Have `registry` collect from this process's loops, or from one; returns what to `unregister()` again."""
+    collector = LoopCollector(loop)
+    registry.register(collector)
+    return collector

@@ -1,0 +1,223 @@
+"""What metrics systems are told of loops."""
+
+import asyncio
+import json
+import re
+import threading
+
+import pytest
+from support import ROOT, Recorder, run_python, turns
+
+from flexsc_loop.insight import names, own_loops, read
+
+pytestmark = pytest.mark.ours
+
+
+async def work(loop):
+    server = await loop.create_server(Recorder, "127.0.0.1", 0)
+    transport, protocol = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+    transport.write(b"x" * 1000)
+    await loop.run_in_executor(None, int)
+    await asyncio.sleep(0.02)
+    transport.close()
+    await protocol.until_called("lost")
+    server.close()
+    await server.wait_closed()
+    await turns(5)
+
+
+# ---- Prometheus
+
+
+@pytest.fixture
+def registry():
+    prometheus_client = pytest.importorskip("prometheus_client")
+    return prometheus_client.CollectorRegistry()
+
+
+def samples(registry):
+    from prometheus_client.exposition import generate_latest
+    from prometheus_client.parser import text_string_to_metric_families
+
+    text = generate_latest(registry).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text) for sample in family.samples
+    }
+
+
+async def test_prometheus(way, loop, registry):
+    from flexsc_loop import prometheus
+
+    collector = prometheus.register(registry, loop)
+    await work(loop)
+    found, stats = samples(registry), read(loop)
+    mine = (("loop", str(stats.number)), ("pages", way.pages))
+    assert found["flexsc_io_bytes_total", (("direction", "receive"), *mine)] == 1000
+    assert found["flexsc_io_bytes_total", (("direction", "transmit"), *mine)] == 1000
+    assert found["flexsc_accepts_total", mine] == 1
+    assert found["flexsc_executor_jobs_total", mine] == 1
+    assert found["flexsc_connections", mine] == 0
+    assert 0.01 < found["asyncio_eventloop_time_seconds_total", (*mine, ("state", "idle"))] < 60
+    for name in ("asyncio_eventloop_turn_duration_seconds", "asyncio_eventloop_delay_seconds"):
+        buckets = [(float(dict(labels)["le"]), value) for (key, labels), value in found.items()
+                   if key == f"{name}_bucket"]
+        assert buckets == sorted(buckets) and [value for _, value in buckets] == sorted(value for _, value in buckets)
+        assert buckets[-1] == (float("inf"), found[f"{name}_count", mine])
+        assert 0 < found[f"{name}_sum", mine] < 60
+    assert found["asyncio_eventloop_turn_duration_seconds_count", mine] <= stats.counts["turns"]
+    registry.unregister(collector)
+    assert samples(registry) == {}
+
+
+def test_prometheus_tells_of_all_loops(new_loop, registry):
+    from flexsc_loop import prometheus
+
+    loops = [new_loop() for _ in range(2)]
+    prometheus.register(registry)
+    numbers = {str(read(loop).number) for loop in loops}
+
+    def told():
+        return {dict(labels)["loop"] for name, labels in samples(registry) if name == "flexsc_syscalls_total"} & numbers
+
+    assert told() == numbers
+    assert [loop for loop in own_loops() if loop in loops] == loops
+    loops[0].close()
+    assert told() == {str(read(loops[1]).number)}
+
+
+def test_prometheus_from_another_thread_while_the_loop_runs(new_loop, registry):
+    from flexsc_loop import prometheus
+
+    loop = new_loop()
+    prometheus.register(registry, loop)
+    seen = []
+
+    async def main():
+        def scrape():
+            for _ in range(20):
+                seen.append(samples(registry))
+
+        thread = threading.Thread(target=scrape)
+        thread.start()
+        while thread.is_alive():
+            await asyncio.sleep(0)
+
+    loop.run_until_complete(main())
+    counts = [next(value for (name, _), value in found.items() if name == "asyncio_eventloop_turns_total")
+              for found in seen]
+    assert counts == sorted(counts) and counts[-1] > counts[0]
+
+
+def test_prometheus_names(new_loop, registry):
+    """Base units, `_total` for counters and for nothing else."""
+    from flexsc_loop import prometheus
+
+    loop = new_loop()
+    prometheus.register(registry, loop)
+    for metric in registry.collect():
+        assert re.fullmatch(r"(asyncio|flexsc)_[a-z_]+", metric.name)
+        assert not metric.name.endswith("_total")
+        assert all(sample.name.endswith("_total") for sample in metric.samples if metric.type == "counter")
+        assert not any(sample.name.endswith("_total") for sample in metric.samples if metric.type != "counter")
+    assert all(metric.unit in ("s", "By") or metric.unit.startswith("{") for metric in names.COUNTERS + names.GAUGES)
+
+
+@pytest.mark.parametrize("module, needs", [("prometheus", "prometheus_client"), ("opentelemetry", "opentelemetry")])
+def test_what_is_missing_is_named(module, needs):
+    end = run_python(f"import sys; sys.modules[{needs!r}] = None\nimport flexsc_loop.{module}")
+    assert end.code == 1 and f"flexsc_loop.{module} needs {needs}" in end.err
+
+
+# ---- OpenTelemetry
+
+
+@pytest.fixture
+def telemetry():
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    yield reader, provider
+    provider.shutdown()
+
+
+def told(reader):
+    data = reader.get_metrics_data()
+    if data is None:
+        return {}
+    return {
+        metric.name: [(dict(point.attributes), point.value) for point in metric.data.data_points]
+        for resource in data.resource_metrics for scope in resource.scope_metrics for metric in scope.metrics
+    }
+
+
+async def test_opentelemetry(way, loop, telemetry):
+    from flexsc_loop.opentelemetry import instrument
+
+    reader, provider = telemetry
+    instrumentation = instrument(loop, provider)
+    assert instrument(loop, provider) is instrumentation
+    await work(loop)
+    found = told(reader)
+    mine = {"flexsc.loop": read(loop).number, "flexsc.pages": way.pages}
+    assert ({**mine, "network.io.direction": "receive"}, 1000) in found["flexsc.io"]
+    assert found["flexsc.accepts"] == [(mine, 1)]
+    assert found["flexsc.connections"] == [(mine, 0)]
+    states = {attributes["asyncio.eventloop.state"]: value for attributes, value in found["asyncio.eventloop.time"]}
+    assert set(states) == {"active", "idle", "syscall"} and states["idle"] > 0.01
+    ((_, utilization),) = found["asyncio.eventloop.utilization"]
+    assert 0 < utilization < 1
+    quantiles = [found[f"asyncio.eventloop.delay.{name}"][0][1] for name in ("min", "p50", "p90", "p99", "max")]
+    assert quantiles == sorted(quantiles)
+    # The next ones are of the time since.
+    threading.Event().wait(0.05)
+    await turns()
+    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] > 0.04
+    await turns()
+    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] < 0.04
+    instrumentation.uninstrument(loop)
+    assert not told(reader).get("flexsc.accepts")
+
+
+def test_opentelemetry_of_several_loops(new_loop, telemetry):
+    from flexsc_loop.opentelemetry import instrument
+
+    reader, provider = telemetry
+    loops = [new_loop() for _ in range(2)]
+    for loop in loops:
+        instrument(loop, provider)
+    assert len(told(reader)["asyncio.eventloop.turns"]) == 2
+    loops[0].close()
+    assert [attributes["flexsc.loop"] for attributes, _ in told(reader)["asyncio.eventloop.turns"]] == [
+        read(loops[1]).number]
+
+
+@pytest.mark.one_way
+def test_opentelemetry_of_another_loop(way, telemetry):
+    from flexsc_loop.opentelemetry import instrument
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(TypeError, match="a loop of flexsc_loop"):
+        instrument(loop, telemetry[1])
+    loop.close()
+
+
+# ---- the dashboard
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are():
+    pytest.importorskip("prometheus_client")
+    from flexsc_loop import prometheus
+
+    dashboard = json.loads((ROOT / "examples" / "grafana_dashboard.json").read_text())
+    known = {prometheus.metric_name(metric) + "_total" for metric in names.COUNTERS}
+    known |= {prometheus.metric_name(metric) for metric in names.GAUGES}
+    known |= {f"{name.replace('.', '_')}_seconds_{end}" for name, _ in (names.TURN, names.DELAY)
+              for end in ("bucket", "sum", "count")}
+    asked = {name for panel in dashboard["panels"] for target in panel["targets"]
+             for name in re.findall(r"\b(?:asyncio|flexsc)_\w+", target["expr"])}
+    assert asked and asked <= known
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -62,9 +62,12 @@ async def test_entries_carry_calls(loop, files, carried, tmp_path):
     before = loop.stats()
     count = await every_call(files, tmp_path)
     after = loop.stats()
-    # Two are left to threads: a whole file, and to close.  preadv asks once more where the file ends.
-    assert after["files_by_threads"] - before["files_by_threads"] == 2
-    assert after["files_queued"] - before["files_queued"] == count + 1
+    done = {key: after[key] - before[key] for key in after if key.startswith("files_")}
+    # Two are left to threads, a whole file (if that is not done at once) and to close.
+    assert done["files_by_threads"] <= 2
+    assert done["files_at_once"] <= 3
+    # preadv asks once more where the file ends.
+    assert sum(done.values()) == count + 3
 
 
 async def test_what_a_ring_lacks_threads_do(loop, files, carried, tmp_path):
@@ -72,8 +75,10 @@ async def test_what_a_ring_lacks_threads_do(loop, files, carried, tmp_path):
     before = loop.stats()
     count = await every_call(files, tmp_path)
     after = loop.stats()
-    assert after["files_by_threads"] - before["files_by_threads"] == count + 2
-    assert after["files_queued"] == before["files_queued"]
+    done = {key: after[key] - before[key] for key in after if key.startswith("files_")}
+    assert done["files_queued"] == 0
+    assert done["files_by_threads"] >= count - 1
+    assert sum(done.values()) == count + 2
 
 
 async def test_refused_calls_do_not_take_entries_away(files, tmp_path):

@@ -107,24 +107,54 @@ cdef class BinaryFile(Buffered):
         finally:
             self.leave()
 
+    cdef object all_at_once(self, Action action):
+        """All that is left, in one call if it is there; else who goes on is left in `action`."""
+        cdef int64_t at = self.position + self.there()
+        cdef Py_ssize_t chunk = max(self.size_hint - at + 1, NO_BUFFER_CHUNK)
+        call = self.read_at(chunk, at)
+        answer = at_once(call)
+        if answer is PENDING or len(<bytes> answer) == chunk:
+            self.busy = True
+            action.running = self._read_on(call, chunk)
+            return None
+        return self.give_all(answer)
+
+    cdef bytes give_all(self, bytes data):
+        """What was read to the end, after what was read ahead."""
+        if self.there():
+            data = self.ahead[self.taken:] + data
+        self.position += len(data)
+        self.size_hint = self.position
+        self.forget()
+        return data
+
+    async def _read_on(self, call, Py_ssize_t chunk):
+        """The turn is taken, and a call for what is left is made."""
+        try:
+            return await self._read_to_end(call, chunk)
+        finally:
+            self.leave()
+
+    async def _read_to_end(self, call, Py_ssize_t chunk):
+        cdef bytes data
+        cdef list parts = []
+        cdef int64_t at = self.position + self.there()
+        while True:
+            data = call if type(call) is bytes else await call
+            parts.append(data)
+            if len(data) < chunk:
+                return self.give_all(b"".join(parts) if len(parts) > 1 else data)
+            at += len(data)
+            chunk = min(2 * chunk, MOST_AT_ONCE)
+            call = self.read_at(chunk, at)
+
     async def _read_all(self):
         if not self.positional:
             await self._carry_out(self._drain_job())
             return self.take(self.there())
         cdef int64_t at = self.position + self.there()
         cdef Py_ssize_t chunk = max(self.size_hint - at + 1, NO_BUFFER_CHUNK)
-        cdef bytes data
-        parts = [self.ahead[self.taken:]]
-        while True:
-            data = await self.calls.pread(self.fd, chunk, at)
-            parts.append(data)
-            at += len(data)
-            if len(data) < chunk:
-                break
-            chunk = min(2 * chunk, MOST_AT_ONCE)
-        self.forget()
-        self.position = self.size_hint = at
-        return parts[1] if not parts[0] and len(parts) == 2 else b"".join(parts)
+        return await self._read_to_end(self.read_at(chunk, at), chunk)
 
     async def _drain_job(self):
         parts = []
@@ -425,6 +455,17 @@ cdef class BinaryFile(Buffered):
     async def __aexit__(self, *error):
         await self.close()
 
+    cdef bint closes_at_once(self) except -1:
+        """Close it if there is nothing to be written and nothing to wait for."""
+        if self.busy or self.unwritten or self.in_flight or self.ours is None or not self.closefd or self.can_write:
+            return False
+        if not self.ours.close_at_once(self.fd):
+            return False
+        self.fd = -1
+        self.state = FILE_CLOSED
+        self.forget()
+        return True
+
     async def _close(self):
         if self.ending is None:
             self.ending = self.loop.create_task(self._close_in_turn())
@@ -483,12 +524,14 @@ cdef object start_read(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     cdef Py_ssize_t size = action.size, there
     file.check_reading("read")
+    if size < 0 and not file.busy and not file.unwritten and file.positional:
+        return file.all_at_once(action)
     if size >= 0 and not file.busy and not file.unwritten:
         there = file.there()
         if size <= there:
             return file.take(size)
         if file.positional and (file.buffer_size or not there):
-            call = file.calls.pread(file.fd, file.chunk(size - there), file.position + there)
+            call = file.read_at(file.chunk(size - there), file.position + there)
             answer = at_once(call)
             if answer is not PENDING:
                 if answer:
@@ -611,4 +654,6 @@ cdef object start_close(Action action):
     file.check_loop()
     if file.state == FILE_OPEN:
         file.state = FILE_CLOSING
+        if file.closes_at_once():
+            return None
     action.running = file._close()

@@ -12,18 +12,11 @@ class Buffered(File):
         loop: Any,
         fd: int,
         name: Any,
-        *,
-        can_read: bool,
-        can_write: bool,
-        appending: bool,
-        created: bool,
-        truncated: bool,
-        closefd: bool,
-        positional: bool,
-        seekable: bool,
-        position: int,
-        size: int,
+        mode: Any,
+        about: tuple[int, int, int, int | None, bool, bool],
         buffer_size: int,
+        shared: bool,
+        closefd: bool,
     ) -> None: ...
     @property
     def mode(self) -> str: ...

@@ -6,6 +6,7 @@ Owns: the position, what was read ahead, what was written and is not in the file
 import errno
 import io
 import os
+import stat
 import warnings
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -13,10 +14,14 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from flexsc_loop.files.streams import read as read_stream, write as write_stream
+from flexsc_loop.files.calls cimport FileCalls
 from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File
 
 cdef object Unsupported = io.UnsupportedOperation
 cdef object lseek = os.lseek
+
+
+cdef int S_IFREG = stat.S_IFREG
 
 
 cdef enum:
@@ -26,16 +31,22 @@ cdef enum:
 cdef class Buffered(File):
     """The state of a file of bytes, and what changes it."""
 
-    def __init__(self, calls, loop, int fd, name, *, can_read, can_write, appending, created, truncated, closefd,
-                 positional, seekable, position, size, buffer_size):
+    def __init__(self, calls, loop, int fd, name, mode, about, Py_ssize_t buffer_size, bint shared, bint closefd):
+        """mode: opening.Mode.  about: from `calls.describe(fd)`.  shared: others may move the kernel's position."""
+        _, size, _, position, plain, patient = about
         self.calls = calls
+        self.ours = calls if type(calls) is FileCalls else None
         self.loop = loop
         self.name = name
         self.served_by = calls.served_by
-        self.can_read, self.can_write = can_read, can_write
-        self.appending, self.created, self.truncated, self.closefd = appending, created, truncated, closefd
-        self.positional, self.seekable_ = positional, seekable
-        self.position, self.size_hint = position, size
+        self.can_read, self.can_write = mode.can_read, mode.can_write
+        self.appending, self.created, self.truncated = mode.appending, mode.creating, mode.truncated
+        self.closefd = closefd
+        self.positional = about[0] == S_IFREG and not shared
+        self.plain, self.patient = plain, patient
+        self.seekable_ = position is not None
+        self.position = position or 0
+        self.size_hint = size
         self.buffer_size = buffer_size
         self.ahead = b""
         self.in_order = True
@@ -108,7 +119,8 @@ cdef class Buffered(File):
         """Read more; the number of bytes."""
         if not self.positional:
             return await self._carry_out(self._fill_job(self.chunk(wanted)))
-        cdef bytes data = await self.calls.pread(self.fd, self.chunk(wanted), self.position + self.there())
+        answer = self.read_at(self.chunk(wanted), self.position + self.there())
+        cdef bytes data = answer if type(answer) is bytes else await answer
         if data:
             self.keep(data)
         return len(data)

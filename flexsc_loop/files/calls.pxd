@@ -1,8 +1,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from flexsc_loop.files.at_once cimport AtOnce
 from flexsc_loop.syscalls.file_call cimport FileCall
-from flexsc_loop.syscalls.page cimport Page
-from flexsc_loop.turn.turn cimport Turn
 
 
 cdef class Call(FileCall):
@@ -20,13 +19,9 @@ cdef class Call(FileCall):
     cdef int tell_one(self, object callback, object context) except -1
 
 
-cdef class FileCalls:
-    cdef Turn turn
-    cdef Page page
+cdef class FileCalls(AtOnce):
     cdef dict busy                   # fd -> calls in flight on it
     cdef dict closing                # fd -> the close that waits for them
-    cdef uint64_t turn_seen          # the turn in which calls were last made at once,
-    cdef uint64_t until              # and the ticks from which on they are enough for it
 
     cdef Call new_call(self, int fd)
     cdef Call path_call(self, object path)
@@ -34,8 +29,12 @@ cdef class FileCalls:
     cdef object start(self, Call call)
     cdef object start_on(self, Call call, int other_fd)
     cdef object refuse(self, Call call, int error)
-    cdef object read_at_once(self, Call call)
-    cdef object end_at_once(self, Call call, int64_t moved)
+    cdef object end_at_once(self, Call call, int64_t res)
+    cdef object known_at_once(self, object value)
+    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient)
+    cdef object read_later(self, Call call, int res, size_t moved)
+    cdef bint close_at_once(self, int fd) except -1
+    cdef object start_stat(self, Call call, int fd)
     cdef int take_fd(self, int fd) except -1
     cdef int give_fd(self, int fd) except -1
     cdef int count(self, Call call) except -1

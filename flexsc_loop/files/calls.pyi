@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Buffer, disjoint_base
 
+from flexsc_loop.files.at_once import AtOnce
 from flexsc_loop.syscalls.file_call import FileCall
 from flexsc_loop.turn.turn import Turn
 
@@ -30,7 +31,7 @@ class Call(FileCall):
     def remove_done_callback(self, callback: Callable[[Call], object]) -> int: ...
 
 @disjoint_base
-class FileCalls:
+class FileCalls(AtOnce):
     def __init__(self, turn: Turn) -> None: ...
     @property
     def served_by(self) -> str: ...

@@ -15,19 +15,20 @@ from contextvars import copy_context
 from asyncio.exceptions import CancelledError, InvalidStateError
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING
-from libc.errno cimport errno
+from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
-from posix.uio cimport iovec
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.page cimport (
     CALL_CLOSE, CALL_COPY_RANGE, CALL_FADVISE, CALL_FALLOCATE, CALL_FSYNC, CALL_FSYNC_DATA, CALL_FTRUNCATE, CALL_HERE,
     CALL_LINKAT, CALL_MKDIRAT, CALL_OPENAT, CALL_READ, CALL_READ_REST, CALL_READ_WHOLE, CALL_READV, CALL_RENAMEAT,
     CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITE_WHOLE, CALL_WRITEV, FILE_ONCE, FILE_SLEEPS,
-    FILE_SPARE, ticks_in_us, ticks_now,
+    FILE_SPARE,
 )
-from flexsc_loop.syscalls.file_call cimport GIVES_COUNT, GIVES_WHOLE, FileCall
+from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, new_bytes
+from flexsc_loop.syscalls.file_call cimport GIVES_BYTES, GIVES_COUNT, GIVES_WHOLE, FileCall, statx_result
+from flexsc_loop.files.at_once cimport AtOnce
 from flexsc_loop.turn.turn cimport Turn
 
 
@@ -39,9 +40,7 @@ cdef extern from "<errno.h>" nogil:
     enum:
         EAGAIN
         EBADF
-        EINTR
         EINVAL
-        EOPNOTSUPP
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -59,15 +58,7 @@ cdef extern from "<sys/stat.h>" nogil:
         STATX_BASIC_STATS
 
 
-cdef extern from "<sys/uio.h>" nogil:
-    enum:
-        RWF_NOWAIT
-    ssize_t preadv2(int fd, const iovec* vectors, int count, int64_t offset, int flags)
-
-
 cdef enum:
-    AT_ONCE_MOST = 256 * 1024    # bytes that are read at once; more takes a thread, which copies while the loop goes on
-    AT_ONCE_US = 400             # so long a turn makes calls at once; then those who wait for them let others run
     WHOLE_MOST = 256 * 1024      # a whole file that is larger takes two hops, and is copied once less
 
 
@@ -113,6 +104,7 @@ cdef class Call(FileCall):
             return None
         if self.over or self.dropped:
             if self.error is None and not self.dropped:
+                self.opened = False
                 raise StopIteration(self.value)
             self.result()
         if self.blocking:
@@ -152,6 +144,7 @@ cdef class Call(FileCall):
             raise InvalidStateError("Result is not ready.")
         if self.error is not None:
             raise self.error
+        self.opened = False
         return self.value
 
     def exception(self):
@@ -222,7 +215,7 @@ cdef class Call(FileCall):
         return self.tell_all()
 
 
-cdef class FileCalls:
+cdef class FileCalls(AtOnce):
     """Calls on files, of one loop.
 
     Each method returns an awaitable for the result.  Arguments, results and errors are those of the functions of the
@@ -328,39 +321,61 @@ cdef class FileCalls:
                 self.take_fd(other_fd)
         return call
 
-    cdef object end_at_once(self, Call call, int64_t moved):
-        cdef uint64_t now = ticks_now()
-        call.job.res = moved
+    # ---- what is done at once
+
+    cdef object end_at_once(self, Call call, int64_t res):
+        call.job.res = res
         call.before = 0
-        call.finish(moved)
-        self.page.stats.counts.files_at_once += 1
-        if self.turn_seen != self.turn.turns:
-            self.turn_seen = self.turn.turns
-            self.until = now + ticks_in_us(AT_ONCE_US)
-        elif now > self.until:
-            call.late = True
+        call.finish(res)
+        call.late = not self.in_time()
         return call
 
-    cdef object read_at_once(self, Call call):
-        """Read what the page cache holds; the rest, if there is more, is queued."""
-        cdef iovec vector
-        cdef int64_t moved = 0, n
-        call.job.how = FILE_SPARE
-        if call.job.len > AT_ONCE_MOST or (self.closing and call.job.fd in self.closing):
-            return self.start_on(call, -1)
-        while True:
-            vector.iov_base = <char*> call.job.addr + moved
-            vector.iov_len = call.job.len - moved
-            n = preadv2(call.job.fd, &vector, 1, <int64_t> call.job.off + moved, RWF_NOWAIT)
-            if n < 0:
-                break
-            moved += n
-            if n == 0 or moved == <int64_t> call.job.len:
-                return self.end_at_once(call, moved)
-        if errno == EAGAIN:
-            call.job.how |= FILE_SLEEPS
-        elif errno != EOPNOTSUPP and errno != EINTR:
-            return self.refuse(call, errno)
+    cdef object known_at_once(self, object value):
+        cdef Call call = self.new_call(-1)
+        call.value = value
+        call.over = True
+        return call
+
+    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient):
+        """Bytes if they are there at once, else a call to be awaited for them.
+
+        plain: it is known that reading this file waits for nobody.  patient: that it always waits.
+        """
+        cdef PyObject* filling
+        cdef size_t moved = 0
+        cdef int res
+        cdef Call call
+        if self.turn._closed:
+            self.turn._check_closed()
+        if size < 0 or offset < 0:
+            return self.refuse(self.new_call(fd), EINVAL)
+        filling = new_bytes(NULL, size)
+        if patient or (self.closing and fd in self.closing):
+            res = -EAGAIN
+        else:
+            res = self.read_now(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, plain, &moved)
+        if res == 0:
+            self.page.stats.counts.file_bytes_read += moved
+            if <Py_ssize_t> moved != size:
+                _PyBytes_Resize(&filling, moved)
+            data = <object> filling
+            Py_DECREF_(filling)
+            if self.in_time():
+                return data
+            call = self.known_at_once(data)
+            call.late = True
+            return call
+        call = self.new_call(fd)
+        call.filling = filling
+        call.what = GIVES_BYTES
+        call.prepare(CALL_READ, fd, PyBytes_AS_STRING(<bytes> filling), size, offset, 0)
+        return self.read_later(call, res, moved)
+
+    cdef object read_later(self, Call call, int res, size_t moved):
+        """The rest, where there was not all."""
+        if res != -EAGAIN:
+            return self.refuse(call, -res)
+        call.job.how = FILE_SPARE | FILE_SLEEPS
         call.before = moved
         call.job.addr = <char*> call.job.addr + moved
         call.job.len -= moved
@@ -371,12 +386,8 @@ cdef class FileCalls:
 
     def pread(self, fd, Py_ssize_t size, int64_t offset):
         """Up to `size` bytes at `offset`: fewer only at the end of the file."""
-        cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        if size < 0 or offset < 0:
-            return self.refuse(call, EINVAL)
-        call.need_bytes(size)
-        call.prepare(CALL_READ, call.job.fd, PyBytes_AS_STRING(<bytes> call.filling), size, offset, 0)
-        return self.read_at_once(call)
+        result = self.read_bytes(PyObject_AsFileDescriptor(fd), size, offset, False, False)
+        return result if type(result) is Call else self.known_at_once(result)
 
     def pread_into(self, fd, buffer, int64_t offset):
         """Fill a writable buffer from `offset` on; gives how many bytes: fewer than fit only at the end of the file."""
@@ -386,7 +397,11 @@ cdef class FileCalls:
         call.what = GIVES_COUNT
         call.prepare(CALL_READ, call.job.fd, NULL, 0, offset, 0)
         call.hold(buffer, True)
-        return self.read_at_once(call)
+        cdef size_t moved = 0
+        cdef int res = -EAGAIN
+        if not self.closing or call.job.fd not in self.closing:
+            res = self.read_now(call.job.fd, call.job.addr, call.job.len, offset, False, &moved)
+        return self.end_at_once(call, moved) if res == 0 else self.read_later(call, res, moved)
 
     def preadv(self, fd, buffers, int64_t offset):
         """The same with several buffers, one after the other."""
@@ -508,7 +523,8 @@ cdef class FileCalls:
         audit("open", call.names, None, flags)
         call.what = GIVES_COUNT
         call.prepare(CALL_OPENAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, flags | O_CLOEXEC)
-        return self.start(call)
+        cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, flags)
+        return self.end_at_once(call, opened) if opened >= 0 else self.start(call)
 
     def close(self, fd):
         """Close a descriptor when nothing of this loop is in flight on it any more; further calls on it fail."""
@@ -519,7 +535,15 @@ cdef class FileCalls:
         if call.job.fd in self.busy:
             self.closing[call.job.fd] = call
             return call
+        if self.close_at_once(call.job.fd):
+            return self.end_at_once(call, 0)
         return self.start(call)
+
+    cdef bint close_at_once(self, int fd) except -1:
+        """Close a descriptor if nothing is in flight on it, and closing it waits for nobody."""
+        if fd in self.busy or fd in self.closing or self.turn._closed:
+            return False
+        return self.close_now(fd)
 
     # ---- names
 
@@ -536,15 +560,19 @@ cdef class FileCalls:
             call = self.new_call(fd)
             call.names = path
             call.prepare(CALL_STATX, fd, <void*> <const char*> b"", STATX_BASIC_STATS, 0, AT_EMPTY_PATH)
-            call.need_stat()
-            call.job.how = FILE_SPARE
-            return self.start_on(call, -1)
+            return self.start_stat(call, fd)
         call = self.path_call(path)
         call.prepare(CALL_STATX, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), STATX_BASIC_STATS, 0,
                      0 if follow_symlinks else AT_SYMLINK_NOFOLLOW)
+        return self.start_stat(call, -1)
+
+    cdef object start_stat(self, Call call, int fd):
+        """Of a descriptor that this loop must not close meanwhile, or of a path."""
         call.need_stat()
         call.job.how = FILE_SPARE
-        return self.start(call)
+        if self.stat_now(call.job.fd, <char*> call.job.addr, call.job.call_flags, <statx_result*> call.memory):
+            return self.end_at_once(call, 0)
+        return self.start(call) if fd < 0 else self.start_on(call, -1)
 
     def rename(self, src, dst, *, src_dir_fd=None, dst_dir_fd=None):
         """Give a file another name, in the place of what had it."""
@@ -610,6 +638,12 @@ cdef class FileCalls:
         """All that a file holds.  A small one takes one hop."""
         cdef Call call = self.path_call(path)
         audit("open", call.names, None, O_CLOEXEC)
+        cdef bytes data = self.whole_at_once(folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept))
+        if data is not None:
+            call.value = data
+            call.over = True
+            call.late = not self.in_time()
+            return call
         call.what = GIVES_WHOLE
         call.prepare(CALL_READ_WHOLE, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), WHOLE_MOST, 0, O_CLOEXEC)
         call.job.how = FILE_SPARE

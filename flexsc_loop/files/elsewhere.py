@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -29,6 +30,14 @@ class ExecutorCalls:
     def run(self, function: Callable[[*_Ts], _T], *args: *_Ts) -> Awaitable[_T]:
         """Have `function(*args)` called in a thread."""
         return self.loop.run_in_executor(None, function, *args)
+
+    def describe(self, fd: int) -> tuple[int, int, int, int | None, bool, bool]:
+        """Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, and how it is read."""
+        about = os.fstat(fd)
+        position = None
+        with contextlib.suppress(OSError):
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+        return stat.S_IFMT(about.st_mode), about.st_size, about.st_blksize, position, False, True
 
     # ---- at an offset
 

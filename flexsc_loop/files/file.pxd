@@ -1,5 +1,7 @@
 from libc.stdint cimport int64_t
 
+from flexsc_loop.files.calls cimport FileCalls
+
 
 cdef enum file_state:
     FILE_OPEN
@@ -21,6 +23,7 @@ cdef class Line:
 
 cdef class File(Line):
     cdef object calls
+    cdef FileCalls ours              # the same, unless it is another loop's
     cdef readonly object name
     cdef readonly object served_by
     cdef object idle                 # close() waits for what is in flight
@@ -31,9 +34,12 @@ cdef class File(Line):
     cdef bint can_read, can_write, appending, created, closefd
     cdef bint positional             # calls carry offsets of ours; else the kernel's position counts, or there is none
     cdef bint seekable_
+    cdef bint plain                  # it lies in memory: who reads it waits for nobody
+    cdef bint patient                # reading it always waits
 
     cdef int check(self) except -1
     cdef int check_loop(self) except -1
+    cdef object read_at(self, Py_ssize_t size, int64_t offset)
 
 
 # What at_once() gives where there is no result yet.

@@ -19,10 +19,13 @@ cdef object Unsupported = io.UnsupportedOperation
 
 cdef object at_once(object call):
     """The result of a call if it is there already, else PENDING; raises what the call has raised."""
+    if type(call) is bytes:
+        return call
     if type(call) is not Call or not (<Call> call).over or (<Call> call).late:
         return PENDING
     if (<Call> call).error is not None:
         raise (<Call> call).error
+    (<Call> call).opened = False
     return (<Call> call).value
 
 
@@ -95,6 +98,12 @@ cdef class File(Line):
         if running_loop() is not self.loop:
             raise RuntimeError(f"{self!r} was opened in another event loop, {self.loop!r}")
         return 0
+
+    cdef object read_at(self, Py_ssize_t size, int64_t offset):
+        """Bytes if they are there at once, else a call to be awaited for them."""
+        if self.ours is None:
+            return self.calls.pread(self.fd, size, offset)
+        return self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient)
 
     @property
     def closed(self):
@@ -220,7 +229,7 @@ cdef object writing(Action action, object call):
 cdef object start_pread(Action action):
     cdef File file = readable_file(action)
     size, offset = action.argument
-    return reading(action, file.calls.pread(file.fd, size, offset))
+    return reading(action, file.read_at(size, offset))
 
 
 cdef object start_pread_into(Action action):

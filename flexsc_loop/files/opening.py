@@ -6,8 +6,8 @@ Owns: what `open` accepts and refuses, and the choice of the file object.  Impor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
+import functools
 import io
 import os
 import stat
@@ -94,9 +94,10 @@ class Mode:
         self.updating = "+" in kinds
         self.can_read = "r" in kinds or self.updating
         self.can_write = "r" not in kinds or self.updating
+        self.truncated = self.writing and sys.version_info >= (3, 15)  # as `mode` of io's files says it
+        self.flags = self._flags()
 
-    @property
-    def flags(self) -> int:
+    def _flags(self) -> int:
         """For open(2)."""
         flags = os.O_CLOEXEC
         flags |= os.O_RDWR if self.can_read and self.can_write else os.O_RDONLY if self.can_read else os.O_WRONLY
@@ -156,23 +157,10 @@ async def open_fd(calls: Any, file: PathOrFd, mode: Mode, opener: Callable[[Any,
     return fd
 
 
-def describe(fd: int, file: PathOrFd, mode: Mode, buffering: int, shared: bool) -> dict[str, Any]:
-    """What the kernel says of an open file, as arguments of a file object.  Raises for a directory."""
-    about = os.fstat(fd)
-    if stat.S_ISDIR(about.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
-    position = None
-    with contextlib.suppress(OSError):
-        position = os.lseek(fd, 0, os.SEEK_END if mode.appending else os.SEEK_CUR)
-    if buffering < 0 or buffering == 1:
-        buffering = max(min(about.st_blksize, MOST_BUFFER), io.DEFAULT_BUFFER_SIZE)
-    return {
-        "positional": stat.S_ISREG(about.st_mode) and not shared,
-        "seekable": position is not None,
-        "position": position or 0,
-        "size": about.st_size,
-        "buffer_size": buffering,
-    }
+@functools.lru_cache(64)
+def mode_of(mode: str) -> Mode:
+    """What a mode says, which is the same each time."""
+    return Mode(mode)
 
 
 async def open_file(
@@ -181,7 +169,7 @@ async def open_file(
 ) -> Any:
     """Open; the arguments are those of the built-in open()."""
     file = file if isinstance(file, int) else os.fspath(file)
-    wanted = Mode(mode)
+    wanted = mode_of(mode)
     check(file, wanted, buffering, encoding, errors, newline, closefd)
     calls = calls_of(asyncio.get_running_loop())
     text = encoding, errors, newline
@@ -203,7 +191,7 @@ async def open_made(
 
     names: where `make` has put the file's name, last; without, the file is called by its number.
     """
-    wanted = Mode(mode)
+    wanted = mode_of(mode)
     check(0, wanted, buffering, encoding, errors, newline, closefd=True)
     calls = calls_of(asyncio.get_running_loop())
     fd = await ExecutorCalls(asyncio.get_running_loop()).new_fd(make)
@@ -219,14 +207,16 @@ def make_file(
     closefd: bool, *, shared: bool = False,
 ) -> Any:
     """The object for an open descriptor.  shared: others may use its position, which is the kernel's therefore."""
-    about = describe(fd, name, mode, buffering, shared)
-    if about["buffer_size"] and mode.updating and not about["seekable"]:
+    about = calls.describe(fd)
+    kind, _, block_size, position, _, _ = about
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if mode.appending and position is not None:
+        about = (*about[:3], os.lseek(fd, 0, os.SEEK_END), *about[4:])
+    size = max(min(block_size, MOST_BUFFER), io.DEFAULT_BUFFER_SIZE) if buffering < 0 or buffering == 1 else buffering
+    if size and mode.updating and position is None:
         raise io.UnsupportedOperation("File or stream is not seekable.")
-    binary = BinaryFile(
-        calls, asyncio.get_running_loop(), fd, name, can_read=mode.can_read, can_write=mode.can_write,
-        appending=mode.appending, created=mode.creating,
-        truncated=mode.writing and sys.version_info >= (3, 15), closefd=closefd, **about,
-    )
+    binary = BinaryFile(calls, asyncio.get_running_loop(), fd, name, mode, about, size, shared, closefd)
     if mode.binary:
         return binary
     line_buffering = buffering == 1 or (buffering < 0 and os.isatty(fd))

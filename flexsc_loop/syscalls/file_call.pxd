@@ -5,6 +5,30 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page, file_job
 
 
+cdef extern from "<sys/stat.h>" nogil:
+    struct statx_timestamp:
+        int64_t tv_sec
+        uint32_t tv_nsec
+
+    struct statx_result "statx":
+        uint32_t stx_mask
+        uint32_t stx_blksize
+        uint32_t stx_nlink
+        uint32_t stx_uid
+        uint32_t stx_gid
+        unsigned short stx_mode
+        uint64_t stx_ino
+        uint64_t stx_size
+        uint64_t stx_blocks
+        statx_timestamp stx_atime
+        statx_timestamp stx_ctime
+        statx_timestamp stx_mtime
+        uint32_t stx_rdev_major
+        uint32_t stx_rdev_minor
+        uint32_t stx_dev_major
+        uint32_t stx_dev_minor
+
+
 cdef enum gives:                     # what an awaited call gives
     GIVES_NONE
     GIVES_COUNT                      # the call's result, and what had been done before it
@@ -21,6 +45,7 @@ cdef class FileCall(Operation):
     cdef bint by_hand                # a thread makes the call, even if an entry might
     cdef bint doubted                # whether there is such an entry
     cdef bint unwanted               # nobody waits for them any more
+    cdef bint opened                 # the value is a descriptor that nobody has taken yet
     cdef int64_t before              # bytes that had been moved when the job was made
     cdef PyObject* filling           # bytes that are being filled, seen by nobody else
     cdef object value

@@ -26,29 +26,6 @@ from flexsc_loop.syscalls.page cimport (
 )
 
 
-cdef extern from "<sys/stat.h>" nogil:
-    struct statx_timestamp:
-        int64_t tv_sec
-        uint32_t tv_nsec
-
-    struct statx_result "statx":
-        uint32_t stx_blksize
-        uint32_t stx_nlink
-        uint32_t stx_uid
-        uint32_t stx_gid
-        unsigned short stx_mode
-        uint64_t stx_ino
-        uint64_t stx_size
-        uint64_t stx_blocks
-        statx_timestamp stx_atime
-        statx_timestamp stx_ctime
-        statx_timestamp stx_mtime
-        uint32_t stx_rdev_major
-        uint32_t stx_rdev_minor
-        uint32_t stx_dev_major
-        uint32_t stx_dev_minor
-
-
 cdef extern from "<sys/sysmacros.h>" nogil:
     uint64_t makedev(unsigned major, unsigned minor)
 
@@ -99,6 +76,8 @@ cdef class FileCall(Operation):
     def __dealloc__(self):
         Py_XDECREF(self.filling)
         self.let_go()
+        if self.opened:
+            close_fd(<int> self.job.res)
 
     cdef int prepare(self, int call, int fd, void* addr, uint64_t length, uint64_t off, uint32_t call_flags) except -1:
         """Fill the job; `begin` comes next."""
@@ -319,6 +298,7 @@ cdef class FileCall(Operation):
         elif res < 0:
             self.fail(<int> -res)
         else:
+            self.opened = self.job.call == CALL_OPENAT
             try:
                 self.value = self.answer(res)
             except BaseException as error:

@@ -41,8 +41,8 @@ cdef enum:
 
 
 # Calls on files that entries carry, which takes less CPU time than a thread of ours for each of them: all that a ring
-# has but CLOSE.  If that were interrupted, nobody could tell whether it has to be made again.  A page whose kernel turns
-# out not to have one takes it out.
+# has but CLOSE.  If that were interrupted, nobody could tell whether it has to be made again.  What the kernel turns
+# out not to have, a page takes out.
 cdef uint64_t FILE_ENTRIES = 0
 for _call in (CALL_READ, CALL_READV, CALL_WRITE, CALL_WRITEV, CALL_FSYNC, CALL_FALLOCATE, CALL_OPENAT, CALL_STATX,
               CALL_FADVISE, CALL_RENAMEAT, CALL_UNLINKAT, CALL_MKDIRAT, CALL_SYMLINKAT, CALL_LINKAT, CALL_FTRUNCATE):

@@ -1,0 +1,37 @@
+from libc.stdint cimport int64_t, uint64_t
+
+from flexsc_loop.syscalls.file_call cimport statx_result
+from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.turn.turn cimport Turn
+
+
+cdef extern from "file_now.h" nogil:
+    enum file_place:
+        FILE_IN_MEMORY
+
+    struct file_mounts:
+        pass
+
+    file_place file_now_place(file_mounts* mounts, int fd, statx_result* about) noexcept
+    int file_now_read(file_mounts* mounts, int fd, void* addr, size_t len, uint64_t off, bint plain,
+                      size_t* moved) noexcept
+    int file_now_open(file_mounts* mounts, int folder, const char* path, int flags, statx_result* about) noexcept
+    int file_now_stat(file_mounts* mounts, int folder, const char* path, int flags, statx_result* about) noexcept
+    int file_now_close(file_mounts* mounts, int fd) noexcept
+
+
+cdef class AtOnce:
+    cdef Turn turn
+    cdef Page page
+    cdef file_mounts mounts
+    cdef uint64_t misses             # reads in vain since the last that was not
+    cdef uint64_t turn_seen          # the turn in which calls were last made at once,
+    cdef uint64_t until              # and the ticks from which on they are enough for it
+
+    cdef bint in_time(self) noexcept
+    cdef bint may_read_at_once(self, uint64_t size) noexcept
+    cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept
+    cdef int open_now(self, int place, const char* path, int flags) noexcept
+    cdef bint stat_now(self, int place, const char* path, int flags, statx_result* about) noexcept
+    cdef bint close_now(self, int fd) noexcept
+    cdef bytes whole_at_once(self, int place, const char* path)

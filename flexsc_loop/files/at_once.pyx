@@ -1,0 +1,124 @@
+# cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
+"""Floor 4: calls on files that are made at once, since they wait for nobody.
+
+Owns: what is known of file systems, whether a try is worth while, and how long a turn may go on with that.  Imports:
+file_now.h, turn, page.
+"""
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport int64_t, uint64_t
+from posix.unistd cimport close as close_fd
+
+from flexsc_loop.syscalls.cpython_extra cimport new_bytes
+from flexsc_loop.syscalls.page cimport EAGAIN, ticks_in_us, ticks_now
+
+
+cdef extern from "<fcntl.h>" nogil:
+    enum:
+        F_GETFL
+        O_DIRECT
+    int fcntl(int fd, int command)
+
+
+cdef extern from "<unistd.h>" nogil:
+    enum:
+        SEEK_CUR
+    int64_t lseek(int fd, int64_t offset, int whence)
+
+
+cdef extern from "<sys/stat.h>" nogil:
+    enum:
+        S_IFMT
+
+
+cdef enum:
+    AT_ONCE_MOST = 256 * 1024    # bytes that are read at once; more takes a thread, which copies while the loop goes on
+    AT_ONCE_US = 400             # so long a turn makes calls at once; then those who wait for them let others run
+    MISSES_MOST = 8              # after so many reads in vain only one of so many is tried at once
+
+
+cdef class AtOnce:
+    """What one loop does on files without waiting."""
+
+    cdef bint in_time(self) noexcept:
+        """One more call was made at once.  Whether that may go on, or others are to run first."""
+        cdef uint64_t now = ticks_now()
+        self.page.stats.counts.files_at_once += 1
+        if self.turn_seen != self.turn.turns:
+            self.turn_seen = self.turn.turns
+            self.until = now + ticks_in_us(AT_ONCE_US)
+        return now <= self.until
+
+    cdef bint may_read_at_once(self, uint64_t size) noexcept:
+        """Whether to try.  Where that has been in vain for some time, only now and then."""
+        if size > AT_ONCE_MOST:
+            return False
+        if self.misses < MISSES_MOST:
+            return True
+        self.misses += 1
+        return self.misses % MISSES_MOST == 0
+
+    cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept:
+        """0, -EAGAIN (with what was moved), or another -errno."""
+        moved[0] = 0
+        if not self.may_read_at_once(size):
+            return -EAGAIN
+        cdef int res = file_now_read(&self.mounts, fd, data, size, offset, plain, moved)
+        if res == -EAGAIN:
+            self.misses += 1
+        else:
+            self.misses = 0
+        return res
+
+    cdef int open_now(self, int place, const char* path, int flags) noexcept:
+        """A descriptor, or -1."""
+        cdef statx_result about
+        return max(file_now_open(&self.mounts, place, path, flags, &about), -1)
+
+    cdef bint stat_now(self, int place, const char* path, int flags, statx_result* about) noexcept:
+        return file_now_stat(&self.mounts, place, path, flags, about) == 0
+
+    cdef bint close_now(self, int fd) noexcept:
+        return file_now_close(&self.mounts, fd) == 0
+
+    cdef bytes whole_at_once(self, int place, const char* path):
+        """What a small file holds if all of that is cached, else None."""
+        cdef statx_result about
+        cdef size_t moved = 0
+        cdef int res
+        cdef int fd = file_now_open(&self.mounts, place, path, 0, &about)
+        if fd < 0:
+            return None
+        cdef PyObject* filling = NULL
+        try:
+            if about.stx_size >= AT_ONCE_MOST:
+                return None
+            # One more, to see where it ends.
+            filling = new_bytes(NULL, about.stx_size + 1)
+            res = file_now_read(&self.mounts, fd, PyBytes_AS_STRING(<bytes> filling), about.stx_size + 1, 0, False,
+                                &moved)
+            if res < 0 or moved > about.stx_size:
+                return None
+            self.page.stats.counts.file_bytes_read += moved
+            _PyBytes_Resize(&filling, moved)
+            return <bytes> filling
+        finally:
+            Py_XDECREF(filling)
+            close_fd(fd)
+
+    def describe(self, int fd):
+        """What there is to know of an open file.
+
+        Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, whether reading it waits
+        for nobody, and whether reading it always waits.
+        """
+        cdef statx_result about
+        cdef file_place place = file_now_place(&self.mounts, fd, &about)
+        if about.stx_mask == 0:
+            os.fstat(fd)  # raises
+        cdef int64_t position = lseek(fd, 0, SEEK_CUR)
+        return (about.stx_mode & S_IFMT, about.stx_size, about.stx_blksize, None if position < 0 else position,
+                place == FILE_IN_MEMORY, bool(fcntl(fd, F_GETFL) & O_DIRECT))

@@ -1,0 +1,196 @@
+"""What is done on files without waiting: cached data, cached names, memory; and what must not be."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+import tempfile
+import threading
+
+import pytest
+
+import flexsc_loop
+from flexsc_loop import files as functions
+
+pytestmark = pytest.mark.ours
+
+
+@pytest.fixture(params=["/var/tmp", "/dev/shm"])
+def folder(request):
+    """On a disk, and in memory."""
+    if not os.access(request.param, os.W_OK):
+        pytest.skip(f"{request.param} can't be written to")
+    with tempfile.TemporaryDirectory(dir=request.param) as name:
+        yield name
+
+
+@pytest.fixture
+def path(folder):
+    name = f"{folder}/file"
+    with open(name, "wb") as file:
+        file.write(random.Random(1).randbytes(10_000))
+    return name
+
+
+def contents(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+async def all_at_once(loop, main):
+    """What `main` gives, having made no call that somebody else makes.  Skips where nothing is done at once."""
+    before = loop.stats()
+    result = await main
+    after = loop.stats()
+    done = {key: after[key] - before[key] for key in ("files_at_once", "files_queued", "files_by_threads")}
+    if done["files_at_once"] == 0:
+        pytest.skip("this kernel or file system does nothing at once")
+    assert done["files_queued"] == done["files_by_threads"] == 0
+    return result
+
+
+async def test_a_small_file_costs_no_hop(loop, path):
+    async def read():
+        async with flexsc_loop.open(path, "rb") as file:
+            fd = file.fileno()
+            assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NONBLOCK
+            assert not os.get_inheritable(fd)
+            data = await file.read()
+        with pytest.raises(OSError):
+            os.fstat(fd)
+        return data
+
+    assert await all_at_once(loop, read()) == contents(path)
+
+
+async def test_functions_of_what_is_cached(loop, path):
+    async def look():
+        return await functions.read_bytes(path), await functions.stat(path), await functions.exists(path)
+
+    data, about, there = await all_at_once(loop, look())
+    assert (data, about, there) == (contents(path), os.stat(path), True)
+
+
+async def test_a_link_is_told_from_what_it_points_to(loop, folder, path):
+    os.symlink("file", f"{folder}/link")
+    os.symlink("nowhere", f"{folder}/dangling")
+    assert await functions.stat(f"{folder}/link") == os.stat(path)
+    assert await functions.lstat(f"{folder}/link") == os.lstat(f"{folder}/link")
+    assert await functions.read_bytes(f"{folder}/link") == contents(path)
+    assert not await functions.exists(f"{folder}/dangling")
+    with pytest.raises(FileNotFoundError):
+        await functions.read_bytes(f"{folder}/dangling")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 256 * 1024 - 1, 256 * 1024, 1 << 20])
+@pytest.mark.parametrize("grown", [0, 100, 300_000])
+async def test_all_of_a_file_that_has_grown(loop, folder, size, grown):
+    data = random.Random(2).randbytes(size + grown)
+    name = f"{folder}/grows"
+    with open(name, "wb") as file:
+        file.write(data[:size])
+    async with flexsc_loop.open(name, "rb") as file:
+        with open(name, "ab") as more:
+            more.write(data[size:])
+        assert await file.read() == data
+        assert await file.tell() == len(data)
+        await file.seek(size)
+        assert await file.read() == data[size:]
+
+
+async def test_read_after_a_part(loop, path):
+    async with flexsc_loop.open(path, "rb") as file:
+        assert await file.read(10) == contents(path)[:10]
+        assert await file.read() == contents(path)[10:]
+        assert await file.read() == b""
+
+
+async def test_many_reads_of_memory_are_made_at_once(loop, path):
+    async def read():
+        async with flexsc_loop.open(path, "rb", buffering=0) as file:
+            return b"".join([await file.pread(10, at) for at in range(0, 10_000, 10)])
+
+    assert await all_at_once(loop, read()) == contents(path)
+
+
+async def test_a_file_without_a_name_is_closed_elsewhere(loop, path):
+    """To close its last descriptor frees what it holds, which may take long."""
+    fd = os.open(path, os.O_RDONLY)
+    os.unlink(path)
+    before = loop.stats()
+    await loop._files.close(fd)
+    assert loop.stats()["files_at_once"] == before["files_at_once"]
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+async def test_a_fifo_is_not_touched_by_looking_what_it_is(loop, folder):
+    """One who waits for a reader must not be let go by a look."""
+    name = f"{folder}/fifo"
+    os.mkfifo(name)
+    opened = threading.Event()
+
+    def write():
+        with open(name, "wb") as file:
+            opened.set()
+            file.write(b"after all")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        await functions.stat(name)
+        assert await functions.exists(name)
+        assert not opened.is_set()
+    finally:
+        assert await functions.read_bytes(name) == b"after all"
+        thread.join()
+
+
+async def test_one_who_reads_and_reads_lets_others_run(loop, path):
+    turns = 0
+    over = False
+
+    async def count():
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    async with flexsc_loop.open(path, "rb") as file:
+        while turns < 5:
+            await file.pread(1, 0)
+    over = True
+    await counting
+
+
+async def test_an_open_that_is_cancelled_leaves_no_descriptor(loop, path):
+    """Not even one that has come to its end when its task is cancelled; the leaks fixture looks."""
+    for _ in range(200):
+        task = asyncio.ensure_future(flexsc_loop.open(path, "rb"))
+        writing = asyncio.ensure_future(flexsc_loop.open(path, "r+b"))
+        await asyncio.sleep(0)
+        for each in (task, writing):
+            each.cancel()
+        for each in await asyncio.gather(task, writing, return_exceptions=True):
+            if not isinstance(each, BaseException):
+                await each.close()
+    while loop.stats()["in_flight"]:
+        await asyncio.sleep(0)
+
+
+async def test_many_opened_at_once_and_cancelled_late(loop, path):
+    """Those that have used up a turn's time wait for the next one, and may be cancelled until then."""
+    async def look():
+        file = await flexsc_loop.open(path, "rb")
+        await file.close()
+
+    tasks = [asyncio.create_task(look()) for _ in range(300)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while loop.stats()["in_flight"]:
+        await asyncio.sleep(0)

@@ -6,11 +6,14 @@ within a few.
 
 import asyncio
 import os
+import select
+import socket
 import statistics
 import time
 
 import pytest
-from support import spare_cpu
+from datagrams import Talker
+from support import Recorder, spare_cpu, tcp_pair
 
 TURN_S = 0.0002
 ROUNDS = 15
@@ -58,6 +61,11 @@ def received(sock, want):
     return look
 
 
+def is_there(fd):
+    """Whether there is something to read, or the end."""
+    return bool(select.select([fd], [], [], 0)[0])
+
+
 @pytest.mark.usefixtures("kind")
 async def test_last_write_and_end(loop, connect):
     """The answer and the end are seen within a few turns, not when the thread has got its CPU."""
@@ -89,3 +97,57 @@ async def test_descriptors(loop, connect, way):
         late += os.path.lexists(f"/proc/self/fd/{fd}")
         peer.close()
     assert late <= (ROUNDS // 2 if way.name == "user-pinned" else 0)
+
+
+async def test_many_answers_of_one_turn(loop):
+    """More than a loop with a syscall thread sends itself where that has a CPU of its own."""
+    pairs = [tcp_pair() for _ in range(12)]
+    transports = []
+    for ours, theirs in pairs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        transports.append((await loop.connect_accepted_socket(Recorder, ours))[0])
+    counts = []
+    for _ in range(ROUNDS):
+        compute()
+        for transport in transports:
+            transport.write(b"answer")
+        counts.append(max([await turns_until(received(theirs, 6)) for _, theirs in pairs]))
+    assert statistics.median(counts) <= FEW
+    for transport in transports:
+        transport.close()
+    assert max([await turns_until(received(theirs, 0)) for _, theirs in pairs]) >= 0
+    for _, theirs in pairs:
+        theirs.close()
+
+
+async def test_last_words_into_a_pipe(loop):
+    counts = []
+    for _ in range(ROUNDS):
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, open(writing, "wb", 0))
+        compute()
+        transport.write(b"last words")
+        transport.close()
+        counts.append(await turns_until(lambda reading=reading: is_there(reading)))
+        assert os.read(reading, 100) == b"last words"
+        counts.append(await turns_until(lambda reading=reading: is_there(reading)))
+        assert os.read(reading, 100) == b""
+        os.close(reading)
+    assert statistics.median(counts) <= FEW
+
+
+async def test_last_datagrams(loop):
+    counts = []
+    for _ in range(ROUNDS):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind(("127.0.0.1", 0))
+            transport, protocol = await loop.create_datagram_endpoint(Talker, remote_addr=peer.getsockname())
+            compute()
+            for _ in range(3):
+                transport.sendto(b"answer")
+            transport.close()
+            counts += [await turns_until(received(peer, 6)) for _ in range(3)]
+            counts.append(await turns_until(lambda protocol=protocol: "lost" in protocol.calls))
+    assert statistics.median(counts) <= FEW

@@ -63,14 +63,19 @@ void flexsc_page_publish(struct flexsc_page *page);
 /* Whether there is a pinned thread and it sleeps, as far as a look without a barrier tells. */
 bool flexsc_page_thread_sleeps(const struct flexsc_page *page);
 
-/* Whether the server has taken all published entries. */
-bool flexsc_page_all_taken(const struct flexsc_page *page);
+/* Whether the server has begun all published entries. */
+bool flexsc_page_all_begun(const struct flexsc_page *page);
+
+/* With a pinned thread, which may have to wait for its CPU: begin what has been published and it has not begun, in its
+ * order and up to so many calls as the thread makes at once, unless it is at work just now.  Whether that was done.
+ * It touches what is the server's only: others may submit meanwhile. */
+bool flexsc_page_help(struct flexsc_page *page);
 
 /* Wait until a completion is there, or flexsc_page_wake() was called since the last wait, or the time is
  * over: `timeout_ns` 0 never sleeps, -1 sleeps without limit.  Looks for up to `spin_ns` before it sleeps.  The own
  * thread publishes, makes the calls, asks epoll, posts completions and sleeps in epoll; if it is to look, it only looks,
- * and `spin` learns from that.  With a pinned thread it sleeps on a futex, and nothing but atomics is touched: others
- * may submit meanwhile.
+ * and `spin` learns from that.  With a pinned thread it helps after looking in vain, and sleeps on a futex; others may
+ * submit meanwhile.
  * Returns 0, or -EINTR when a signal ended the sleep, or another -errno of epoll_wait. */
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin);
 

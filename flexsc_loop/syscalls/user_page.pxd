@@ -30,7 +30,8 @@ cdef extern from "user_page.h":
     int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin) noexcept nogil
     void flexsc_page_wake(flexsc_page* page) noexcept nogil
     unsigned flexsc_page_reap(flexsc_page* page, flexsc_completion* out, unsigned most) noexcept
-    bint flexsc_page_all_taken(const flexsc_page* page) noexcept
+    bint flexsc_page_help(flexsc_page* page) noexcept nogil
+    bint flexsc_page_all_begun(const flexsc_page* page) noexcept
     bint flexsc_page_has_completions(const flexsc_page* page) noexcept
     void flexsc_page_cancel_now(flexsc_page* page, flexsc_entry* entry) noexcept nogil
     bint flexsc_page_thread_sleeps(const flexsc_page* page) noexcept nogil
@@ -51,11 +52,13 @@ cdef extern from *:
     COUNTER(batches)
     COUNTER(loop_syscalls)
     COUNTER(wakeups)
+    COUNTER(helps)
     COUNTER(overflows)
     """
     uint64_t counted_batches(const flexsc_page* page)
     uint64_t counted_loop_syscalls(const flexsc_page* page)
     uint64_t counted_wakeups(const flexsc_page* page)
+    uint64_t counted_helps(const flexsc_page* page)
     uint64_t counted_overflows(const flexsc_page* page)
 
 
@@ -86,7 +89,10 @@ cdef class UserPage(Page):
     cdef uint32_t unpublished
     cdef uint32_t looks                    # busy turns that still look at epoll, whatever the time
     cdef uint64_t looked_at                # ticks of the last look
+    cdef uint64_t helps                    # times that the loop's thread had to help, as far as has been seen
     cdef uint64_t calls_seen               # direct calls until then
 
+    cdef int give(self) except -1
+    cdef int help(self) except -1
     cdef int send_gathered(self) except -1
     cdef int silently(self, int call, int fd, uint32_t length, uint64_t addr, uint64_t off) except -1

@@ -96,6 +96,8 @@ cdef class UserPage(Page):
             res = flexsc_thread_start(self.user, cpu, SPIN_NS)
         self.started = self.eager = cpu is not None and res == 0
         self.cpu = cpu if self.started else None
+        self.server_cpu = cpu if self.started else -1
+        self.given = False
         self.direct_most = 0 if self.eager else <uint32_t> -1
         if res < 0:
             raise OSError(-res, f"no syscall thread on CPU {cpu}: {os.strerror(-res)}")
@@ -201,18 +203,31 @@ cdef class UserPage(Page):
         self.gathering = gathering
         return 0
 
+    cdef int give(self) except -1:
+        """Publish to the pinned thread; with the GIL, because other threads may submit without it being refused."""
+        if self.unpublished:
+            self.giving()
+        self.unpublished = 0
+        flexsc_page_publish(self.user)
+        return 0
+
+    cdef int help(self) except -1:
+        """Make the calls that the pinned thread should have begun."""
+        with nogil:
+            flexsc_page_help(self.user)
+        return 0
+
     cdef int publish(self) except -1:
         if self.unpublished == 0:
             return 0
-        self.unpublished = 0
         if self.started:
-            self.giving()
-            flexsc_page_publish(self.user)
-        else:
-            self.away = True
-            with nogil:
-                flexsc_page_serve(self.user, 0)
-            self.away = False
+            self.give()
+            return self.help() if self.behind(ticks_now()) else 0
+        self.unpublished = 0
+        self.away = True
+        with nogil:
+            flexsc_page_serve(self.user, 0)
+        self.away = False
         return 0
 
     cdef int wait(self, int64_t timeout_ns) except? -1:
@@ -222,22 +237,21 @@ cdef class UserPage(Page):
         if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
         if self.started:
-            if self.unpublished:
-                self.giving()
+            self.give()
+            if timeout_ns == 0:
+                return self.help() if self.behind(ticks_now()) else 0
             if sched_getcpu() == self.server_cpu:
                 # To look is to keep the thread from working.
                 spin_ns = 0
-            # With the GIL, because other threads may submit without it being refused.
-            flexsc_page_publish(self.user)
-            if timeout_ns == 0:
-                self.unpublished = 0
-                return 0
         self.unpublished = 0
         self.away = not self.started
         with nogil:
             res = flexsc_page_wait(self.user, timeout_ns, spin_ns, &self.spin)
         self.away = False
         self.looked_at = ticks_now()
+        if self.started and counted_helps(self.user) != self.helps:
+            self.helps = counted_helps(self.user)
+            self.late_at = self.looked_at
         self.calls_seen = self.direct_calls
         if busy or flexsc_page_has_completions(self.user):
             self.looks = LOOKS
@@ -250,16 +264,14 @@ cdef class UserPage(Page):
                 or faults_hold_any(&self.faults)):
             return False
         if self.started:
-            if self.given:
-                self.behind(now)
-            return True
+            return not self.behind(now)
         if self.looks or self.direct_calls != self.calls_seen:
             self.looks -= self.looks != 0
             return False
         return now - self.looked_at < ticks_in_us(LOOK_EVERY_US)
 
     cdef bint hungry(self) noexcept:
-        return flexsc_page_all_taken(self.user)
+        return flexsc_page_all_begun(self.user)
 
     cdef bint asleep(self) noexcept:
         return self.started and flexsc_page_thread_sleeps(self.user)

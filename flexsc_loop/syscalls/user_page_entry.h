@@ -35,6 +35,7 @@ struct flexsc_counters {
     _Atomic uint64_t batches;                /* loop: publishes that carried at least one entry */
     _Atomic uint64_t loop_syscalls;          /* system calls made by the loop's thread, all of them */
     _Atomic uint64_t wakeups;                /* loop: times that it woke the sleeping thread */
+    _Atomic uint64_t helps;                  /* loop: times that it made calls which the thread had not begun */
     _Alignas(64) _Atomic uint64_t completions; /* server */
     _Atomic uint64_t server_syscalls;          /* system calls made by the pinned thread */
     _Atomic uint64_t pool_empty;               /* server: receives that ended with ENOBUFS */

@@ -190,8 +190,9 @@ bool flexsc_page_thread_sleeps(const struct flexsc_page *page) {
     return page->pinned && atomic_load_explicit(&page->thread_state, memory_order_relaxed) == THREAD_ASLEEP;
 }
 
-bool flexsc_page_all_taken(const struct flexsc_page *page) {
-    return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL;
+bool flexsc_page_all_begun(const struct flexsc_page *page) {
+    return atomic_load_explicit(&page->inbox, memory_order_relaxed) == NULL &&
+           atomic_load_explicit(&page->unbegun, memory_order_relaxed) == 0;
 }
 
 static bool is_poked(const struct flexsc_page *page) {
@@ -249,6 +250,62 @@ int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns) {
     return flexsc_page_wait(page, timeout_ns, 0, &unused);
 }
 
+/* ---- the loop at the server's part ---- */
+
+/* The guard is the loop's. */
+static void begin_serving(struct flexsc_page *page) {
+    if (page->pinned)
+        page->results.syscalls = &page->results.counters.loop_syscalls;
+}
+
+/* The guard is about to be let go of.  Whether the thread has to be called for what is left. */
+static bool end_serving(struct flexsc_page *page) {
+    if (!page->pinned)
+        return false;
+    page->results.syscalls = &page->results.counters.server_syscalls;
+    atomic_store_explicit(&page->touched, 1, memory_order_relaxed);
+    if (page->fresh == NULL && page->results.spill == NULL && page->fds.ready.count == 0)
+        return false;
+    /* The thread announces a sleep under the guard, so we know for sure whether it saw what we have left. */
+    uint32_t asleep = THREAD_ASLEEP;
+    return atomic_compare_exchange_strong(&page->thread_state, &asleep, THREAD_AWAKE);
+}
+
+/* Who holds the guard is at work, or has lost its CPU in the midst of it: either way there is no waiting for it. */
+static bool try_to_serve(struct flexsc_page *page) {
+    if (page->pinned && !guard_try(page))
+        return false;
+    begin_serving(page);
+    return true;
+}
+
+static void stop_serving(struct flexsc_page *page) {
+    bool ring = end_serving(page);
+    if (page->pinned)
+        guard_unlock(page, &page->results.counters.loop_syscalls);
+    if (ring)
+        ring_doorbell(page);
+}
+
+bool flexsc_page_close_fd(struct flexsc_page *page, int fd) {
+    if (!try_to_serve(page))
+        return false;
+    calls_close(&page->calls, fd);
+    stop_serving(page);
+    return true;
+}
+
+bool flexsc_page_help(struct flexsc_page *page) {
+    if (!page->pinned || flexsc_page_all_begun(page) || !try_to_serve(page))
+        return false;
+    service_run_fresh(page);
+    stop_serving(page);
+    count(&page->results.counters.helps);
+    return true;
+}
+
+/* ---- waiting for a pinned thread ---- */
+
 /* Look for completions or a wake for up to `spin_ns`.  Whether one came. */
 static bool loop_spins(struct flexsc_page *page, int64_t spin_ns) {
     int64_t end = spin_ns > 0 ? flexsc_now_ns() + spin_ns : 0;
@@ -275,12 +332,15 @@ static int loop_sleeps(struct flexsc_page *page, int64_t deadline) {
     return futex_wait(&results->loop_sleep, LOOP_IN_FUTEX, left, &results->counters.loop_syscalls);
 }
 
-/* With a pinned thread: look for a moment, then sleep until there is a completion or a wake comes. */
+/* With a pinned thread: look for a moment, begin what it has not begun in that time, then sleep until there is a
+ * completion or a wake comes. */
 static int loop_waits(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin) {
     struct results *results = &page->results;
     int64_t deadline = timeout_ns > 0 ? flexsc_now_ns() + timeout_ns : -1;
     spin->looks += spin_ns > 0;
-    loop_spins(page, timeout_ns > 0 && timeout_ns < spin_ns ? timeout_ns : spin_ns);
+    bool timer = timeout_ns > 0 && timeout_ns < spin_ns;
+    if (!loop_spins(page, timer ? timeout_ns : spin_ns) && !timer)
+        flexsc_page_help(page);
     for (;;) {
         if (results_there(results) || !results_loop_falls_asleep(results, LOOP_IN_FUTEX))
             return 0;
@@ -299,41 +359,6 @@ int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_
         return results_there(&page->results) || timeout_ns == 0 ? 0 : loop_waits(page, timeout_ns, spin_ns, spin);
     flexsc_page_publish(page);
     return own_thread_serves(page, timeout_ns, spin_ns, spin);
-}
-
-/* ---- the loop at the server's part ---- */
-
-/* The guard is the loop's. */
-static void begin_serving(struct flexsc_page *page) {
-    if (page->pinned)
-        page->results.syscalls = &page->results.counters.loop_syscalls;
-}
-
-/* The guard is about to be let go of.  Whether the thread has to be called for what is left. */
-static bool end_serving(struct flexsc_page *page) {
-    if (!page->pinned)
-        return false;
-    page->results.syscalls = &page->results.counters.server_syscalls;
-    atomic_store_explicit(&page->touched, 1, memory_order_relaxed);
-    if (page->fresh == NULL && page->results.spill == NULL && page->fds.ready.count == 0)
-        return false;
-    /* The thread announces a sleep under the guard, so we know for sure whether it saw what we have left. */
-    uint32_t asleep = THREAD_ASLEEP;
-    return atomic_compare_exchange_strong(&page->thread_state, &asleep, THREAD_AWAKE);
-}
-
-bool flexsc_page_close_fd(struct flexsc_page *page, int fd) {
-    /* Who holds the guard is at work, or has lost its CPU in the midst of it: either way there is no waiting for it. */
-    if (page->pinned && !guard_try(page))
-        return false;
-    begin_serving(page);
-    calls_close(&page->calls, fd);
-    bool ring = end_serving(page);
-    if (page->pinned)
-        guard_unlock(page, &page->results.counters.loop_syscalls);
-    if (ring)
-        ring_doorbell(page);
-    return true;
 }
 
 /* ---- cancelling ---- */

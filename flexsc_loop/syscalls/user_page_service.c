@@ -155,6 +155,7 @@ void guard_lock(struct flexsc_page *page, _Atomic uint64_t *syscalls) {
 }
 
 void guard_unlock(struct flexsc_page *page, _Atomic uint64_t *syscalls) {
+    atomic_store_explicit(&page->unbegun, page->fresh != NULL, memory_order_relaxed);
     /* Release: pairs with the acquire above. */
     if (atomic_exchange_explicit(&page->guard, GUARD_FREE, memory_order_release) == GUARD_WAITED_FOR)
         futex_wake(&page->guard, syscalls);

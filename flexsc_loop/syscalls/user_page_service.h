@@ -37,6 +37,7 @@ struct flexsc_page {
     pid_t owner;
 
     _Alignas(CACHE_LINE) _Atomic uint32_t guard; /* a futex */
+    _Atomic uint32_t unbegun;                    /* whether its last holder has left anything in `fresh` */
 
     /* The server's (with a thread: under the guard). */
     _Alignas(CACHE_LINE) struct flexsc_entry *fresh; /* taken from the inbox, not tried yet */

@@ -102,10 +102,126 @@ static void test_close_with_a_late_thread(enum mode mode) {
     close_late(&rig);
 }
 
+/* ---- helping ---- */
+
+/* What has been published is done by the loop; what it had taken from the inbox already, for a cancel, too. */
+static void test_help_a_late_thread(enum mode mode) {
+    (void)mode;
+    struct rig rig = open_late();
+    const struct flexsc_counters *counters = flexsc_page_counters(rig.page);
+    struct op send = {0}, recv = {0}, nops[2] = {{0}};
+    int fds[2];
+    char in[8];
+    make_pair(SOCK_STREAM, fds);
+    CHECK(!flexsc_page_help(rig.page), "helped with nothing");
+    rig_submit(&rig, &send, CALL_SEND, fds[0], ENTRY_OWNED, "abc", 3, 0);
+    flexsc_page_publish(rig.page);
+    CHECK(!flexsc_page_all_begun(rig.page), "begun by nobody");
+    guard_lock(rig.page, &rig.page->results.counters.server_syscalls);
+    CHECK(!flexsc_page_help(rig.page), "helped under another's guard");
+    guard_unlock(rig.page, &rig.page->results.counters.server_syscalls);
+    CHECK(flexsc_page_help(rig.page), "no help");
+    CHECK(flexsc_page_all_begun(rig.page) && counters->helps == 1, "%lu helps", (unsigned long)counters->helps);
+    CHECK(read(fds[1], in, 8) == 3 && rig_reap(&rig) == 1 && send.res == 3, "sent %d", send.res);
+
+    rig_submit(&rig, &nops[0], CALL_NOP, -1, 0, NULL, 0, 0);
+    rig_submit(&rig, &recv, CALL_RECV, fds[0], 0, in, 8, 0);
+    rig_submit(&rig, &nops[1], CALL_NOP, -1, 0, NULL, 0, 0);
+    flexsc_page_publish(rig.page);
+    flexsc_page_cancel_now(rig.page, recv.entry);
+    CHECK(rig_reap(&rig) == 1 && recv.res == -ECANCELED, "ended with %d", recv.res);
+    CHECK(!flexsc_page_all_begun(rig.page), "the rest is forgotten");
+    CHECK(flexsc_page_help(rig.page) && rig_reap(&rig) == 2, "the rest was not done");
+    CHECK(counters->server_syscalls == 0 && counters->loop_syscalls > 0, "the loop's calls are counted as the thread's");
+    close(fds[0]);
+    close(fds[1]);
+    close_late(&rig);
+}
+
+/* The loop would sleep for ever if it only waited. */
+static void test_help_before_a_sleep(enum mode mode) {
+    (void)mode;
+    struct rig rig = open_late();
+    struct op op = {0};
+    const int64_t looks[] = {0, 20000};
+    for (int i = 0; i < 2; i++) {
+        rig.loop_spin_ns = looks[i];
+        rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
+        CHECK(rig_turn(&rig, -1) == 1 && op.entry == NULL, "not done");
+    }
+    CHECK(flexsc_page_counters(rig.page)->helps == 2, "not by helping");
+    close_late(&rig);
+}
+
+enum { STREAM_SENDS = 8, SEND_SIZE = 50 };
+
+/* The loop helps at any moment, while the thread is at work, about to sleep, asleep: all is done once and in order. */
+static void test_help_races(enum mode mode) {
+    struct rig rig = rig_open(mode, 16);
+    static char out[STREAM_SENDS][SEND_SIZE], in[STREAM_SENDS * SEND_SIZE];
+    struct op sends[STREAM_SENDS] = {{0}};
+    struct op nop = {0};
+    uint32_t random = 41;
+    size_t sent = 0;
+    int fds[2];
+    make_pair(SOCK_STREAM, fds);
+    for (int round = rounds(20000); round > 0; round--) {
+        unsigned count = 1 + next_random(&random) % STREAM_SENDS;
+        size_t before = sent;
+        for (unsigned i = 0; i < count; i++, sent += SEND_SIZE) {
+            stream_fill(out[i], 6, sent, SEND_SIZE);
+            rig_submit(&rig, &sends[i], CALL_SEND, fds[0], ENTRY_OWNED, out[i], SEND_SIZE, 0);
+            if (next_random(&random) % 2)
+                flexsc_page_publish(rig.page);
+            linger_for(next_random(&random) % 400);
+            if (next_random(&random) % 2)
+                flexsc_page_help(rig.page);
+            if (next_random(&random) % 8 == 0 && nop.entry == NULL)
+                rig_submit(&rig, &nop, CALL_NOP, -1, 0, NULL, 0, 0);
+        }
+        if (next_random(&random) % 4 == 0 && nop.entry != NULL)
+            flexsc_page_cancel_now(rig.page, nop.entry);
+        for (unsigned i = 0; i < count; i++) {
+            CHECK(rig_await(&rig, &sends[i]) == SEND_SIZE, "sent %d", sends[i].res);
+            CHECK(sends[i].completions == 1, "%d completions", sends[i].completions);
+        }
+        ssize_t got = recv(fds[1], in, count * SEND_SIZE, MSG_DONTWAIT);
+        CHECK(got == (ssize_t)(count * SEND_SIZE) && stream_matches(in, 6, before, (size_t)got), "%zd wrong bytes", got);
+        if (next_random(&random) % 64 == 0)
+            usleep(100);
+    }
+    rig_await(&rig, &nop);
+    CHECK(flexsc_page_counters(rig.page)->helps > 0, "no help was ever needed");
+    close_by_entry(&rig, fds[0]);
+    close(fds[1]);
+    rig_close(&rig);
+}
+
+/* A ring without room, which the loop that helps cannot go on without: the thread does, or the next help. */
+static void test_help_without_room(enum mode mode) {
+    struct rig rig = rig_open(mode, 4);
+    struct op ops[40] = {{0}};
+    for (int round = rounds(2000); round > 0; round--) {
+        for (int i = 0; i < 40; i++)
+            rig_submit(&rig, &ops[i], CALL_NOP, -1, 0, NULL, 0, 0);
+        flexsc_page_publish(rig.page);
+        if (round % 2)
+            linger_for((uint32_t)round % 512);
+        flexsc_page_help(rig.page);
+        for (int i = 0; i < 40; i++)
+            expect(&rig, &ops[i], 0);
+    }
+    rig_close(&rig);
+}
+
 static const struct test tests[] = {
     {"close here and now", test_close_here_and_now, IN_ALL_MODES},
     {"close while the thread sleeps", test_close_while_thread_sleeps, IN_PINNED_MODES},
     {"close with a late thread", test_close_with_a_late_thread, 1u << OWN},
+    {"help a late thread", test_help_a_late_thread, 1u << OWN},
+    {"help before a sleep", test_help_before_a_sleep, 1u << OWN},
+    {"help races", test_help_races, IN_PINNED_MODES},
+    {"help without room", test_help_without_room, IN_PINNED_MODES},
 };
 
 MAIN(tests)

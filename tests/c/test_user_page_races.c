@@ -362,7 +362,7 @@ static void test_start_and_stop(enum mode mode) {
         CHECK(rig_start_thread(&rig) == 0, "start");
         CHECK(write(fds[1], "thread", 6) == 6, "write");
         CHECK(rig_await(&rig, &op) == 6, "got %d", op.res);
-        CHECK(flexsc_thread_id(rig.page) > 0, "no thread");
+        rig_thread_id(&rig);
     }
     /* Entries parked on the page when it goes. */
     rig_submit(&rig, &op, CALL_RECV, fds[0], ENTRY_OWNED, in, 8, 0);
@@ -424,7 +424,7 @@ static void test_pinning(enum mode mode) {
     rig_submit(&rig, &op, CALL_NOP, -1, 0, NULL, 0, 0);
     CHECK(rig_await(&rig, &op) == 0, "got %d", op.res);
     char path[64], name[32] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%d/comm", flexsc_thread_id(rig.page));
+    snprintf(path, sizeof path, "/proc/self/task/%d/comm", rig_thread_id(&rig));
     FILE *file = fopen(path, "r");
     CHECK(file != NULL && fgets(name, sizeof name, file) != NULL && strcmp(name, "flexsc-page\n") == 0, "name %s", name);
     fclose(file);

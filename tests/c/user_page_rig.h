@@ -102,6 +102,13 @@ static inline struct rig rig_open(enum mode mode, unsigned completions) {
     return rig;
 }
 
+/* The thread has begun to run: what was submitted may be done before, by the loop. */
+static inline int rig_thread_id(struct rig *rig) {
+    while (flexsc_thread_id(rig->page) == 0)
+        sched_yield();
+    return flexsc_thread_id(rig->page);
+}
+
 static uint64_t rig_faults; /* calls that a test build has had fail */
 
 static inline void rig_close(struct rig *rig) {

@@ -17,7 +17,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop import __version__, programs, settings
+from flexsc_loop import __version__, programs, settings, watchdog
 from flexsc_loop.loop import Loop
 
 
@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
                         "FLEXSC_THREADS")
     parser.add_argument("--writes", choices=settings.WRITES, help="when what they write is sent; sets FLEXSC_WRITES")
+    parser.add_argument("--watchdog", metavar="SECONDS", help="report turns of their loops that last longer; sets "
+                        "FLEXSC_WATCHDOG")
     parser.add_argument("--children", action="store_true", help="Python processes that the program starts, too")
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="a module to run")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="code", help="source code to run")
@@ -94,7 +96,8 @@ def main() -> None:
     """The command line."""
     parser = _parser()
     asked = parser.parse_args()
-    chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes}
+    chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes,
+              "FLEXSC_WATCHDOG": asked.watchdog}
     os.environ.update({name: value for name, value in chosen.items() if value is not None})
     if asked.program[:1] == ["info"] and not (asked.module or asked.code):
         return _info(parser, asked.program[1:])
@@ -110,6 +113,7 @@ def main() -> None:
         parser.error("what is to be run? info, top, a file, -m module or -c code")
     try:
         settings.read()
+        watchdog.wanted()
     except ValueError as error:
         parser.error(str(error))
     programs.take_over()

@@ -22,7 +22,7 @@ import weakref
 from asyncio import base_events, events
 from typing import TYPE_CHECKING, Any
 
-from flexsc_loop import settings
+from flexsc_loop import settings, watchdog
 from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
 from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
@@ -68,6 +68,7 @@ class Loop(
         buffer_size: int = Sizes.buffer_size,
     ) -> None:
         wanted = settings.read(pages, threads, writes)
+        patience = watchdog.wanted()
         measures = Sizes(entries, completions, buffers, buffer_size)
         measures.check()
         asyncio.BaseEventLoop.__init__(self)
@@ -85,6 +86,9 @@ class Loop(
         if self.choice.pilot is not None:
             self._steer(self.choice.pilot)
         self._closed = False
+        self._watchdog: float | None = None
+        if patience is not None:
+            self.watchdog = patience
         _keep_heap()
         _loops.add(self)
         logger.debug("%s", "; ".join(self.choice.reasons))
@@ -160,6 +164,22 @@ class Loop(
         threads="auto" has decided.
         """
         return {**self._counters(), **self.page.thread_counters(), **self.choice.counters()}
+
+    @property
+    def watchdog(self) -> float | None:
+        """After how many seconds a turn is reported to stderr, with the stacks of all threads; None: never.
+
+        Reported by a thread that needs no GIL, and again each time that the turn has lasted twice as long.  Comes from
+        FLEXSC_WATCHDOG.  Setting it raises ValueError for what is no such number, RuntimeError when the loop is closed.
+        """
+        return self._watchdog
+
+    @watchdog.setter
+    def watchdog(self, seconds: float | None) -> None:
+        patience = watchdog.check(seconds)
+        self._check_closed()
+        self._watch_turns(patience or 0, watchdog.stacks_signal() if patience else 0, watchdog.STDERR)
+        self._watchdog = patience
 
     # ---- servers
 

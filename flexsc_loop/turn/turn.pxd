@@ -2,8 +2,17 @@ from libc.stdint cimport int64_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page
+from flexsc_loop.syscalls.stats cimport flexsc_stats
 from flexsc_loop.turn.handles cimport flexsc_queue
 from flexsc_loop.turn.timers cimport Timers
+
+
+cdef extern from "watchdog.h":
+    struct flexsc_watchdog:
+        pass
+
+    flexsc_watchdog* watchdog_start(flexsc_stats* stats, int64_t limit_ns, int signal, int fd) noexcept
+    void watchdog_stop(flexsc_watchdog* dog) noexcept
 
 
 cdef class Endpoint:
@@ -47,11 +56,13 @@ cdef class Turn(Timers):
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef readonly uint64_t turns
+    cdef flexsc_watchdog* watchdog   # NULL: there is none
     cdef dict times                  # that `loop.stats()` has told of
     cdef readonly dict owned         # fd -> transport or server that has taken the fd over
     cdef public object _task_factory
 
     cdef int push_arrived(self, Endpoint endpoint) except -1
+    cdef void end_watchdog(self) noexcept
     cdef int one_turn(self) except -1
     cdef void count(self) noexcept
     cdef int run_all(self) except -1

@@ -7,7 +7,7 @@ timers, page; of asyncio only futures and tasks.
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
 due timers -> run callbacks that are due -> deliver what has arrived -> run the callbacks that this has made due.
 """
-import platform
+import sys
 from asyncio import base_events, futures, tasks
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -89,7 +89,7 @@ cdef dict SHOWN_AS = {
     "busy": "busy_ns", "asleep": "asleep_ns", "in_calls": "in_calls_ns", "job_wait": "job_wait_ns",
     "streams": "connections",
 }
-cdef str platform_python = platform.python_version()
+cdef str python_version = sys.version.partition(" ")[0]
 cdef object Future = futures.Future
 cdef object Task = tasks.Task
 cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
@@ -145,6 +145,7 @@ cdef class Turn(Timers):
         self.times = {}
 
     def __dealloc__(self):
+        self.end_watchdog()
         self.drop_endpoints()
         queue_free(&self.arrived)
         PyMem_Free(self.dirty)
@@ -170,6 +171,7 @@ cdef class Turn(Timers):
     def _forget_everything(self):
         """The loop is closed: let go of all that waits to be run or flushed."""
         self.jobs = None
+        self.end_watchdog()
         self.drop_handles()
         self.drop_timers()
         self.drop_endpoints()
@@ -548,7 +550,7 @@ cdef class Turn(Timers):
         page = self.stats.page
         page.cpu = -2 if cpu is None else cpu
         stats_text(page.pages, sizeof(page.pages), pages.encode())
-        stats_text(page.python, sizeof(page.python), platform_python.encode())
+        stats_text(page.python, sizeof(page.python), python_version.encode())
         stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
 
     def _show_hands(self):
@@ -571,8 +573,22 @@ cdef class Turn(Timers):
             found[shown] = value
         return found
 
+    def _watch_turns(self, double seconds, int signal, int fd):
+        """Have turns that last longer reported to `fd`, with the stacks that `signal` brings; 0 seconds: no longer."""
+        self.end_watchdog()
+        if seconds > 0:
+            self.watchdog = watchdog_start(&self.stats, <int64_t> (seconds * 1e9), signal, fd)
+            if self.watchdog == NULL:
+                raise RuntimeError("can't start a thread for the watchdog")
+
+    cdef void end_watchdog(self) noexcept:
+        if self.watchdog != NULL:
+            watchdog_stop(self.watchdog)
+            self.watchdog = NULL
+
     def _disown_page(self):
         """This process is a forked child: the pages are its parent's."""
+        self.watchdog = NULL  # its thread is the parent's
         stats_disown(&self.stats)
         self.page.disown()
 

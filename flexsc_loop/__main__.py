@@ -5,6 +5,7 @@
     python -m flexsc_loop [options] app.py ARGUMENTS...      an asyncio program, unchanged, however it makes its loop
     python -m flexsc_loop [options] -m module ARGUMENTS...
     python -m flexsc_loop [options] -c code ARGUMENTS...
+    python -m flexsc_loop [options] threads app.py ARGUMENTS...      a blocking program, its threads green; -m, -c, too
 """
 
 from __future__ import annotations
@@ -99,30 +100,48 @@ def main() -> None:
     chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes,
               "FLEXSC_WATCHDOG": asked.watchdog}
     os.environ.update({name: value for name, value in chosen.items() if value is not None})
-    if asked.program[:1] == ["info"] and not (asked.module or asked.code):
+    command = "" if asked.module or asked.code else "".join(asked.program[:1])
+    if command == "info":
         return _info(parser, asked.program[1:])
-    if asked.program[:1] == ["top"] and not (asked.module or asked.code):
+    if command == "top":
         return _top(parser, asked.program[1:])
-    run: Callable[[str, list[str]], None]
-    run, words = programs.run_script, asked.program
-    if asked.module is not None:
-        run, words = programs.run_module, asked.module
-    elif asked.code is not None:
-        run, words = programs.run_command, asked.code
+    if command == "threads":
+        asked = parser.parse_args(asked.program[1:])
+    run, words = _what_to_run(asked)
     if not words:
-        parser.error("what is to be run? info, top, a file, -m module or -c code")
+        parser.error("what is to be run? info, top, threads, a file, -m module or -c code")
     try:
         settings.read()
         watchdog.wanted()
     except ValueError as error:
         parser.error(str(error))
-    programs.take_over()
     if asked.children:
         programs.take_over_children()
     try:
-        run(words[0], words[1:])
+        if command == "threads":
+            _run_green(parser, run, words)
+        else:
+            programs.take_over()
+            run(words[0], words[1:])
     except programs.ProgramError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _what_to_run(asked: argparse.Namespace) -> tuple[Callable[[str, list[str]], None], list[str]]:
+    if asked.module is not None:
+        return programs.run_module, asked.module
+    if asked.code is not None:
+        return programs.run_command, asked.code
+    return programs.run_script, asked.program
+
+
+def _run_green(parser: argparse.ArgumentParser, run: Callable[[str, list[str]], None], words: list[str]) -> None:
+    """A blocking program, its threads green."""
+    try:
+        from flexsc_loop import threads
+    except ImportError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    threads.run(run, words[0], words[1:])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ cdef extern from "Python.h":
     void Py_DECREF_ "Py_DECREF"(PyObject*)
 
 
+# Of real threads, even where green ones take their place later (flexsc_loop.threads).
+cdef object start_thread = threading.Thread.start
+
 cdef enum:
     YIELD_NS = 1_000_000         # a worker lets go of the GIL after so much time with jobs that never do
 
@@ -243,7 +246,7 @@ cdef class Crew:
                     raise RuntimeError("can't start a new thread at interpreter shutdown")
                 thread = threading.Thread(
                     name=f"{self.prefix}_{self.count - 1}", target=self._serve, args=(worker, self.generation))
-                thread.start()
+                start_thread(thread)
                 self.threads.add(thread)
                 futures_thread._threads_queues[thread] = self.port
         except BaseException:

@@ -242,8 +242,11 @@ cdef class Jobs(Endpoint):
 
 
 cdef int refuse_green_threads() except -1:
-    """A green thread runs only while the one that it shares a thread with waits in a selector: this loop never does."""
-    if type(_thread.start_new_thread) is not BuiltinFunctionType:
+    """A green thread runs only while the one that it shares a thread with waits in a selector: this loop never does.
+
+    Ours (flexsc_loop.threads) are another matter: to the loop they start real ones.
+    """
+    if type(_thread.start_new_thread) is not BuiltinFunctionType and not hasattr(_thread.start_new_thread, "_flexsc"):
         raise RuntimeError(
             "threads have been replaced by green ones (gevent's monkey.patch_all(), say), which never run while this "
             "loop does: call patch_all(thread=False, queue=False), or run asyncio's own loop")

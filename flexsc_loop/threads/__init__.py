@@ -1,0 +1,197 @@
+"""Green threads for blocking code: many calls wait at once on one loop, and go out in batches.
+
+    flexsc_loop.threads.patch()                    at the top of a program, before its other imports
+    flexsc_loop.threads.run(main, *args)           a blocking program, its threads green
+    await flexsc_loop.threads.call(function, ...)  in async code: blocking code, without an executor
+    flexsc_loop.threads.wait(awaitable)            in blocking code: what async code gives
+
+`python -m flexsc_loop threads app.py` runs a program unchanged.  README.md in this folder says what cooperates.  Needs
+greenlet (the extra `threads`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import signal
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, ParamSpec, TextIO, TypeVar
+
+from flexsc_loop.loop import Loop
+from flexsc_loop.policy import new_event_loop
+from flexsc_loop.settings import Pages, Threads, Writes
+from flexsc_loop.threads.green import GreenThread, current_thread, sleep, wait_readable, wait_writable
+from flexsc_loop.threads.locks import Lock, RLock
+from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
+
+__all__ = [
+    "GreenThread", "Lock", "PatchWarning", "RLock", "call", "current_thread", "dump", "is_patched", "patch", "run",
+    "sleep", "spawn", "wait", "wait_readable", "wait_writable",
+]  # fmt: skip
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_alive: weakref.WeakSet[GreenThread] = weakref.WeakSet()
+
+
+def _loop_here() -> Loop:
+    thread = current_thread()
+    loop = thread.loop if thread is not None else asyncio.get_running_loop()
+    if not isinstance(loop, Loop):
+        raise RuntimeError(f"green threads need a flexsc_loop.Loop, and {loop!r} is running")
+    return loop
+
+
+def spawn(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> GreenThread:
+    """Have `function(*args, **kwargs)` begin as a green thread, in the next turn of the loop that runs here.
+
+    What it raises is reported to the loop's exception handler, unless somebody joins it.  Raises RuntimeError outside
+    of a loop of this package.
+    """
+    loop = _loop_here()
+    thread = GreenThread(loop, function, args, kwargs)
+    _alive.add(thread)
+    thread.start()
+    return thread
+
+
+async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking code as a green thread of the running loop, and wait for what it returns.
+
+    Instead of an executor, for what waits rather than computes.  Patches the standard library first, if nobody has.
+    If the task is cancelled while it waits, so is the blocking code: CancelledError is raised where it waits.
+    """
+    if not is_patched():
+        patch()
+    loop = _loop_here()
+    future: asyncio.Future[None] = loop.create_future()
+    thread = GreenThread(loop, function, args, kwargs)
+    _alive.add(thread)
+
+    def over(_thread: GreenThread) -> None:
+        if not future.done():
+            future.set_result(None)
+
+    thread.when_over(over)
+    thread.start()
+    while not thread.finished:
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if thread.finished:
+                raise
+            thread.throw(error)
+    return _outcome(thread)  # type: ignore[no-any-return]
+
+
+def _outcome(thread: GreenThread) -> Any:
+    """What its function returned; raises what that raised."""
+    error = thread.error
+    if error is None:
+        return thread.result
+    try:
+        raise error
+    finally:
+        del error, thread
+
+
+def wait(awaitable: Awaitable[T]) -> T:
+    """In a green thread: wait for a coroutine, task or future of its loop, and return what that gives.
+
+    If something is thrown into the thread meanwhile (Ctrl-C), the task is cancelled.
+    """
+    thread = current_thread()
+    if thread is None:
+        raise RuntimeError("wait() has to be called in a green thread")
+    future = asyncio.ensure_future(awaitable, loop=thread.loop)
+    future.add_done_callback(lambda _future: thread.go_on(thread.waits))
+    try:
+        while not future.done():
+            thread.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
+
+
+def run(
+    main: Callable[..., T], *args: Any, pages: Pages | None = None, threads: Threads | None = None,
+    writes: Writes | None = None,
+) -> T:  # fmt: skip
+    """Run a blocking program: `main(*args)` as a green thread, on a loop of its own, with the standard library patched.
+
+    Returns what it returns, and raises what it raises, when it and all green threads are over that are no daemons.
+    pages, threads, writes: as for `new_event_loop`.  Ctrl-C is a KeyboardInterrupt in `main`.
+    """
+    patch()
+    loop = new_event_loop(pages=pages, threads=threads, writes=writes)
+    asyncio.set_event_loop(loop)
+    try:
+        return _run_on(loop, main, args)
+    finally:
+        for thread in _alive:
+            if thread.loop is loop:
+                thread.abandon()
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
+    thread = GreenThread(loop, main, args, name="main", context=contextvars.copy_context())
+    thread.is_main = True
+    _alive.add(thread)
+    thread.when_over(lambda _thread: loop.stop())
+    thread.start()
+    with _interrupting(thread):
+        _run_until(loop, thread)
+        for other in [thread for thread in _alive if thread.loop is loop and not thread.daemon]:
+            if not other.finished:
+                other.when_over(lambda _thread: loop.stop())
+                _run_until(loop, other)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    return _outcome(thread)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _interrupting(thread: GreenThread) -> Iterator[None]:
+    """Ctrl-C is for the program's main thread, whichever of them runs just then."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        if current_thread() is thread or thread.finished:
+            raise KeyboardInterrupt
+        thread.throw(KeyboardInterrupt())
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _run_until(loop: Loop, thread: GreenThread) -> None:
+    while not thread.finished:
+        loop.run_forever()
+
+
+def dump(file: TextIO | None = None) -> None:
+    """Write the stacks of all green threads that wait to `file`, or to standard error."""
+    file = file or sys.stderr
+    for thread in sorted(_alive, key=lambda thread: thread.name):
+        if thread.finished:
+            continue
+        print(repr(thread), file=file)
+        if thread.frame is not None:
+            traceback.print_stack(thread.frame, file=file)

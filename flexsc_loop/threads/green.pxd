@@ -1,0 +1,51 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t, uint64_t
+
+from flexsc_loop.syscalls.interest cimport Interest
+from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.turn.turn cimport Endpoint, Turn
+
+
+cdef class GreenThread(Endpoint):
+    cdef object function, args, kwargs
+    cdef object who                  # the greenlet to go on with: ours, or one that our program has made
+    cdef PyObject* hub               # borrowed: the greenlet that has resumed us, and runs the loop
+    cdef object thrown               # to be raised where it waits
+    cdef object joiners              # futures-like callbacks to call at the end, or None
+    cdef uint64_t parks              # how often it has waited
+    cdef readonly unsigned long home         # the number of the real thread that it runs in
+    cdef bint parked
+    cdef readonly bint started, finished
+    cdef readonly object result, error
+    cdef public object name
+    cdef public dict locals          # of this thread: `threading.local`
+    cdef public bint daemon
+    cdef public bint is_main         # its program's main thread: has the real thread's number
+
+    cdef int park(self) except -1
+    cdef int unpark(self) except -1
+    cdef int end(self) except -1
+
+
+cdef class Call(Operation):
+    cdef GreenThread thread
+    cdef object kept                 # whose memory the call uses
+    cdef int res
+    cdef uint32_t flags
+    cdef bint over, expired
+    cdef bint gone                   # its descriptor is being closed
+    cdef Call following              # another one on the same fd
+
+    cdef int expire(self) except -1
+
+
+cdef class Ready(Interest):
+    cdef GreenThread thread
+    cdef bint over, gone
+
+
+cdef GreenThread current()
+cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
+              uint32_t flags, object timeout) except? -1
+cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1
+cdef int closing(GreenThread me, int fd) except -1

@@ -1,0 +1,390 @@
+# cython: language_level=3, cdivision=True
+"""Floor 5: green threads, and how they wait.
+
+Owns: which green thread runs in this thread, and which calls wait on which descriptor.  Imports: interest, operation,
+page, turn; greenlet, by the table of functions that it exports.
+
+A green thread is a greenlet that the loop's greenlet, the *hub*, resumes as it delivers to any endpoint.  A call that
+would block becomes an entry of the page, or an interest in a descriptor; the thread goes back to the hub, and the
+call's completion has it resumed in the same turn, without a future, a task or a handle in between.  What the green
+threads of one turn have asked for is handed over together.
+"""
+import contextvars
+import os
+
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_Import
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport uint32_t, uint64_t
+
+from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
+from flexsc_loop.syscalls.operation cimport Operation, in_flight
+from flexsc_loop.syscalls.page cimport EBADF, ECANCELED
+from flexsc_loop.turn.turn cimport Endpoint, Turn
+
+try:
+    import greenlet
+except ImportError:
+    raise ImportError("flexsc_loop.threads needs greenlet: python -m pip install 'flexsc_loop[threads]'") from None
+
+cdef extern from *:
+    """
+    #include <Python.h>
+    static __thread PyObject *running_thread; /* borrowed: the hub holds it while it runs */
+    """
+    PyObject* running_thread
+
+# Positions in greenlet's table.  Source: greenlet.h.
+cdef enum:
+    NEW = 3
+    GET_CURRENT = 4
+    SWITCH = 6
+    SET_PARENT = 7
+
+ctypedef object (*new_function)(PyObject* run, PyObject* parent)
+ctypedef object (*current_function)()
+ctypedef object (*switch_function)(PyObject* who, PyObject* args, PyObject* kwargs)
+ctypedef int (*parent_function)(PyObject* who, PyObject* parent) except -1
+
+cdef void** table = <void**> PyCapsule_Import("greenlet._C_API", 0)
+cdef new_function new_greenlet = <new_function> table[NEW]
+cdef current_function current_greenlet = <current_function> table[GET_CURRENT]
+cdef switch_function switch_to = <switch_function> table[SWITCH]
+cdef parent_function set_parent = <parent_function> table[SET_PARENT]
+
+# fd -> the Call that waits on it, or the first of several.
+cdef dict calls_on = {}
+
+
+cdef GreenThread current():
+    """The green thread that runs now, or None."""
+    return <GreenThread> running_thread if running_thread != NULL else None
+
+
+def current_thread():
+    """The green thread that calls this, or None outside of one."""
+    return current()
+
+
+cdef class GreenThread(Endpoint):
+    """A function that runs beside others on one loop, and may block.
+
+    loop: a flexsc_loop.Loop that runs, or will, in this thread.  `start()` has it begin in the loop's next turn.
+    """
+
+    def __init__(self, loop, function, args=(), kwargs=None, *, name=None, daemon=False, context=None):
+        if not callable(function):
+            raise TypeError(f"a green thread needs something to call, not {function!r}")
+        self.turn = <Turn?> loop
+        self.function = function
+        self.args = tuple(args)
+        self.kwargs = kwargs or {}
+        self.name = name or getattr(function, "__qualname__", repr(function))
+        self.daemon = daemon
+        self.locals = {}
+        self.who = greenlet.greenlet(self._main)
+        self.who.gr_context = contextvars.copy_context() if context is None else context
+
+    def __repr__(self):
+        state = "finished" if self.finished else "waiting" if self.parked else "started" if self.started else "new"
+        return f"<GreenThread {self.name!r} {state}>"
+
+    @property
+    def loop(self):
+        """The loop that it runs on."""
+        return self.turn
+
+    @property
+    def frame(self):
+        """Where it waits; None if it runs, has not begun or is over."""
+        return self.who.gr_frame if self.parked else None
+
+    def start(self):
+        """Have it begin in the loop's next turn.  In the loop's thread only."""
+        if self.started:
+            raise RuntimeError("threads can only be started once")
+        self.started = True
+        self.wake_up()
+
+    def throw(self, error):
+        """Raise `error` where it waits, or where it begins."""
+        if not self.finished:
+            self.thrown = error
+            if self.parked or not self.started:
+                self.started = True
+                self.wake_up()
+
+    def abandon(self):
+        """Never resume it again, as happens to daemons at the end of a program."""
+        self.finished = True
+
+    def when_over(self, callback):
+        """Have `callback(self)` called in the hub at the end; at once if it is over."""
+        if self.finished:
+            callback(self)
+        elif self.joiners is None:
+            self.joiners = [callback]
+        else:
+            self.joiners.append(callback)
+
+    def _main(self):
+        try:
+            if self.thrown is not None:
+                error, self.thrown = self.thrown, None
+                raise error
+            self.result = self.function(*self.args, **self.kwargs)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.function = self.args = self.kwargs = None
+
+    cdef int run(self, Turn turn) except -1:
+        """Resume it; returns when it waits again, or is over."""
+        global running_thread
+        cdef PyObject* before = running_thread
+        self.queued = False
+        if self.finished:
+            return 0
+        hub = current_greenlet()
+        if self.hub == NULL:
+            self.home = PyThread_get_thread_ident()
+            set_parent(<PyObject*> self.who, <PyObject*> hub)
+        self.hub = <PyObject*> hub
+        self.parked = False
+        running_thread = <PyObject*> self
+        try:
+            switch_to(<PyObject*> self.who, NULL, NULL)
+        finally:
+            running_thread = before
+        if not self.parked:
+            self.end()
+        return 0
+
+    cdef int end(self) except -1:
+        self.finished = True
+        joiners, self.joiners = self.joiners, None
+        if joiners is not None:
+            for callback in joiners:
+                callback(self)
+        return 0
+
+    cdef int cut_short(self) except -1:
+        return 0 if self.finished else self.wake_up()
+
+    cdef int park(self) except -1:
+        """Go back to the hub until somebody has this thread go on.  To be called in it."""
+        self.who = current_greenlet()
+        self.parks += 1
+        self.parked = True
+        switch_to(self.hub, NULL, NULL)
+        if self.thrown is not None:
+            error, self.thrown = self.thrown, None
+            raise error
+        return 0
+
+    cdef int unpark(self) except -1:
+        return self.wake_up() if self.parked and not self.queued else 0
+
+    def go_on(self, uint64_t parks):
+        """Have it go on if it still waits as it did when `parks` was its count.  In the loop's thread."""
+        if self.parks == parks:
+            self.unpark()
+
+    def wait(self, timeout=None):
+        """In the thread itself: wait until `go_on` was called with `waits`, or for `timeout` seconds."""
+        timer = None
+        if timeout is not None:
+            timer = self.turn.call_later(timeout, self.go_on, self.parks + 1)
+        try:
+            self.park()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @property
+    def waits(self):
+        """Which of its waits this is, or the next one will be, from outside and inside."""
+        return self.parks if self.parked else self.parks + 1
+
+
+def forget_all():
+    """In a forked child, which is an ordinary process: the others are the parent's."""
+    global running_thread
+    running_thread = NULL
+    calls_on.clear()
+
+
+os.register_at_fork(after_in_child=forget_all)
+
+
+# ---- calls that are entries of the page
+
+
+cdef class Call(Operation):
+    """One call in flight, and the green thread that waits for it."""
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        self.res = res
+        self.flags = flags
+        self.over = True
+        return self.thread.unpark() if self.thread is not None else 0
+
+    cdef int expire(self) except -1:
+        self.expired = True
+        if in_flight(self):
+            self.thread.turn.page.cancel(self)
+        return 0
+
+    def time_out(self):
+        self.expire()
+
+
+cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
+              uint32_t flags, object timeout) except? -1:
+    """Have a call made, and wait for it.  What it returns; raises OSError, and TimeoutError after `timeout` seconds.
+
+    The call is over when this returns, unless something was thrown into the thread: its memory is kept until it is.
+    """
+    cdef Turn turn = me.turn
+    cdef Call first
+    timer = None
+    op.thread = me
+    op.expired = op.gone = False
+    first = calls_on.get(fd)
+    op.following = first
+    calls_on[fd] = op
+    try:
+        if timeout is not None:
+            timer = turn.call_later(timeout, op.time_out)
+        while True:
+            op.over = False
+            turn.page.submit(op, call, fd, addr, size, off, call_flags, flags)
+            if turn.page.eager:
+                turn.page.publish()
+            while not op.over:
+                me.park()
+            # Interrupted by a signal, or by a page that was replaced: nothing has been done.
+            if op.res != -ECANCELED or op.expired or op.gone or turn.page.closed:
+                break
+    except BaseException:
+        op.thread = None
+        if in_flight(op):
+            turn.page.cancel(op)
+        raise
+    finally:
+        if first is None and calls_on.get(fd) is op:
+            del calls_on[fd]
+        else:
+            forget(fd, op)
+        if timer is not None:
+            timer.cancel()
+    if op.res == -ECANCELED:
+        if op.expired:
+            raise TimeoutError("timed out")
+        raise OSError(EBADF, "Bad file descriptor")
+    return op.res
+
+
+cdef int forget(int fd, Call op) except -1:
+    cdef Call at = calls_on.get(fd)
+    if at is op:
+        if op.following is None:
+            del calls_on[fd]
+        else:
+            calls_on[fd] = op.following
+    else:
+        while at is not None and at.following is not op:
+            at = at.following
+        if at is not None:
+            at.following = op.following
+    op.following = None
+    return 0
+
+
+# ---- waiting until a descriptor is ready
+
+
+cdef class Ready(Interest):
+    """A green thread that waits until a descriptor is ready."""
+
+    cdef int came(self) except -1:
+        self.over = True
+        return self.thread.unpark()
+
+    cdef int lost(self) except -1:
+        self.over = self.gone = True
+        return self.thread.unpark()
+
+    def time_out(self):
+        self.thread.unpark()
+
+
+cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1:
+    """Wait until `fd` can be read (EPOLLIN) or written (EPOLLOUT).  False: not within `timeout` seconds.
+
+    What is always ready, as regular files are, is so at once.  Raises OSError.
+    """
+    cdef Ready ready = Ready.__new__(Ready)
+    cdef Turn turn = me.turn
+    timer = None
+    ready.thread = me
+    ready.fd = fd
+    ready.mask = mask
+    try:
+        turn.interests.add(ready)
+    except PermissionError:
+        return True
+    try:
+        if timeout is not None:
+            timer = turn.call_later(timeout, me.go_on, me.parks + 1)
+        me.park()
+    finally:
+        if not ready.over:
+            turn.interests.withdraw(ready)
+        if timer is not None:
+            timer.cancel()
+    if ready.gone:
+        raise OSError(EBADF, "Bad file descriptor")
+    return ready.over
+
+
+def wait_readable(int fd, timeout=None):
+    """In a green thread: wait until `fd` can be read.  Returns False after `timeout` seconds in vain."""
+    return wait_ready(needed(), fd, EPOLLIN, timeout)
+
+
+def wait_writable(int fd, timeout=None):
+    """In a green thread: wait until `fd` can be written.  Returns False after `timeout` seconds in vain."""
+    return wait_ready(needed(), fd, EPOLLOUT, timeout)
+
+
+cdef GreenThread needed():
+    cdef GreenThread me = current()
+    if me is None:
+        raise RuntimeError("this has to be called in a green thread")
+    return me
+
+
+cdef int closing(GreenThread me, int fd) except -1:
+    """An fd is about to be closed: whoever waits on it is told EBADF."""
+    cdef Call at = calls_on.get(fd)
+    while at is not None:
+        if not at.over:
+            at.gone = True
+            at.thread.turn.page.cancel_now(at)
+        at = at.following
+    return 0
+
+
+def sleep(seconds):
+    """In a green thread: let the others run for `seconds`.  Source: time.sleep."""
+    cdef GreenThread me = needed()
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    if seconds == 0:
+        me.wake_up()
+        me.park()
+        return
+    until = me.turn.time() + seconds
+    while (left := until - me.turn.time()) > 0:
+        me.wait(left)

@@ -1,0 +1,89 @@
+"""Floor 5: methods of sockets that are seldom called, and the names of hosts, in green threads.
+
+Owns: the plain functions.  Imports: green, sockets, waiting.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import functools
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from flexsc_loop.threads import sockets
+from flexsc_loop.threads.green import current_thread
+from flexsc_loop.threads.waiting import in_real_thread
+
+# ---- sockets: methods of socket.socket
+
+
+_real_close = socket.socket._real_close  # type: ignore[attr-defined]
+
+
+def attempts(name: str, writes: bool) -> Callable[..., Any]:
+    """A method that waits, then calls the plain one."""
+    plain = getattr(_socket.socket, name)
+
+    @functools.wraps(plain)
+    def method(self: socket.socket, *args: Any) -> Any:
+        thread = current_thread()
+        return plain(self, *args) if thread is None else sockets.attempt(thread, self, plain, args, writes)
+
+    return method
+
+
+def sendto(self: socket.socket, data: Any, *args: Any) -> int:
+    """Source: socket.socket.sendto."""
+    thread = current_thread()
+    if thread is None:
+        return _socket.socket.sendto(self, data, *args)
+    address = sockets.resolved_address(self, args[-1])
+    return int(sockets.attempt(thread, self, _socket.socket.sendto, (data, *args[:-1], address), True))
+
+
+def close(self: socket.socket, _ss: Any = _socket.socket) -> None:
+    """Source: socket.socket.close."""
+    sockets.close_waits(self)
+    _real_close(self, _ss)
+
+
+# ---- names
+
+
+def _numeric(host: Any) -> bool:
+    if host in (None, "", b""):
+        return True
+    text = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, ValueError):
+            socket.inet_pton(family, text.partition("%")[0])
+            return True
+    return False
+
+
+def in_executor(plain: Callable[..., Any], quick: Callable[..., bool]) -> Callable[..., Any]:
+    """A function that another thread calls, unless it is done at once."""
+
+    @functools.wraps(plain)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        thread = current_thread()
+        if thread is None or quick(*args, **kwargs):
+            return plain(*args, **kwargs)
+        return in_real_thread(thread, functools.partial(plain, *args, **kwargs))
+
+    return function
+
+
+def quick_lookup(host: Any, port: Any = None, *_args: Any, **_kwargs: Any) -> bool:
+    """Whether getaddrinfo() need not ask anybody."""
+    return _numeric(host) and (port is None or isinstance(port, int) or str(port).isdigit())
+
+
+def resolve(family: int, kind: int, address: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An address with a number in it, for sockets that would look the name up."""
+    if _numeric(address[0]):
+        return address
+    found = socket.getaddrinfo(address[0], address[1], family, kind)
+    return (*found[0][4][:2], *address[2:])

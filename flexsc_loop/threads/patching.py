@@ -1,0 +1,146 @@
+"""Floor 5: what blocks in the standard library, and what stands in its place in a green thread.
+
+Owns: the plain functions, and whether they have been replaced.  Imports: green, locks, sockets.
+
+Methods of classes written in Python are replaced in the classes, so that it does not matter who has imported what
+before.  Functions and classes written in C are replaced by name, in the modules that they are of: who has imported one
+of them by name before is told so.  Everything decides per call: outside of a green thread it is what it always was.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import concurrent.futures
+import logging
+import os
+import queue
+import select
+import selectors
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+from flexsc_loop.threads import locks, network, sockets, starting, tls, waiting
+
+_state = {"patched": False}
+
+
+class PatchWarning(RuntimeWarning):
+    """Something was imported by name before it could be replaced."""
+
+
+def is_patched() -> bool:
+    """Whether `patch()` has been called."""
+    return _state["patched"]
+
+
+def _methods() -> list[tuple[type, str, Any]]:
+    """(class, name, what stands there from now on)."""
+    found: list[tuple[type, str, Any]] = [
+        (socket.socket, name, getattr(sockets, name))
+        for name in ("recv", "recv_into", "send", "sendall", "connect", "connect_ex")
+    ]
+    for name in ("recvfrom", "recvfrom_into", "recvmsg", "recvmsg_into", "_accept"):
+        found.append((socket.socket, name, network.attempts(name, False)))
+    found += [
+        (socket.socket, "sendmsg", network.attempts("sendmsg", True)),
+        (socket.socket, "sendto", network.sendto),
+        (socket.socket, "_real_close", network.close),
+        (selectors.EpollSelector, "select", waiting.select_epoll),
+        (selectors._PollLikeSelector, "select", waiting.select_poll),
+        (selectors.SelectSelector, "_select", staticmethod(waiting.select_)),
+        (threading.Thread, "start", starting.start),
+        (threading.Thread, "join", starting.join_thread),
+        (threading.Thread, "is_alive", starting.is_alive),
+        (ssl.SSLSocket, "settimeout", tls.settimeout),
+        (ssl.SSLSocket, "setblocking", tls.setblocking),
+        (ssl.SSLSocket, "gettimeout", tls.gettimeout),
+        (ssl.SSLSocket, "timeout", property(tls.gettimeout)),
+    ]
+    for name in ("read", "write", "send", "do_handshake", "unwrap", "verify_client_post_handshake"):
+        found.append((ssl.SSLSocket, name, tls.waits(name)))
+    if starting.SET_LOCK is not None:
+        found.append((threading.Thread, "_set_tstate_lock", starting.set_lock))
+    return found
+
+
+def _names() -> list[tuple[Any, str, Any]]:
+    """(module, name, what stands there from now on)."""
+    import _queue
+    import _threading_local
+
+    simple = queue._PySimpleQueue  # type: ignore[attr-defined]
+    found: list[tuple[Any, str, Any]] = [
+        (time, "sleep", waiting.sleep),
+        (select, "select", waiting.select_), (select, "poll", waiting.Poll), (select, "epoll", waiting.Epoll),
+        (os, "read", waiting.read), (os, "write", waiting.write), (os, "waitpid", waiting.waitpid),
+        (_thread, "allocate_lock", locks.Lock), (_thread, "allocate", locks.Lock), (_thread, "RLock", locks.RLock),
+        (_thread, "get_ident", starting.get_ident), (_thread, "start_new_thread", starting.start_new_thread),
+        (_thread, "start_new", starting.start_new_thread), (_thread, "_local", _threading_local.local),
+        (threading, "Lock", locks.Lock), (threading, "_allocate_lock", locks.Lock), (threading, "RLock", locks.RLock),
+        (threading, "_CRLock", locks.RLock), (threading, "get_ident", starting.get_ident),
+        (threading, "local", _threading_local.local),
+        (queue, "SimpleQueue", simple), (_queue, "SimpleQueue", simple),
+        (subprocess, "io", waiting.PipeIO()),
+        (asyncio, "run", starting.asyncio_run), (asyncio.runners, "run", starting.asyncio_run),
+    ]  # fmt: skip
+    for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getaddrinfo"):
+        found.append((socket, name, network.in_executor(getattr(socket, name), network.quick_lookup)))
+    found.append((socket, "getnameinfo", network.in_executor(socket.getnameinfo, lambda _address, _flags: False)))
+    return found
+
+
+def _replace_locks() -> None:
+    """Locks that were made before, and are held where a green thread may wait."""
+    if "concurrent.futures.thread" in sys.modules:
+        concurrent.futures.thread._global_shutdown_lock = threading.Lock()
+    logging._lock = threading.RLock()  # type: ignore[attr-defined]
+    for reference in logging._handlerList:  # type: ignore[attr-defined]
+        handler = reference()
+        if handler is not None:
+            handler.createLock()
+
+
+def _imported_before(plain: set[int]) -> list[str]:
+    """Where modules have bound what is replaced by another name: ``module.name``."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        package = name.partition(".")[0]
+        if name == "__main__" or package not in (*sys.stdlib_module_names, "flexsc_loop"):
+            found += [f"{name}.{key}" for key, value in list(vars(module).items()) if id(value) in plain]
+    return sorted(found)
+
+
+def patch() -> None:
+    """Have the standard library's blocking calls cooperate in green threads; outside of them nothing changes.
+
+    To be called at the top of a program, before its other imports; a second call does nothing.  Warns (PatchWarning) of
+    names that were imported before and go on to block.  Raises RuntimeError where gevent or eventlet was there first.
+    """
+    if _state["patched"]:
+        return
+    monkey = sys.modules.get("gevent.monkey")
+    if (monkey is not None and getattr(monkey, "saved", None)) or "eventlet.patcher" in sys.modules:
+        raise RuntimeError("gevent or eventlet has patched the standard library already; use one of them, not both")
+    _state["patched"] = True
+    sockets.know_class(socket.socket)
+    sockets.resolve_with(network.resolve)
+    names = _names()
+    plain = {id(getattr(module, name)) for module, name, _ in names if hasattr(module, name)}
+    late = _imported_before(plain)
+    for owner, name, instead in _methods():
+        setattr(owner, name, instead)
+    for module, name, instead in names:
+        setattr(module, name, instead)
+    _replace_locks()
+    if late:
+        warnings.warn(
+            f"imported before flexsc_loop.threads.patch(), these go on to block: {', '.join(late)}; call it first",
+            PatchWarning, stacklevel=2,
+        )  # fmt: skip

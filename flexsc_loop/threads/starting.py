@@ -1,0 +1,140 @@
+"""Floor 5: methods of threading.Thread: a thread that a green thread starts is a green one.
+
+Owns: the plain functions.  Imports: green, locks, waiting.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import functools
+import threading
+from typing import Any
+
+from flexsc_loop.threads import locks
+from flexsc_loop.threads.green import GreenThread, current_thread
+from flexsc_loop.threads.waiting import in_real_thread
+
+_start = threading.Thread.start
+_join = threading.Thread.join
+_is_alive = threading.Thread.is_alive
+_get_ident = _thread.get_ident
+START_PLAIN = _thread.start_new_thread
+SET_LOCK = getattr(threading.Thread, "_set_tstate_lock", None)
+
+
+def get_ident() -> int:
+    """Source: threading.get_ident."""
+    thread = current_thread()
+    return _get_ident() if thread is None or thread.is_main else id(thread)
+
+
+def start(self: Any) -> None:
+    """Source: threading.Thread.start."""
+    thread = current_thread()
+    if thread is None:
+        return _start(self)
+    if not self._initialized:
+        raise RuntimeError("thread.__init__() not called")
+    if self._started.is_set() or getattr(self, "_green", None) is not None:
+        raise RuntimeError("threads can only be started once")
+    with threading._active_limbo_lock:  # type: ignore[attr-defined]
+        threading._limbo[self] = self  # type: ignore[attr-defined]
+    self._green = GreenThread(thread.loop, self._bootstrap, name=self.name, daemon=self.daemon)
+    _know(self._green)
+    self._green.start()
+    self._started.wait()
+
+
+def _know(thread: GreenThread) -> None:
+    from flexsc_loop.threads import _alive
+
+    _alive.add(thread)
+
+
+def join_thread(self: Any, timeout: float | None = None) -> None:
+    """Source: threading.Thread.join."""
+    other: GreenThread | None = getattr(self, "_green", None)
+    if other is None:
+        return _join(self, timeout) if current_thread() is None else _join_real(self, timeout)
+    if threading.current_thread() is self:
+        raise RuntimeError("cannot join current thread")
+    join(other, timeout)
+
+
+def _join_real(self: Any, timeout: float | None) -> None:
+    """A green thread waits for a real one."""
+    thread = current_thread()
+    if thread is None or not self._started.is_set() or not _is_alive(self):
+        return _join(self, timeout)
+    in_real_thread(thread, functools.partial(_join, self, timeout))
+
+
+def join(other: GreenThread, timeout: float | None = None) -> None:
+    """Wait for a green thread to end, for `timeout` seconds at most."""
+    thread = current_thread()
+    if thread is None:
+        return _join_from_outside(other, timeout)
+    if other.finished:
+        return
+    other.when_over(lambda _other: thread.go_on(thread.waits))
+    until = None if timeout is None else thread.loop.time() + max(timeout, 0)
+    while not other.finished:
+        left = None if until is None else until - thread.loop.time()
+        if left is not None and left <= 0:
+            return
+        thread.wait(left)
+
+
+def _join_from_outside(other: GreenThread, timeout: float | None) -> None:
+    over = locks.Lock()
+    over.acquire()
+    other.loop.call_soon_threadsafe(other.when_over, lambda _other: over.release())
+    over.acquire(True, -1 if timeout is None else max(timeout, 0))
+
+
+def is_alive(self: Any) -> bool:
+    """Source: threading.Thread.is_alive."""
+    other: GreenThread | None = getattr(self, "_green", None)
+    if other is None:
+        return _is_alive(self)
+    return bool(self._started.is_set()) and not other.finished
+
+
+def set_lock(self: Any) -> None:
+    """Python 3.11 and 3.12: what tells of the end of a real thread."""
+    if getattr(self, "_green", None) is None and SET_LOCK is not None:
+        SET_LOCK(self)
+
+
+@functools.wraps(START_PLAIN)
+def start_new_thread(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /) -> int:
+    """Source: _thread.start_new_thread."""
+    thread = current_thread()
+    if thread is None:
+        return START_PLAIN(function, args, kwargs or {})
+    begun = GreenThread(thread.loop, function, args, kwargs, daemon=True)
+    _know(begun)
+    begun.start()
+    return id(begun)
+
+
+start_new_thread._flexsc = True  # type: ignore[attr-defined]
+
+
+# ---- asyncio in a green thread
+
+
+_asyncio_run = asyncio.run
+
+
+@functools.wraps(_asyncio_run)
+def asyncio_run(main: Any, **kwargs: Any) -> Any:
+    """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running."""
+    if current_thread() is None:
+        return _asyncio_run(main, **kwargs)
+    if not asyncio.iscoroutine(main):
+        raise ValueError(f"a coroutine was expected, got {main!r}")
+    from flexsc_loop.threads import wait
+
+    return wait(main)

@@ -1,0 +1,289 @@
+"""Floor 5: what waits for descriptors and for time, in green threads: time, select, selectors, os, subprocess's pipes.
+
+Owns: the plain functions.  Imports: green.
+
+Everything decides per call: outside of a green thread it is what it always was.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import selectors
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flexsc_loop.threads import green
+from flexsc_loop.threads.green import GreenThread, current_thread
+
+PIPE_PIECE = 4096  # bytes that a pipe which is ready has room for, without waiting
+
+
+def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
+    """Have another thread, a real one, call what blocks in C, and wait for what that returns."""
+    from flexsc_loop.threads import wait
+
+    async def in_the_hub() -> Any:
+        return await thread.loop.run_in_executor(None, function)
+
+    return wait(in_the_hub())
+
+
+# ---- time
+
+
+_sleep = time.sleep
+
+
+@functools.wraps(_sleep)
+def sleep(seconds: float, /) -> None:
+    """Source: time.sleep."""
+    if current_thread() is None:
+        _sleep(seconds)
+    else:
+        green.sleep(seconds)
+
+
+# ---- select, poll, epoll, selectors
+
+
+_select = select.select
+_poll = select.poll
+_epoll = select.epoll
+_selector_of = selectors.EpollSelector.select
+_poll_selector_of: Any = selectors._PollLikeSelector.select
+
+
+def _fd(fileobj: Any) -> int:
+    return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+
+
+def _wait_for_any(thread: GreenThread, events: Iterable[tuple[int, int]], timeout: float | None) -> None:
+    """Wait until one of (fd, EPOLL…) is ready, or for `timeout` seconds."""
+    epoll = _epoll()
+    try:
+        wanted: dict[int, int] = {}
+        for fd, event in events:
+            wanted[fd] = wanted.get(fd, 0) | event
+        for fd, event in wanted.items():
+            try:
+                epoll.register(fd, event)
+            except PermissionError:  # a regular file: always ready
+                return
+        green.wait_readable(epoll.fileno(), timeout)
+    finally:
+        epoll.close()
+
+
+@functools.wraps(_select)
+def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
+    """Source: select.select."""
+    thread = current_thread()
+    if thread is None or (timeout is not None and timeout <= 0):
+        return _select(rlist, wlist, xlist, timeout)
+    rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
+    ready = _select(rlist, wlist, xlist, 0)
+    if any(ready):
+        return ready
+    events = [(_fd(one), select.EPOLLIN) for one in rlist]
+    events += [(_fd(one), select.EPOLLOUT) for one in wlist]
+    events += [(_fd(one), select.EPOLLPRI) for one in xlist]
+    _wait_for_any(thread, events, timeout)
+    return _select(rlist, wlist, xlist, 0)
+
+
+class Poll:
+    """What `select.poll()` gives.  Source: select.poll."""
+
+    def __init__(self) -> None:
+        self._plain = _poll()
+        self._wanted: dict[int, int] = {}
+
+    def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT, /) -> None:
+        """Source: select.poll.register."""
+        self._plain.register(fd, eventmask)
+        self._wanted[_fd(fd)] = eventmask
+
+    def modify(self, fd: Any, eventmask: int, /) -> None:
+        """Source: select.poll.modify."""
+        self._plain.modify(fd, eventmask)
+        self._wanted[_fd(fd)] = eventmask
+
+    def unregister(self, fd: Any, /) -> None:
+        """Source: select.poll.unregister."""
+        self._plain.unregister(fd)
+        del self._wanted[_fd(fd)]
+
+    def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
+        """Wait for `timeout` milliseconds at most.  Source: select.poll.poll."""
+        thread = current_thread()
+        if thread is None or timeout == 0:
+            return self._plain.poll(timeout)
+        found = self._plain.poll(0)
+        if found:
+            return found
+        seconds = None if timeout is None or timeout < 0 else timeout / 1000
+        _wait_for_any(thread, self._wanted.items(), seconds)
+        return self._plain.poll(0)
+
+
+class Epoll:
+    """What `select.epoll()` gives.  Source: select.epoll."""
+
+    def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
+        self._plain = _epoll(sizehint, flags)
+
+    @classmethod
+    def fromfd(cls, fd: int, /) -> Epoll:
+        """Source: select.epoll.fromfd."""
+        epoll = cls.__new__(cls)
+        epoll._plain = _epoll.fromfd(fd)
+        return epoll
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __enter__(self) -> Epoll:
+        self._plain.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._plain.close()
+
+    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
+        """Wait for `timeout` seconds at most.  Source: select.epoll.poll."""
+        if current_thread() is not None and timeout != 0:
+            green.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
+            timeout = 0
+        return self._plain.poll(timeout, maxevents)
+
+
+def select_epoll(self: Any, timeout: float | None = None) -> Any:
+    """Source: selectors.EpollSelector.select."""
+    if current_thread() is not None and (timeout is None or timeout > 0):
+        green.wait_readable(self._selector.fileno(), timeout)
+        timeout = 0
+    return _selector_of(self, timeout)
+
+
+def select_poll(self: Any, timeout: float | None = None) -> Any:
+    """Source: selectors.PollSelector.select."""
+    thread = current_thread()
+    if thread is not None and (timeout is None or timeout > 0):
+        found = _poll_selector_of(self, 0)
+        if found:
+            return found
+        # EVENT_READ and EVENT_WRITE, in epoll's words.
+        events = [(key.fd, (key.events & 1) * select.EPOLLIN | (key.events >> 1) * select.EPOLLOUT)
+                  for key in self.get_map().values()]  # fmt: skip
+        _wait_for_any(thread, events, timeout)
+        timeout = 0
+    return _poll_selector_of(self, timeout)
+
+
+# ---- files that may block: pipes and terminals; children
+
+
+_os_read = os.read
+_os_write = os.write
+_os_waitpid = os.waitpid
+
+
+def _may_block(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)) and os.get_blocking(fd)
+
+
+@functools.wraps(_os_read)
+def read(fd: int, length: int, /) -> bytes:
+    """Source: os.read."""
+    if current_thread() is not None and _may_block(fd):
+        green.wait_readable(fd)
+    return _os_read(fd, length)
+
+
+@functools.wraps(_os_write)
+def write(fd: int, data: Any, /) -> int:
+    """Source: os.write."""
+    if current_thread() is None or not _may_block(fd):
+        return _os_write(fd, data)
+    view = memoryview(data).cast("B")
+    done = 0
+    while True:
+        green.wait_writable(fd)
+        done += _os_write(fd, view[done : done + PIPE_PIECE])
+        if done >= len(view):
+            return done
+
+
+@functools.wraps(_os_waitpid)
+def waitpid(pid: int, options: int, /) -> tuple[int, int]:
+    """Source: os.waitpid."""
+    thread = current_thread()
+    if thread is None or options & os.WNOHANG:
+        return _os_waitpid(pid, options)
+    if pid <= 0 or options:
+        return in_real_thread(thread, functools.partial(_os_waitpid, pid, options))  # type: ignore[no-any-return]
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return _os_waitpid(pid, options)
+    try:
+        green.wait_readable(fd)
+    finally:
+        os.close(fd)
+    return _os_waitpid(pid, options)
+
+
+class PipeIO:
+    """Python's `io`, for `subprocess`: its pipes are read and written by os.read() and os.write()."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_io, name)
+
+    def open(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
+        """Source: io.open."""
+        if not isinstance(file, int) or "b" not in mode or current_thread() is None:
+            return _io.open(file, mode, buffering, *args, **kwargs)
+        raw = Pipe(file, mode)
+        if buffering == 0:
+            return raw
+        size = _io.DEFAULT_BUFFER_SIZE if buffering < 0 else max(buffering, 2)
+        return _io.BufferedReader(raw, size) if "r" in mode else _io.BufferedWriter(raw, size)
+
+
+_io: Any = subprocess.io  # type: ignore[attr-defined]
+
+
+class Pipe(_io.FileIO):  # type: ignore[misc]
+    """An end of a pipe that green threads wait for."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Source: io.FileIO.readinto."""
+        if current_thread() is None:
+            return super().readinto(buffer)  # type: ignore[no-any-return]
+        data = read(self.fileno(), len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Source: io.FileIO.read."""
+        if current_thread() is None:
+            return super().read(size)  # type: ignore[no-any-return]
+        if size is None or size < 0:
+            return self.readall()
+        return read(self.fileno(), size)
+
+    def readall(self) -> bytes:
+        """Source: io.FileIO.readall."""
+        if current_thread() is None:
+            return super().readall()  # type: ignore[no-any-return]
+        return b"".join(iter(lambda: read(self.fileno(), 65536), b""))
+
+    def write(self, data: Any) -> int:
+        """Source: io.FileIO.write."""
+        return write(self.fileno(), data) if current_thread() is not None else super().write(data)

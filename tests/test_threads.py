@@ -1,0 +1,352 @@
+"""Green threads: how they begin, wait and end, and what async code has to do with them."""
+
+import subprocess
+import sys
+
+import pytest
+from support import ROOT, child_environment, run_python
+from threads_support import check, program
+
+pytest.importorskip("greenlet")
+pytestmark = pytest.mark.ours
+
+
+def test_what_main_returns_and_raises(way):
+    check(way, """
+        def main():
+            pass
+
+        assert threads.run(lambda a, b: a + b, 3, 4) == 7
+        error = raised(ZeroDivisionError, threads.run, lambda: 1 / 0)
+        assert error.__traceback__.tb_next is not None
+        assert raised(SystemExit, threads.run, lambda: sys.exit(3)).code == 3
+    """)  # fmt: skip
+
+
+def test_many_wait_at_once(way):
+    check(way, """
+        def main():
+            begin, seen = time.monotonic(), Collected()
+            begun = [in_thread(lambda i: (time.sleep(0.2), seen(i)), i) for i in range(500)]
+            for thread in begun:
+                thread.join()
+            assert sorted(seen) == list(range(500)) and time.monotonic() - begin < 20
+    """)  # fmt: skip
+
+
+def test_short_sleeps_end_in_order_and_zero_lets_others_run(way):
+    check(way, """
+        def main():
+            seen = Collected()
+            begun = [in_thread(lambda s: (time.sleep(s / 50), seen(s)), s) for s in (3, 1, 2)]
+            for thread in begun:
+                thread.join()
+            assert seen == [1, 2, 3]
+            seen.clear()
+            other = in_thread(seen, "other")
+            time.sleep(0)
+            seen("main")
+            other.join()
+            assert seen == ["other", "main"]
+            assert str(raised(ValueError, time.sleep, -1)) == "sleep length must be non-negative"
+    """)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["time.sleep(30)", "threading.Lock().acquire() and lock.acquire()", "ours.recv(1)"])
+def test_ctrl_c_is_raised_where_main_waits(way, where):
+    end = program(way, f"""
+        def main():
+            ours, theirs = tcp_pair()
+            lock = threading.Lock()
+            lock.acquire()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                {where}
+            except KeyboardInterrupt:
+                sys.stdout.write("interrupted\\n")
+                raise
+            finally:
+                sys.stdout.write("finally\\n")
+
+        threads.run(main)
+    """)  # fmt: skip
+    assert end.out == "interrupted\nfinally\n" and "KeyboardInterrupt" in end.err and end.code == -2, end
+
+
+def test_who_is_no_daemon_is_waited_for_and_who_is_one_is_not(way):
+    end = program(way, """
+        def main():
+            in_thread(lambda: (time.sleep(0.1), sys.stdout.write("waited for\\n")))
+            threading.Thread(target=lambda: (time.sleep(20), sys.stdout.write("daemon\\n")), daemon=True).start()
+
+        threads.run(main)
+        sys.stdout.write("done\\n")
+    """)  # fmt: skip
+    assert (end.code, end.out, end.err) == (0, "waited for\ndone\n", "")
+
+
+def test_each_has_a_context_of_its_own(way):
+    check(way, """
+        import contextvars
+
+        variable = contextvars.ContextVar("variable", default="none")
+
+        def main():
+            variable.set("main")
+            seen = Collected()
+
+            def other(name):
+                seen(variable.get())
+                variable.set(name)
+                time.sleep(0.01)
+                seen(variable.get())
+
+            begun = [threads.spawn(other, name) for name in "ab"]
+            variable.set("changed")
+            while not all(thread.finished for thread in begun):
+                time.sleep(0.01)
+            assert seen == ["main", "main", "a", "b"] and variable.get() == "changed"
+    """)  # fmt: skip
+
+
+def test_errors_being_handled_are_each_thread_s_own(way):
+    check(way, """
+        def main():
+            def fail(name):
+                try:
+                    raise KeyError(name)
+                except KeyError:
+                    time.sleep(0.01)
+                    assert sys.exc_info()[1].args == (name,)
+                assert sys.exc_info() == (None, None, None)
+                seen(name)
+
+            seen = Collected()
+            for thread in [in_thread(fail, name) for name in "abc"]:
+                thread.join()
+            assert sorted(seen) == ["a", "b", "c"]
+    """)  # fmt: skip
+
+
+def test_deep_stacks(way):
+    check(way, """
+        def main():
+            def deep(n):
+                if n == 0:
+                    time.sleep(0.001)
+                    return 0
+                return 1 + deep(n - 1)
+
+            seen = Collected()
+            for thread in [in_thread(lambda: seen(deep(400))) for _ in range(20)]:
+                thread.join()
+            assert seen == [400] * 20
+    """)  # fmt: skip
+
+
+def test_blocking_code_in_async_code_and_the_other_way_round(way):
+    check(way, """
+        import asyncio
+        import flexsc_loop
+
+        def blocking(n):
+            time.sleep(0.05)
+            return threads.wait(asyncio.sleep(0.01, n)) + 1
+
+        async def many():
+            begin = time.monotonic()
+            found = await asyncio.gather(*(threads.call(blocking, n) for n in range(50)))
+            assert found == list(range(1, 51)) and time.monotonic() - begin < 2
+            try:
+                await threads.call(lambda: 1 / 0)
+            except ZeroDivisionError:
+                return "raised"
+
+        def main():
+            pass
+
+        assert flexsc_loop.run(many()) == "raised"
+    """)  # fmt: skip
+
+
+def test_a_cancelled_task_cancels_the_blocking_code(way):
+    check(way, """
+        import asyncio
+        import flexsc_loop
+
+        seen = Collected()
+
+        def blocking():
+            try:
+                time.sleep(30)
+            except asyncio.CancelledError:
+                seen("cancelled")
+                raise
+            finally:
+                time.sleep(0.01)
+                seen("cleaned up")
+
+        async def main_async():
+            task = asyncio.ensure_future(threads.call(blocking))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                seen("task")
+
+        def main():
+            pass
+
+        flexsc_loop.run(main_async())
+        assert seen == ["cancelled", "cleaned up", "task"], seen
+    """)  # fmt: skip
+
+
+def test_asyncio_run_in_a_green_thread(way):
+    check(way, """
+        import asyncio
+
+        async def both():
+            return await asyncio.gather(asyncio.sleep(0.01, 1), asyncio.to_thread(lambda: time.sleep(0.01) or 2))
+
+        def main():
+            other = in_thread(time.sleep, 0.02)
+            assert asyncio.run(both()) == [1, 2]
+            assert isinstance(raised(ValueError, asyncio.run, 5), ValueError)
+            other.join()
+    """)  # fmt: skip
+
+
+def test_wait_and_spawn_outside_are_refused():
+    end = run_python("""
+        from flexsc_loop import threads
+        for call in (lambda: threads.wait(None), lambda: threads.spawn(print), lambda: threads.wait_readable(0)):
+            try:
+                call()
+            except RuntimeError as error:
+                print(error)
+    """)
+    assert end.code == 0 and len(end.out.splitlines()) == 3, end
+
+
+def test_stacks_of_those_that_wait(way):
+    check(way, """
+        import io
+
+        def waits_here():
+            time.sleep(0.2)
+
+        def main():
+            thread = in_thread(waits_here)
+            time.sleep(0.01)
+            out = io.StringIO()
+            threads.dump(out)
+            assert "in waits_here" in out.getvalue()
+            assert "<GreenThread 'Thread-1 (waits_here)' waiting>" in out.getvalue()
+            thread.join()
+    """)  # fmt: skip
+
+
+def test_a_forked_child_is_an_ordinary_process(way):
+    check(way, """
+        def main():
+            lock = threading.Lock()
+            others = in_thread(time.sleep, 0.1)
+            child = os.fork()
+            if child == 0:
+                with lock:
+                    time.sleep(0.01)
+                ours, theirs = tcp_pair()
+                ours.sendall(b"x")
+                os._exit(7 if theirs.recv(1) == b"x" else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            others.join()
+    """)  # fmt: skip
+
+
+def test_names_imported_too_early_are_told_of():
+    end = run_python("""
+        from time import sleep
+        import warnings
+        from flexsc_loop import threads
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            threads.patch()
+            threads.patch()
+        assert [warning.category for warning in told] == [threads.PatchWarning], told
+        assert "__main__.sleep" in str(told[0].message), told[0].message
+    """)
+    assert end.code == 0, end.err
+
+
+def test_without_greenlet_the_remedy_is_named():
+    end = run_python("""
+        import importlib.abc, sys
+
+        class Missing(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name == "greenlet":
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Missing())
+        import flexsc_loop.threads
+    """)
+    assert "flexsc_loop[threads]" in end.err.splitlines()[-1], end.err
+
+
+def test_what_many_ask_for_goes_out_in_batches():
+    end = run_python("""
+        import flexsc_loop.threads
+        flexsc_loop.threads.patch()
+        import socket, threading
+        from flexsc_loop import threads
+
+        ROUNDS, PAIRS = 50, 64
+
+        def echo(sock):
+            while data := sock.recv(1000):
+                sock.sendall(data)
+
+        def ask(sock):
+            for _ in range(ROUNDS):
+                sock.sendall(b"x" * 100)
+                assert len(sock.recv(1000)) == 100
+            sock.close()
+
+        def main():
+            pairs = [socket.socketpair() for _ in range(PAIRS)]
+            begun = [threading.Thread(target=ask, args=(a,)) for a, _ in pairs]
+            begun += [threading.Thread(target=echo, args=(b,)) for _, b in pairs]
+            before = threads.current_thread().loop.stats()
+            for thread in begun:
+                thread.start()
+            for thread in begun:
+                thread.join()
+            after = threads.current_thread().loop.stats()
+            print((after["syscalls"] - before["syscalls"]) / (ROUNDS * PAIRS))
+
+        threads.run(main, threads="off")
+    """)
+    assert end.code == 0, end.err
+    assert float(end.out) < 1, end.out
+
+
+# ---- by command
+
+
+def test_programs_by_command(way, tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text(
+        "import sys, threading, time\n"
+        "def work():\n    time.sleep(0.01)\n    print(sys.argv[1:], threading.current_thread().name)\n"
+        "thread = threading.Thread(target=work, name='green')\nthread.start()\nthread.join()\n"
+        "from flexsc_loop import threads\nassert threads.current_thread().is_main\nraise SystemExit(5)\n"
+    )
+    for words in ([str(path)], ["-m", "app"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "flexsc_loop", "threads", *words, "one", "--two"],
+            env=child_environment({**way.environment(), "PYTHONPATH": f"{ROOT}:{tmp_path}"}), cwd=tmp_path,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (5, "['one', '--two'] green\n", "")

@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "probe.h"
 #include "spin.h"
 #include "stats_page.h"
 #include "tick_count.h"
@@ -186,6 +187,7 @@ static inline void stats_turn_ends(struct flexsc_stats *stats, uint64_t now)
     stats->counts.busy += stats_since(stats->turn_in_calls, took);
     stats->counts.in_calls += stats->turn_in_calls;
     histogram_add(&stats->page->turn, took);
+    probe_turn_end(stats->page->number, took);
     stats->turn_began = 0;
     stats->turn_in_calls = 0;
 }
@@ -209,9 +211,10 @@ static inline void stats_turn_begins(struct flexsc_stats *stats, uint64_t began,
     struct flexsc_stats_page *page = stats->page;
     uint64_t passed = stats_since(began, now);
     uint64_t lag = slept || !stats->looked ? 0 : stats_since(stats->looked, now);
-    if (slept)
+    if (slept) {
         stats->counts.asleep += passed;
-    else
+        probe_wake(page->number, passed);
+    } else
         stats->counts.in_calls += passed;
     if (late > 0) {
         double ticks = late * 1e9 / stats_tick_ns(stats);
@@ -219,6 +222,7 @@ static inline void stats_turn_begins(struct flexsc_stats *stats, uint64_t began,
             lag = ticks < 1e18 ? (uint64_t)ticks : (uint64_t)1e18;
     }
     histogram_add(&page->lag, lag);
+    probe_turn_begin(page->number, lag);
     stats->turn_began = page->turn_began = now;
     page->state = FLEXSC_STATS_RUNNING;
     stats->looked = now;

@@ -1,5 +1,5 @@
 """Floor 0: what Cython code uses of stats.h."""
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 
 cdef extern from "stats.h" nogil:
@@ -19,6 +19,7 @@ cdef extern from "stats.h" nogil:
         uint64_t green_threads
 
     struct flexsc_stats_page:
+        uint32_t number
         int32_t thread
         int32_t syscall_thread, cpu
         uint32_t size
@@ -47,3 +48,8 @@ cdef extern from "stats.h" nogil:
     void stats_less(uint64_t* gauge) noexcept
     void stats_no_endpoints(flexsc_stats* stats) noexcept
     void stats_state(flexsc_stats* stats, uint32_t state, int32_t thread) noexcept
+
+
+cdef extern from "probe.h" nogil:
+    void probe_sleep(uint64_t loop, int64_t most_ns) noexcept
+    void probe_publish(uint64_t loop, uint64_t endpoints) noexcept

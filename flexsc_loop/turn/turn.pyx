@@ -20,7 +20,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
 from flexsc_loop.syscalls.stats cimport (
-    FLEXSC_STATS_CLOSED, FLEXSC_STATS_RUNNING, FLEXSC_STATS_STOPPED, flexsc_counts, flexsc_stats_page, stats_copy,
+    FLEXSC_STATS_CLOSED, FLEXSC_STATS_RUNNING, FLEXSC_STATS_STOPPED, flexsc_counts, flexsc_stats_page, probe_publish,
+    probe_sleep, stats_copy,
     stats_copy_due, stats_disown, stats_hide, stats_no_endpoints, stats_sleep_begins, stats_state, stats_text,
     stats_tick_ns, stats_turn_begins, stats_turn_ends,
 )
@@ -365,6 +366,7 @@ cdef class Turn(Timers):
         cdef size_t at = 0, i
         cdef Endpoint endpoint
         cdef bint gathers = False
+        probe_publish(self.stats.page.number, self.dirty_count)
         self.sparse = plainly or (self.dirty_count != 0 and self.dirty_count <= self.page.direct_now())
         self.flushing = True
         if self.sparse and self.dirty_count > 1:
@@ -428,6 +430,7 @@ cdef class Turn(Timers):
                 before = ticks_now()
                 self.count()
                 stats_sleep_begins(&self.stats, ended, before)
+                probe_sleep(self.stats.page.number, patience)
             try:
                 self.page.wait(patience)
             finally:

@@ -23,7 +23,8 @@ def notes():
     if shutil.which("readelf") is None:
         pytest.skip("there is no readelf")
     told = subprocess.run(
-        ["readelf", "--wide", "--notes", turn.__file__], capture_output=True, text=True, check=True, env={"LC_ALL": "C"})
+        ["readelf", "--wide", "--notes", turn.__file__], capture_output=True, text=True, check=True,
+        env={"LC_ALL": "C"})
     assert "Warning" not in told.stderr + told.stdout and "Error" not in told.stderr
     found = re.findall(
         r"stapsdt\s+0x\w+\s+NT_STAPSDT.*?Provider: (\w+)\s+Name: (\w+)\s+"

@@ -211,6 +211,31 @@ def test_states(new_loop):
     assert read(loop).state == "closed"
 
 
+def test_green_threads(way):
+    """They are counted, and the one that runs is named after its function."""
+    pytest.importorskip("greenlet")
+    source = way.prelude() + """
+import os
+from flexsc_loop import threads
+from flexsc_loop.insight import pages_of, read
+
+seen = []
+
+def looking():
+    (page,) = pages_of(os.getpid())
+    seen.append((page.running, read(asyncio.get_running_loop()).counts["green_threads"]))
+
+async def main():
+    await threads.call(looking)
+    await asyncio.sleep(0)
+    print(seen, read(asyncio.get_running_loop()).counts["green_threads"])
+
+run(main())
+"""
+    end = run_python(source)
+    assert (end.code, end.out) == (0, "[('looking', 1)] 0\n"), end.err
+
+
 # ---- from outside
 
 HANGING = """

@@ -256,6 +256,7 @@ static inline void stats_no_endpoints(struct flexsc_stats *stats)
 {
     struct flexsc_counts *counts = &stats->counts;
     counts->streams = counts->tls = counts->listeners = counts->datagrams = counts->pipes = 0;
+    counts->green_threads = 0;
 }
 
 /* Whether the counters are due to be shown. */

@@ -20,6 +20,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
 from flexsc_loop.syscalls.page cimport EBADF, ECANCELED
+from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 try:
@@ -127,7 +128,11 @@ cdef class GreenThread(Endpoint):
         else:
             self.joiners.append(callback)
 
+    cdef object shown(self):
+        return self if self.function is None else self.function
+
     def _main(self):
+        self.turn.stats.counts.green_threads += 1
         try:
             if self.thrown is not None:
                 error, self.thrown = self.thrown, None
@@ -136,6 +141,7 @@ cdef class GreenThread(Endpoint):
         except BaseException as error:
             self.error = error
         finally:
+            stats_less(&self.turn.stats.counts.green_threads)
             self.function = self.args = self.kwargs = None
 
     cdef int run(self, Turn turn) except -1:

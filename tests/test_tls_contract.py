@@ -1,6 +1,7 @@
 """asyncio's contract of TLS transports, against a far end that is a plain SSLObject; holds on asyncio's loop too."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -483,6 +484,34 @@ async def test_the_end_waits_while_reading_is_paused(connect_tls):
     transport.resume_reading()
     await protocol.until_called("eof")
     assert protocol.data == b"data"
+
+
+async def test_a_reset_is_noticed_while_reading_is_paused(connect_tls):
+    transport, protocol, peer = await connect_tls(Recorder)
+    transport.pause_reading()
+    await peer.send(b"data")
+    peer.reset()
+    await protocol.until_called("lost")
+    assert isinstance(protocol.exc, ConnectionResetError)
+    assert protocol.calls == ["made", "lost"]
+
+
+async def test_what_is_kept_while_reading_is_paused_is_bounded(connect_tls):
+    transport, protocol, peer = await connect_tls(Recorder, prepare=shrink)
+    transport.pause_reading()
+    data = payload(4_000_000)
+    records, sent = memoryview(peer.encrypt(data)), 0
+    peer.sock.setblocking(False)
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            sent += peer.sock.send(records[sent:])
+        await asyncio.sleep(0.001)
+    assert sent < 1_000_000
+    assert protocol.received == 0
+    transport.resume_reading()
+    peer.sock.settimeout(20)
+    await asyncio.gather(peer.send_raw(records[sent:]), protocol.until_received(len(data)))
+    assert digest(protocol.data) == digest(data)
 
 
 async def test_the_writer_is_paused_and_resumed(connect_tls):

@@ -52,6 +52,7 @@ cdef class Tls(Layer):
 
     cdef int receive(self, bytes data) except -1
     cdef int after_reading(self) except -1
+    cdef int hold_back(self) except -1
     cdef bint has_rest(self) noexcept
     cdef int read_rest(self) except -1
     cdef int drain(self) except -1

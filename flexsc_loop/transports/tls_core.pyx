@@ -26,6 +26,7 @@ cdef enum:
     AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
     HEAVY = 32 * 1024                # so much encrypted is sent before others are served
     CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
+    HELD_MOST = 256 * 1024           # so much of what comes while reading is paused is kept here: its end may be a reset
     DROP_MOST = 256 * 1024           # so much of what comes after close() is searched for the peer's close_notify
 
 cdef double LINGER_S = 1.0           # so long it may be sent after ours
@@ -63,7 +64,7 @@ cdef class Tls(Layer):
             error = ConnectionResetError()
             self.tell_waiter(error)
             self.fail(error, "SSL handshake failed")
-        elif self.phase == OPEN:
+        elif self.phase == OPEN and not self.paused:
             self.read_rest()
         elif self.phase == FLUSHING:
             self.want_flush()
@@ -219,7 +220,7 @@ cdef class Tls(Layer):
         if self.cipher.waiting:
             self.want_flush()
         if self.paused:
-            self.pause_carrier()
+            self.hold_back()
         elif self.cipher.unclear:
             self.drain()
         return 0
@@ -276,7 +277,10 @@ cdef class Tls(Layer):
         cdef Cipher cipher = self.cipher
         cdef flexsc_records before = cipher.records
         cdef flexsc_scan scan
-        if self.paused or cipher.unclear:
+        if self.paused:
+            cipher.put(data)
+            return self.hold_back()
+        if cipher.unclear:
             cipher.put(data)
             return self.after_reading()
         cipher.scan(data, &scan)
@@ -315,6 +319,10 @@ cdef class Tls(Layer):
         if cipher.unclear and self.phase == OPEN and not self.paused:
             self.drain()
         return 0
+
+    cdef int hold_back(self) except -1:
+        """Reading is paused: keep some of what comes, as asyncio does; a connection that is reset is noticed."""
+        return self.pause_carrier() if self.cipher.incoming.pending >= HELD_MOST else 0
 
     cdef bint has_rest(self) noexcept:
         """Whether something has come that was not read when it came, or not dealt with."""
@@ -625,7 +633,7 @@ cdef class Tls(Layer):
         if not self.paused:
             self.paused = True
             if self.phase == OPEN:
-                self.pause_carrier()
+                self.hold_back()
         return 0
 
     cdef int resume_reading(self) except -1:

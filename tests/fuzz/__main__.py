@@ -106,12 +106,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the first program; the next ones have the next numbers")
     parser.add_argument("--length", type=int, default=14, help="steps of a program, about")
     parser.add_argument("--without", action="append", default=[], metavar="NAME", help="leave these operations out")
+    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="with things of these kinds only")
     parser.add_argument("--replay", nargs="*", help="programs that were kept, instead of new ones")
     parser.add_argument("--first", action="store_true", help="stop at the first that fails, which is not made smaller")
     parser.add_argument("--keep", default=str(runs.ROOT / "build" / "fuzz"), help="folder for programs that fail")
     args = parser.parse_args()
     assert kinds
     operations.leave_out(args.without)
+    operations.keep(args.only)
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 32)
     ways = args.way or [name for name, way in WAYS.items() if way.ours and name != "auto"]
     held = [Session(way, args).run(seed, args.minutes / len(ways)) for way in ways]

@@ -91,6 +91,12 @@ def leave_out(names: Sequence[str]) -> None:
             del KINDS[name]
 
 
+def keep(names: Sequence[str]) -> None:
+    """Make programs with these kinds only (`tls`); with all if there are none."""
+    for name in [name for name in KINDS if names and name not in names]:
+        del KINDS[name]
+
+
 def pick(chance: random.Random, found: Sequence[Any]) -> Any:
     return chance.choices(found, [one.weight for one in found])[0]
 

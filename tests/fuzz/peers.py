@@ -140,7 +140,7 @@ class Peer:
             except (BlockingIOError, ssl.SSLWantReadError):
                 return
             except OSError:
-                self.ended = "reset"
+                self.ended = self.ended or "reset"
                 return
             if not data:
                 self.ended = "eof"
@@ -248,6 +248,8 @@ class TlsPeer(Peer):
                 if not (data := self.tls.read(limit)):
                     self._shutdown()
                 return data
+            except ssl.SSLZeroReturnError:
+                return b""  # it has said its own end before
             except ssl.SSLWantReadError:
                 if not self._fetch():
                     if self.ended:

@@ -415,10 +415,9 @@ class Stream(Thing):
         return self.transport.is_reading() if self.transport else None
 
     def _peers_end(self) -> Any:
-        ended = self.peer.ended
         if not self.peer.open:
             return ANY  # whether it saw our end before its own
-        return "over" if ended and (self.torn or self.vague) else ended
+        return [bool(self.peer.ended), ANY if self.torn or self.vague else self.peer.ended]
 
     async def finish(self) -> None:
         self.peer.reading = True
@@ -541,11 +540,6 @@ class Tls(Stream):
 
     def _writes(self) -> Any:
         return ANY  # the standard loop has two buffers there, and looks at one of them
-
-    def _peer_leaves(self) -> None:
-        """When it is noticed is free while we are paused: the standard loop goes on reading records."""
-        super()._peer_leaves()
-        self.dead = self.dead or not (self.transport.is_closing() or self.transport.is_reading())
 
     @operation(weight=1)
     def peer_cuts(self) -> None:

@@ -119,7 +119,7 @@ class Ways:
 
     async def stream(self, ours):
         """`drain()` waits, and so does a reader who has read the end."""
-        reader, writer = await asyncio.open_connection(sock=ours)
+        _, writer = await asyncio.open_connection(sock=ours)
         self.stack.callback(writer.transport.abort)
         writer.write(MUCH)
         self.task(writer.drain())
@@ -188,7 +188,7 @@ async def test_of_many_clients_the_one_that_reads_is_served(loop):
 async def test_a_tls_client_costs_nothing(loop, side, paused, notify):
     connector = Connector(loop, Contexts(), side, None)
     ours, peer = connector.pair(shrink)
-    (transport, protocol), _ = await asyncio.gather(connector.open(ours, Waiting), peer.handshake())
+    (transport, _), _ = await asyncio.gather(connector.open(ours, Waiting), peer.handshake())
     try:
         if paused:
             transport.pause_reading()

@@ -486,6 +486,16 @@ async def test_the_end_waits_while_reading_is_paused(connect_tls):
     assert protocol.data == b"data"
 
 
+async def test_the_end_is_told_when_the_paused_side_closes(connect_tls):
+    transport, protocol, peer = await connect_tls(Recorder)
+    transport.pause_reading()
+    await peer.send_raw(peer.close_notify())
+    await asyncio.sleep(0.02)
+    transport.close()
+    await protocol.until_called("lost")
+    assert protocol.calls == ["made", "eof", "lost"]
+
+
 async def test_a_reset_is_noticed_while_reading_is_paused(connect_tls):
     transport, protocol, peer = await connect_tls(Recorder)
     transport.pause_reading()

@@ -26,7 +26,7 @@ cdef enum:
     AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
     HEAVY = 32 * 1024                # so much encrypted is sent before others are served
     CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
-    HELD_MOST = 256 * 1024           # so much of what comes while reading is paused is kept here: its end may be a reset
+    HELD_MOST = 256 * 1024           # so much of what comes while reading is paused is kept here
     DROP_MOST = 256 * 1024           # so much of what comes after close() is searched for the peer's close_notify
 
 cdef double LINGER_S = 1.0           # so long it may be sent after ours
@@ -69,8 +69,7 @@ cdef class Tls(Layer):
         elif self.phase == FLUSHING:
             self.want_flush()
         elif self.phase == SHUTDOWN:
-            self.tell_eof()
-            self.finish()
+            self.both_done()
         return True
 
     def pause_writing(self):
@@ -413,10 +412,7 @@ cdef class Tls(Layer):
         if cipher.broken is not None:
             error, cipher.broken = cipher.broken, None
             return self.fail(error, "Fatal error on transport")
-        if cipher.ended and self.phase == SHUTDOWN:
-            self.tell_eof()
-            self.finish()
-        return 0
+        return self.both_done() if cipher.ended and self.phase == SHUTDOWN else 0
 
     cdef int peer_ended(self) except -1:
         """The peer sends no more: TLS has no half-closed connections here, so this end closes as well."""
@@ -567,7 +563,7 @@ cdef class Tls(Layer):
         self.phase = SHUTDOWN
         self.shut_at = monotonic()
         if self.carrier_eof:
-            return self.finish()
+            return self.both_done()
         try:
             self.cipher.tls.unwrap()
         except AGAIN:
@@ -576,7 +572,12 @@ cdef class Tls(Layer):
         except SSLError as error:
             return self.fail(error, "Fatal error on transport")
         self.pump()
-        return self.finish()
+        return self.both_done()
+
+    cdef int both_done(self) except -1:
+        """The peer has ended, too.  Its end may have come while reading was paused: then it is told only now."""
+        self.tell_eof()
+        return self.finish() if self.phase == SHUTDOWN else 0
 
     cdef int finish(self) except -1:
         """Both have said that they are done, or the peer goes on and on."""

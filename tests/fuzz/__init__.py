@@ -17,6 +17,8 @@ What may differ from the standard loop, and is therefore not in a view:
 - how often `pause_writing` and `resume_writing` are called (they take turns; what holds at rest is compared, but not
   with TLS, where the standard loop has two buffers and looks at one of them);
 - when it is noticed that a far end has gone, if we write to it after that;
+- with TLS, what `close()` and `write()` do after an end that came while we were paused (the standard loop does nothing
+  until we resume);
 - which of the network's errors (`ConnectionResetError`, `BrokenPipeError`, …) ends a connection;
 - whether a call or its cancellation wins where both happen in one step; the data is there for the next one then;
 - the context of what `resume_reading`, `close` and `abort` cause (Python 3.15 changed it): the programs call them in

@@ -190,6 +190,13 @@ class TlsPeer(Peer):
         if self.open:
             self._flush()
 
+    def has_unread(self) -> bool:
+        """Whether anything has come that is not read, tickets of the handshake too: to close resets the connection."""
+        try:
+            return self.open and bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def _shake(self) -> None:
         while True:
             try:

@@ -494,6 +494,7 @@ class Tls(Stream):
     marks = False
     last_words = True
     downloaded = 0
+    left_at = -1  # how much we had written when the far end went while we were paused
 
     def pump(self) -> None:
         """After we have closed, the peer cannot go on sending for long."""
@@ -504,8 +505,12 @@ class Tls(Stream):
             self.complain("goes on downloading after close()")
 
     def view(self) -> Any:
-        """An end that came with the data out of which the loop was ended is lost on the standard loop."""
+        """An end that came with the data out of which the loop was ended is lost on the standard loop, and after one
+        that came while we were paused it does nothing until we resume.
+        """
         self.dead = self.dead or (self.exited_in == self.world.step and not self.peer.speaks)
+        if self.left_at >= 0:
+            self.dead = self.dead or self.transport.is_closing() or self.written > self.left_at
         return super().view()
 
     def busy(self) -> bool:
@@ -540,6 +545,12 @@ class Tls(Stream):
 
     def _writes(self) -> Any:
         return ANY  # the standard loop has two buffers there, and looks at one of them
+
+    def _peer_leaves(self) -> None:
+        super()._peer_leaves()
+        self.dead = self.dead or self.peer.has_unread()
+        if not (self.transport.is_closing() or self.transport.is_reading()):
+            self.left_at = self.written
 
     @operation(weight=1)
     def peer_cuts(self) -> None:

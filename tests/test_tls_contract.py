@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import socket
 import ssl
@@ -487,13 +488,20 @@ async def test_the_end_waits_while_reading_is_paused(connect_tls):
 
 
 async def test_the_end_is_told_when_the_paused_side_closes(connect_tls):
-    transport, protocol, peer = await connect_tls(Recorder)
+    place = contextvars.ContextVar("place", default="another context")
+
+    class Placed(Recorder):
+        def _note(self, name):
+            super()._note(f"{name} in {place.get()}")
+
+    place.set("its own context")
+    transport, protocol, peer = await connect_tls(Placed)
     transport.pause_reading()
     await peer.send_raw(peer.close_notify())
     await asyncio.sleep(0.02)
     transport.close()
-    await protocol.until_called("lost")
-    assert protocol.calls == ["made", "eof", "lost"]
+    await protocol.until(lambda: len(protocol.calls) == 3)
+    assert protocol.calls == [f"{name} in its own context" for name in ("made", "eof", "lost")]
 
 
 async def test_a_reset_is_noticed_while_reading_is_paused(connect_tls):

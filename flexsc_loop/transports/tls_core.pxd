@@ -78,6 +78,7 @@ cdef class Tls(Layer):
     cdef int close(self) except -1
     cdef int start_shutdown(self) except -1
     cdef int shut_down(self) except -1
+    cdef bint has_ended(self) noexcept
     cdef int both_done(self) except -1
     cdef int finish(self) except -1
     cdef int allow_time(self) except -1

@@ -139,7 +139,7 @@ cdef class Tls(Layer):
     cdef int settle(self) except -1:
         cdef bint resume = self.writing_paused and self.phase < DONE and self.unsent() <= self.low
         cdef Tls above = self.above
-        if resume or self.has_rest():
+        if resume or self.has_rest() or self.has_ended():
             context = self.stream.context
             PyContext_Enter(context)
             try:
@@ -147,6 +147,8 @@ cdef class Tls(Layer):
                     self.resume_protocol()
                 if self.has_rest():
                     self.read_rest()
+                if self.has_ended():
+                    self.both_done()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -412,14 +414,12 @@ cdef class Tls(Layer):
         if cipher.broken is not None:
             error, cipher.broken = cipher.broken, None
             return self.fail(error, "Fatal error on transport")
-        return self.both_done() if cipher.ended and self.phase == SHUTDOWN else 0
+        return self.both_done() if self.has_ended() else 0
 
     cdef int peer_ended(self) except -1:
         """The peer sends no more: TLS has no half-closed connections here, so this end closes as well."""
         self.tell_eof()
-        if self.phase == OPEN:
-            self.start_shutdown()
-        return 0
+        return self.start_shutdown() if self.phase == OPEN else 0
 
     cdef int tell_eof(self) except -1:
         if self.told_eof or not self.made:
@@ -562,20 +562,23 @@ cdef class Tls(Layer):
                 return 0
         self.phase = SHUTDOWN
         self.shut_at = monotonic()
-        if self.carrier_eof:
-            return self.both_done()
-        try:
-            self.cipher.tls.unwrap()
-        except AGAIN:
+        if not self.carrier_eof:
+            try:
+                self.cipher.tls.unwrap()
+            except AGAIN:
+                self.pump()
+                return self.finish() if self.heard_enough() else 0
+            except SSLError as error:
+                return self.fail(error, "Fatal error on transport")
             self.pump()
-            return self.finish() if self.heard_enough() else 0
-        except SSLError as error:
-            return self.fail(error, "Fatal error on transport")
-        self.pump()
-        return self.both_done()
+            self.cipher.ended = True
+        # An end that came while reading was paused is told first, in the connection's context.
+        return self.finish() if self.told_eof else self.stream.wake_up()
+
+    cdef bint has_ended(self) noexcept:
+        return self.phase == SHUTDOWN and (self.cipher.ended or self.carrier_eof)
 
     cdef int both_done(self) except -1:
-        """The peer has ended, too.  Its end may have come while reading was paused: then it is told only now."""
         self.tell_eof()
         return self.finish() if self.phase == SHUTDOWN else 0
 

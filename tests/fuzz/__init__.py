@@ -29,6 +29,7 @@ What may differ from the standard loop, and is therefore not in a view:
   standard loop forgets it, and the connection then waits for something else to come;
 - whether `close()` lets a file that is being sent go out before `connection_lost` (the standard loop cuts it off, and
   its `sendfile` waits for ever);
+- with TLS, what is told after a `close()` while a file is sent (the standard loop takes the peer's end for a mistake);
 - whether a closed socket can be taken back with `remove_reader` that was registered while a `sock_*` call waited on it
   (the standard loop knows it by its number then, and raises `ValueError`);
 - what methods of a transport raise once it is closing, with which error `sendfile` on it fails, and whether a datagram

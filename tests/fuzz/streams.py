@@ -527,7 +527,12 @@ class Tls(Stream):
         return self.transport.is_closing() or super().flushed()
 
     def _calls(self) -> Any:
-        """When data came after our close_notify, it may be delivered, and OpenSSL's error may end it."""
+        """When data came after our close_notify, it may be delivered, and OpenSSL's error may end it.
+
+        An end that comes while a file is sent is an error of its own, on the standard loop.
+        """
+        if self.filing:
+            return ANY
         if self.torn and not self.peer.reading:
             return ANY  # nor does the peer say that it has seen it
         if self.torn:

@@ -1,30 +1,27 @@
-"""Floor 5: a gunicorn worker that serves aiohttp applications: `gunicorn -k flexsc_loop.gunicorn.FlexSCWebWorker`.
+"""Floor 5: gunicorn workers.
 
-Imports gunicorn and aiohttp, which are not otherwise needed; nothing else in the package imports this module.
+    gunicorn -k flexsc_loop.gunicorn.FlexSCWebWorker module:app        aiohttp applications
+    gunicorn -k flexsc_loop.gunicorn.FlexSCThreadsWorker module:app    WSGI applications (Flask, Django), green threads
+
+FLEXSC_PAGES and FLEXSC_THREADS choose how the loops run.  Each is imported when it is asked for: the first needs
+aiohttp, the second greenlet.
 """
 
 from __future__ import annotations
 
-import asyncio
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from aiohttp.worker import GunicornWebWorker
+if TYPE_CHECKING:
+    from flexsc_loop.threads.worker import FlexSCThreadsWorker
+    from flexsc_loop.web_worker import FlexSCWebWorker
 
-from flexsc_loop.policy import new_event_loop
+__all__ = ["FlexSCThreadsWorker", "FlexSCWebWorker"]
 
-__all__ = ["FlexSCWebWorker"]
+_MODULES = {"FlexSCThreadsWorker": "flexsc_loop.threads.worker", "FlexSCWebWorker": "flexsc_loop.web_worker"}
 
 
-class FlexSCWebWorker(GunicornWebWorker):
-    """aiohttp's worker on a FlexSC loop.  FLEXSC_PAGES and FLEXSC_THREADS choose how the loop runs.
-
-    Source: aiohttp.worker.GunicornWebWorker, whose loop comes from the policy; this one's does not.
-    """
-
-    def init_process(self) -> None:
-        """Make the loop, in the worker's own process, and serve.  Does not return before the worker ends.
-
-        A loop that the master may have had is left alone: it shares its file descriptors with the master's.
-        """
-        self.loop = new_event_loop()
-        asyncio.set_event_loop(self.loop)
-        super(GunicornWebWorker, self).init_process()
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -115,6 +115,11 @@ cdef class GreenThread(Endpoint):
                 self.started = True
                 self.wake_up()
 
+    def forgive(self, error):
+        """Do not raise `error` any more, if it has not been raised yet."""
+        if self.thrown is error:
+            self.thrown = None
+
     def abandon(self):
         """Never resume it again, as happens to daemons at the end of a program."""
         self.finished = True
@@ -179,10 +184,11 @@ cdef class GreenThread(Endpoint):
 
     cdef int park(self) except -1:
         """Go back to the hub until somebody has this thread go on.  To be called in it."""
-        self.who = current_greenlet()
-        self.parks += 1
-        self.parked = True
-        switch_to(self.hub, NULL, NULL)
+        if self.thrown is None:
+            self.who = current_greenlet()
+            self.parks += 1
+            self.parked = True
+            switch_to(self.hub, NULL, NULL)
         if self.thrown is not None:
             error, self.thrown = self.thrown, None
             raise error

@@ -8,11 +8,13 @@ from __future__ import annotations
 import _socket
 import contextlib
 import functools
+import io
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop.threads import sockets
+from flexsc_loop.threads import green, sockets
 from flexsc_loop.threads.green import current_thread
 from flexsc_loop.threads.waiting import in_real_thread
 
@@ -41,6 +43,49 @@ def sendto(self: socket.socket, data: Any, *args: Any) -> int:
         return _socket.socket.sendto(self, data, *args)
     address = sockets.resolved_address(self, args[-1])
     return int(sockets.attempt(thread, self, _socket.socket.sendto, (data, *args[:-1], address), True))
+
+
+_plain_sendfile = socket.socket._sendfile_use_sendfile  # type: ignore[attr-defined]
+SENDFILE_MOST = 1 << 20  # bytes of one call, so that others get their turn
+
+
+def sendfile(self: Any, file: Any, offset: int = 0, count: int | None = None) -> int:
+    """Source: socket.socket.sendfile."""
+    thread = current_thread()
+    timeout = sockets.timeout_in(self)
+    if thread is None or timeout == 0:
+        return _plain_sendfile(self, file, offset, count)  # type: ignore[no-any-return]
+    self._check_sendfile_params(file, offset, count)
+    try:
+        source = file.fileno()
+        size = os.fstat(source).st_size
+    except (AttributeError, io.UnsupportedOperation, OSError) as error:
+        raise socket._GiveupOnSendfile(error) from error  # type: ignore[attr-defined]
+    until = None if timeout is None else thread.loop.time() + timeout
+    done = 0
+    _socket.socket.settimeout(self, 0.0)
+    try:
+        while count is None or done < count:
+            piece = min(SENDFILE_MOST, size or SENDFILE_MOST) if count is None else min(SENDFILE_MOST, count - done)
+            try:
+                sent = os.sendfile(self.fileno(), source, offset + done, piece)
+            except BlockingIOError:
+                left = None if until is None else until - thread.loop.time()
+                if (left is not None and left <= 0) or not green.wait_writable(self.fileno(), left):
+                    raise TimeoutError("timed out") from None
+                continue
+            except OSError as error:
+                if done == 0:
+                    raise socket._GiveupOnSendfile(error) from error  # type: ignore[attr-defined]
+                raise
+            if sent == 0:
+                break
+            done += sent
+    finally:
+        _socket.socket.settimeout(self, timeout)
+        if done and hasattr(file, "seek"):
+            file.seek(offset + done)
+    return done
 
 
 def close(self: socket.socket, _ss: Any = _socket.socket) -> None:

@@ -52,6 +52,7 @@ def _methods() -> list[tuple[type, str, Any]]:
         (socket.socket, "sendmsg", network.attempts("sendmsg", True)),
         (socket.socket, "sendto", network.sendto),
         (socket.socket, "_real_close", network.close),
+        (socket.socket, "_sendfile_use_sendfile", network.sendfile),
         (selectors.EpollSelector, "select", waiting.select_epoll),
         (selectors._PollLikeSelector, "select", waiting.select_poll),
         (selectors.SelectSelector, "_select", staticmethod(waiting.select_)),
@@ -90,6 +91,8 @@ def _names() -> list[tuple[Any, str, Any]]:
         (subprocess, "io", waiting.PipeIO()),
         (asyncio, "run", starting.asyncio_run), (asyncio.runners, "run", starting.asyncio_run),
     ]  # fmt: skip
+    if hasattr(threading, "_DeleteDummyThreadOnDel"):
+        found.append((threading, "_DeleteDummyThreadOnDel", starting.DeleteDummyThread))
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getaddrinfo"):
         found.append((socket, name, network.in_executor(getattr(socket, name), network.quick_lookup)))
     found.append((socket, "getnameinfo", network.in_executor(socket.getnameinfo, lambda _address, _flags: False)))
@@ -132,7 +135,7 @@ def patch() -> None:
     sockets.know_class(socket.socket)
     sockets.resolve_with(network.resolve)
     names = _names()
-    plain = {id(getattr(module, name)) for module, name, _ in names if hasattr(module, name)}
+    plain = {id(getattr(module, name)) for module, name, _ in names if hasattr(module, name)} - {id(waiting.PLAIN_IO)}
     late = _imported_before(plain)
     for owner, name, instead in _methods():
         setattr(owner, name, instead)

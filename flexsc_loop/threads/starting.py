@@ -29,6 +29,25 @@ def get_ident() -> int:
     return _get_ident() if thread is None or thread.is_main else id(thread)
 
 
+class DeleteDummyThread(getattr(threading, "_DeleteDummyThreadOnDel", object)):  # type: ignore[misc]
+    """Python 3.12 and later: lives as long as a thread that `threading` did not start.  A green one tells its end."""
+
+    def __init__(self, dummy: Any) -> None:
+        thread = current_thread()
+        if thread is None:
+            super().__init__(dummy)
+        else:
+            thread.when_over(_forget_dummy)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_tident"):
+            super().__del__()
+
+
+def _forget_dummy(thread: GreenThread) -> None:
+    threading._active.pop(id(thread), None)  # type: ignore[attr-defined]
+
+
 def start(self: Any) -> None:
     """Source: threading.Thread.start."""
     thread = current_thread()

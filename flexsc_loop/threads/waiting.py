@@ -243,23 +243,23 @@ class PipeIO:
     """Python's `io`, for `subprocess`: its pipes are read and written by os.read() and os.write()."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_io, name)
+        return getattr(PLAIN_IO, name)
 
     def open(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
         """Source: io.open."""
         if not isinstance(file, int) or "b" not in mode or current_thread() is None:
-            return _io.open(file, mode, buffering, *args, **kwargs)
+            return PLAIN_IO.open(file, mode, buffering, *args, **kwargs)
         raw = Pipe(file, mode)
         if buffering == 0:
             return raw
-        size = _io.DEFAULT_BUFFER_SIZE if buffering < 0 else max(buffering, 2)
-        return _io.BufferedReader(raw, size) if "r" in mode else _io.BufferedWriter(raw, size)
+        size = PLAIN_IO.DEFAULT_BUFFER_SIZE if buffering < 0 else max(buffering, 2)
+        return PLAIN_IO.BufferedReader(raw, size) if "r" in mode else PLAIN_IO.BufferedWriter(raw, size)
 
 
-_io: Any = subprocess.io  # type: ignore[attr-defined]
+PLAIN_IO: Any = subprocess.io  # type: ignore[attr-defined]
 
 
-class Pipe(_io.FileIO):  # type: ignore[misc]
+class Pipe(PLAIN_IO.FileIO):  # type: ignore[misc]
     """An end of a pipe that green threads wait for."""
 
     def readinto(self, buffer: Any) -> int:

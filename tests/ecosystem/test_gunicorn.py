@@ -135,7 +135,7 @@ def test_bad_settings_stop_it(gunicorn):
 
 
 def test_without_aiohttp_it_says_what_is_missing(start):
-    code = "import sys; sys.modules['aiohttp'] = None; import flexsc_loop.gunicorn"
+    code = "import sys; sys.modules['aiohttp'] = None; from flexsc_loop.gunicorn import FlexSCWebWorker"
     program = start(sys.executable, "-c", code)
     assert program.end() == 1
     assert "aiohttp" in program.text().splitlines()[-1]

@@ -1,0 +1,150 @@
+"""gunicorn, unmodified, with our worker for WSGI applications, whose connections are green threads."""
+
+import http.client
+import os
+import signal
+import threading
+import time
+
+import pytest
+from programs import fetch, fetch_json, module
+from support import digest, eventually, payload
+
+from benchmarks.databases import free_port
+
+pytest.importorskip("gunicorn")
+pytest.importorskip("greenlet")
+
+pytestmark = [pytest.mark.ours, pytest.mark.one_way]
+
+CROWD = 60
+
+
+@pytest.fixture
+def gunicorn(start):
+    def run(*arguments, app="apps_wsgi:bare"):
+        port = free_port()
+        program = start(
+            *module("gunicorn", "-k", "flexsc_loop.gunicorn.FlexSCThreadsWorker", "-b", f"127.0.0.1:{port}",
+                    "--no-control-socket", "--graceful-timeout", 5, *arguments, app),
+        )  # fmt: skip
+        program.wait_for("Booting worker with pid")
+        return program, port
+
+    return run
+
+
+def in_threads(count, function):
+    answers = []
+    threads = [threading.Thread(target=lambda i=i: answers.append(function(i))) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_requests_of_all_kinds(gunicorn, tmp_path):
+    program, port = gunicorn("--keep-alive", 5)
+    file = tmp_path / "file"
+    file.write_bytes(payload(3_000_000))
+    assert digest(fetch(port, f"/file?{file}")) == digest(payload(3_000_000))
+    assert fetch(port, "/stream?20") == payload(100_000) * 20
+    assert digest(fetch(port, "/echo", method="POST", body=payload(1_000_000))) == digest(payload(1_000_000))
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    for _ in range(20):
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert answer.status == 200 and answer.read()
+    connection.request("GET", "/fail")
+    assert connection.getresponse().status == 500
+    connection.close()
+    begin = time.monotonic()
+    assert len(in_threads(CROWD, lambda _i: fetch(port, "/slow?0.5"))) == CROWD
+    assert time.monotonic() - begin < 15, "one after the other"
+    assert program.stop() == 0
+
+
+def test_idle_connections_are_closed_after_the_keep_alive_time(gunicorn):
+    program, port = gunicorn("--keep-alive", 1)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    assert connection.sock.recv(1) == b""
+    connection.close()
+    assert program.stop() == 0
+
+
+def test_no_more_connections_than_allowed(gunicorn):
+    program, port = gunicorn("--worker-connections", 3)
+    begin = time.monotonic()
+    assert len(in_threads(9, lambda _i: fetch(port, "/slow?0.2", Connection="close"))) == 9
+    assert time.monotonic() - begin >= 0.6
+    assert program.stop() == 0
+
+
+def test_reload_and_graceful_stop(gunicorn):
+    program, port = gunicorn("-w", 2)
+    program.wait_for("Booting worker with pid", count=2)
+    answers = []
+    slow = threading.Thread(target=lambda: answers.append(fetch(port, "/slow?1.5")))
+    slow.start()
+    program.wait_for("slow request has come")
+    program.send_signal(signal.SIGHUP)
+    program.wait_for("Booting worker with pid", count=4)
+    slow.join(20)
+    assert len(answers) == 1
+    assert len({fetch(port, "/").split()[0] for _ in range(20)}) >= 1
+    slow = threading.Thread(target=lambda: answers.append(fetch(port, "/slow?1")))
+    slow.start()
+    program.wait_for("slow request has come", count=2)
+    idle = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    idle.request("GET", "/")
+    idle.getresponse().read()
+    begin = time.monotonic()
+    assert program.stop() == 0
+    assert time.monotonic() - begin < 4, "an idle connection was waited for"
+    slow.join(20)
+    idle.close()
+    assert len(answers) == 2
+    assert "Traceback" not in program.text(), program.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_quick_stop(gunicorn, number):
+    program, port = gunicorn()
+    errors = []
+
+    def ask():
+        try:
+            fetch(port, "/slow?30")
+        except (OSError, http.client.HTTPException) as error:
+            errors.append(error)
+
+    slow = threading.Thread(target=ask)
+    slow.start()
+    program.wait_for("slow request has come")
+    assert program.stop(number) == 0
+    slow.join(20)
+    assert len(errors) == 1
+
+
+def test_a_killed_worker_is_replaced(gunicorn):
+    program, port = gunicorn()
+    os.kill(int(fetch(port, "/").split()[0]), signal.SIGKILL)
+    program.wait_for("Booting worker with pid", count=2)
+    assert eventually(lambda: fetch(port, "/"), 10)
+    assert program.stop() == 0
+
+
+def test_flask(gunicorn):
+    pytest.importorskip("flask")
+    program, port = gunicorn(app="apps_wsgi:make_flask()")
+    answers = in_threads(CROWD, lambda i: fetch_json(port, f"/json?name=n{i}"))
+    assert {answer["name"] for answer in answers} == {f"n{i}" for i in range(CROWD)}
+    head, tail = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n', b"\r\n--x--\r\n"
+    body = head + payload(500_000) + tail
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert fetch(port, "/upload", method="POST", body=body, **headers) == b"500000"
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()

@@ -61,9 +61,9 @@ def test_commands(document):
 
 @pytest.mark.parametrize("document", documents(), ids=named)
 def test_named_files_exist(document):
-    made_later = (ROOT / ".gitignore").read_text().splitlines()
+    made_later = tuple((ROOT / ".gitignore").read_text().split())
     for name in re.findall(r"`((?:examples|benchmarks|tests|flexsc_loop|\.ci)/[\w./]*)`", document.read_text()):
-        assert (ROOT / name).exists() or name in made_later, name
+        assert (ROOT / name).exists() or name.startswith(made_later), name
 
 
 @pytest.mark.parametrize("document", documents(), ids=named)

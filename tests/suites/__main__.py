@@ -15,10 +15,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tests.suites import (
+    aiofiles_suite,
     aiohttp_suite,
     amqtt_suite,
     anyio_suite,
     cpython,
+    io_suite,
     report,
     runs,
     tornado_suite,
@@ -32,10 +34,13 @@ from tests.support import ROOT, WAYS
 PROJECTS: dict[str, Project] = {
     one.SUITE.name: one.SUITE
     for one in (
-        aiohttp_suite, anyio_suite, websockets_suite, tornado_suite, uvicorn_suite, amqtt_suite, uvloop_suite
+        aiohttp_suite, anyio_suite, websockets_suite, tornado_suite, uvicorn_suite, amqtt_suite, uvloop_suite,
+        aiofiles_suite,
     )
 }  # fmt: skip
-SUITES = ["cpython", *PROJECTS]
+#: What comes with the interpreter.
+PYTHONS = {"cpython": cpython, io_suite.NAME: io_suite}
+SUITES = [*PYTHONS, *PROJECTS]
 OURS = [name for name, way in WAYS.items() if way.ours and name != "auto"]
 
 
@@ -45,8 +50,8 @@ def tell(line: str) -> None:
 
 def suite(name: str, args: argparse.Namespace) -> tuple[list[runs.Part], list[runs.Exclusion]]:
     """What there is to run of a suite, and what is not to be run.  Raises RuntimeError when the suite can't be had."""
-    if name == "cpython":
-        return cpython.parts(args.quick), cpython.exclusions()
+    if name in PYTHONS:
+        return PYTHONS[name].parts(args.quick), PYTHONS[name].exclusions()
     project = PROJECTS[name]
     return project.parts(args.quick, args.checkout.get(name)), project.exclusions()
 

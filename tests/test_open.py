@@ -1,9 +1,11 @@
 """flexsc_loop.open against the built-in open(): arguments, results, errors."""
 
 import asyncio
+import codecs
 import io
 import itertools
 import os
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -242,3 +244,42 @@ async def test_appending_goes_to_the_end_whatever_the_position(loop, path, first
         await file.flush()
         assert await file.tell() == 14
     assert path.read_bytes() == b"beforeotherend"
+
+
+@pytest.mark.parametrize(("kind", "buffering"), [("rb", -1), ("rb", 0), ("r", -1)])
+async def test_what_looks_harmless_is_refused_as_io_does(loop, path, kind, buffering):
+    path.write_bytes(b"contents")
+    file = await flexsc_loop.open(path, kind, buffering)
+    theirs = open(path, kind, buffering)
+    for name, argument in (("seek", 0.0), ("seek", "0"), ("writelines", []), ("writelines", 5)):
+        wanted = outcome(getattr(theirs, name), argument)
+        got = await awaited(getattr(file, name), argument)
+        if isinstance(wanted, tuple):
+            assert got[0] is wanted[0], (name, argument)
+        else:
+            assert got == wanted
+    with pytest.raises(TypeError, match="cannot pickle"):
+        pickle.dumps(file)
+    theirs.close()
+    await file.close()
+    with pytest.raises(ValueError, match="closed file"):
+        await file.writelines([])
+
+
+async def test_an_encoding_that_can_only_be_read(loop, path):
+    class Decoder(codecs.BufferedIncrementalDecoder):
+        def _buffer_decode(self, data, errors, final):
+            return codecs.ascii_decode(data, errors)
+
+    def search(name):
+        if name == "only_read":
+            return codecs.CodecInfo(None, codecs.ascii_decode, name=name, incrementaldecoder=Decoder)
+        return None
+
+    codecs.register(search)
+    try:
+        path.write_bytes(b"contents")
+        async with flexsc_loop.open(path, encoding="only_read") as file:
+            assert await file.read() == "contents"
+    finally:
+        codecs.unregister(search)

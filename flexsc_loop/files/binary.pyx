@@ -11,6 +11,7 @@ import errno
 import io
 import os
 from asyncio import CancelledError, shield
+from operator import index
 
 from libc.stdint cimport int64_t
 
@@ -324,6 +325,7 @@ cdef class BinaryFile(Buffered):
         return await self._write_past(data, size) if self.buffer_size else size
 
     async def _writelines(self, lines):
+        self.check()
         if self.buffer_size:
             await self.write(b"".join(lines))
             return
@@ -631,6 +633,8 @@ cdef object start_seek(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     file.check()
     offset, whence = action.argument
+    if type(offset) is not int or type(whence) is not int:
+        offset, whence = index(offset), index(whence)
     if whence == 0 and not file.busy and file.positional and not file.unwritten and offset >= 0:
         file.jump(offset)
         return offset

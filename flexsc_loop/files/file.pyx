@@ -32,6 +32,9 @@ cdef object at_once(object call):
 cdef class Line:
     """Who may change a file's state: one at a time, in the order in which they came."""
 
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle {type(self).__name__!r} instances")
+
     cdef int leave(self) except -1:
         """Let the next one go on."""
         if self.handed_on:

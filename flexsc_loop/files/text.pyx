@@ -41,7 +41,10 @@ cdef class TextFile(Line):
 
     def __init__(self, BinaryFile buffer, mode, encoding, errors, newline, line_buffering):
         # Takes, names and refuses what io does.
-        model = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
+        below = io.BytesIO()
+        if not buffer.can_write:
+            below = io.BufferedReader(below, 1)  # an encoding that can't be written may be read
+        model = io.TextIOWrapper(below, encoding, errors, newline)
         self.buffer = buffer
         self.loop = buffer.loop
         self.mode = mode
@@ -341,6 +344,7 @@ cdef class TextFile(Line):
             await self.buffer.flush()
 
     async def _writelines(self, lines):
+        self.buffer.check()
         await self.write("".join(lines))
 
     async def _flush(self):

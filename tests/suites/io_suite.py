@@ -14,7 +14,27 @@ NAME = "io"
 #: Those that open files by `self.open`; newer versions have test_io as a folder.
 MODULES = ("test_io", "test_file", "test_univnewlines", "test_largefile", "test_bufio")
 
-EXCLUDED: list[Exclusion] = []
+THREADS = "threads share one file: a file belongs to its loop, and a loop to its thread"
+WAITS = "counts on a non-blocking file that gives None or BlockingIOError: these wait"
+INSIDE = "looks at Python's own file inside: there is none"
+
+EXCLUDED = [
+    Exclusion("*test_threads*", THREADS),
+    Exclusion("*daemon_threads*", "threads of a process that ends, without files"),
+    Exclusion("*test_nonblock_pipe_write*", WAITS),
+    Exclusion("*.CIOTest.test_closefd_attr", INSIDE),
+    Exclusion("*.CMiscIOTest.test_attributes", INSIDE),
+    Exclusion("*.CTextIOWrapperTest.test_seeking_too", "sets a private attribute of TextIOWrapper"),
+    Exclusion("*.CIOTest.test_flush_error_on_close", "puts a function that fails in the place of a method"),
+    Exclusion("*.CMiscIOTest.test_abc_inheritance*", "these files are none of io's: their methods are awaited"),
+    Exclusion("*.CTextIOWrapperTest.test_telling", "expects that tell() fails during an iteration: here it works"),
+    Exclusion("*.TestCopyfile.*", "copies 2 GB by shutil, without this package's files"),
+    Exclusion("*.TestSocketSendfile.*", "sends 2 GB by socket.sendfile, which takes a minute"),
+    Exclusion(
+        "*.CLargeFileTest.test_lseek",
+        "moves the position of the descriptor below: one that was opened by its path has its own here",
+    ),
+]
 
 
 def modules() -> Iterator[str]:

@@ -184,7 +184,9 @@ def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypat
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("suite", ["cpython", "io", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"])
+@pytest.mark.parametrize(
+    "suite", ["cpython", "io", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"]
+)
 def test_suite(request, suite):
     if not request.config.getoption("suites"):
         pytest.skip("takes minutes: ask for it by --suites, or run `make suites`")

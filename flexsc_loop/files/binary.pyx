@@ -327,7 +327,9 @@ cdef class BinaryFile(Buffered):
     async def _writelines(self, lines):
         self.check()
         if self.buffer_size:
-            await self.write(b"".join(lines))
+            data = b"".join(lines)
+            if data:
+                await self.write(data)
             return
         for line in lines:
             await self.write(line)

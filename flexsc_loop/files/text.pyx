@@ -345,7 +345,9 @@ cdef class TextFile(Line):
 
     async def _writelines(self, lines):
         self.buffer.check()
-        await self.write("".join(lines))
+        text = "".join(lines)
+        if text:
+            await self.write(text)
 
     async def _flush(self):
         await self._enter()

@@ -11,7 +11,7 @@ EXCLUDED = (
     Exclusion("tests/threadpool/test_binary.py::test_simple_close_ctx_mgr*", INSIDE),
     Exclusion("tests/threadpool/test_text.py::test_simple_close[[]*", INSIDE),
     Exclusion("tests/threadpool/test_open.py::test_filetask_async_context_aexit", INSIDE),
-    Exclusion("tests/threadpool/test_*.py::test_simple_detach", "there is no file of Python's own inside, which detach() gives"),
+    Exclusion("tests/threadpool/test_*.py::test_simple_detach", "detach() gives a file that these have not"),
     Exclusion(
         "tests/threadpool/test_concurrency.py::test_slow_file",
         "a slow function stands for the built-in open() in aiofiles' module; tests/test_file_kinds.py has a slow open",

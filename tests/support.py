@@ -370,6 +370,16 @@ def shrink(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
 
 
+def fill(sock: socket.socket) -> int:
+    """Send until the kernel takes no more; returns how many bytes that was."""
+    total = 0
+    while True:
+        try:
+            total += sock.send(b"x" * 65536)
+        except BlockingIOError:
+            return total
+
+
 class Peer:
     """The far end of a connection: a blocking socket, used from worker threads only."""
 

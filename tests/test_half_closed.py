@@ -10,7 +10,7 @@ import tempfile
 import time
 
 import pytest
-from support import settle, shrink, tcp_pair, unix_pair
+from support import fill, settle, shrink, tcp_pair, unix_pair
 from tls_support import Connector, Contexts
 
 #: More than the buffers of any of these connections hold.
@@ -48,13 +48,6 @@ class Waiting(asyncio.Protocol):
 
     def eof_received(self):
         return self.keep_open
-
-
-def fill(sock):
-    """Send until the kernel takes no more."""
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            sock.send(MUCH)
 
 
 class Ways:

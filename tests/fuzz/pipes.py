@@ -41,7 +41,7 @@ class ReadPipe(Stream):
 
     def view(self) -> Any:
         return {
-            "calls": ANY if self.vague or (self.halted and self.peer.shut) else self._calls(),
+            "calls": ANY if self.vague or (self.halted and not self.peer.speaks) else self._calls(),
             "received": ANY if self.rushed or self.halted else self.received,
         }
 

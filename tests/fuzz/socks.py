@@ -193,6 +193,8 @@ class Sock(Consumer):
             self.pump()
             await asyncio.sleep(0)
         await self.cancel_all(*(() if self.closed else ("recv",)))
+        if self.mute:
+            self.lossy = True  # how much a reader that has been removed meanwhile has taken is free
         if self.closed or self.watching or self.mute:
             return
         end = time.monotonic() + PATIENCE

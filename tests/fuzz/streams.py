@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -563,7 +564,8 @@ class Tls(Stream):
         if self.peer.open and not self.peer.shut:
             self._peer_leaves()
             self.peer.shut = True
-            self.peer.sock.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # we have reset it
+                self.peer.sock.shutdown(socket.SHUT_WR)
 
     @opening(side=("client", "server"), small=FLAGS, **SHAPE)
     async def open(cls, world: World, slot: int, side: str, small: bool, **shape: Any) -> Tls:

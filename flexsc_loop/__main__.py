@@ -32,7 +32,9 @@ def describe() -> dict[str, Any]:
             "pages": choice.kind,
             "threads": "own" if choice.cpu is None else "syscall thread",
             "cpu": choice.cpu,
+            "state": choice.state,
             "reasons": choice.reasons,
+            "decisions": choice.decisions,
             "kernel": platform.release(),
             "cpus_allowed": sorted(os.sched_getaffinity(0)),
             "features": choice.page.features(),
@@ -51,7 +53,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     print(f"flexsc_loop {found['version']} on Linux {found['kernel']}")
     print(f"pages:    {found['pages']}")
     print(f"threads:  {found['threads']}" + ("" if found["cpu"] is None else f" on CPU {found['cpu']}"))
-    for reason in found["reasons"]:
+    print(f"state:    {found['state']}")
+    for reason in found["reasons"] + found["decisions"]:
         print(f"  - {reason}")
     print(f"features: {', '.join(found['features']) or '-'}")
 

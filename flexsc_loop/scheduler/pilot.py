@@ -69,8 +69,8 @@ class Pilot:
     def look(self, loop_cpu: int, messages: int, received: int, waited: float) -> int:
         """See who should serve, and have the page change hands.  Returns the time until the next look, in nanoseconds.
 
-        loop_cpu: where the loop's thread runs.  messages, received: how often something came in and how many bytes, so far.  waited: the share of
-        the time since the last look that the loop has waited.
+        loop_cpu: where the loop's thread runs.  messages, received: how often something came in, and how many bytes, so
+        far.  waited: the share of the time since the last look that the loop has waited.
         """
         now = time.monotonic_ns()
         elapsed = now - self._looked_ns

@@ -254,6 +254,7 @@ class Stream(Thing):
 
     @operation()
     def send_eof(self) -> None:
+        self.vague = self.vague or self.hasty()  # an answer to what the far end has just sent comes before it, or never
         self.attempt(self.transport.write_eof)
 
     @operation(weight=3)

@@ -1,4 +1,5 @@
 from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
 
 # Begins what was asked for: gives the result, or leaves in `action.running` the coroutine that will.
 ctypedef object (*beginning)(Action action)
@@ -8,6 +9,7 @@ cdef class Action:
     cdef object file
     cdef object argument             # of the call
     cdef Py_ssize_t size             # likewise, where it is a number
+    cdef int64_t offset              # and a second one
     cdef object running              # the coroutine that goes on where it could not be done at once
     cdef beginning begin
     cdef int state

@@ -32,6 +32,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef extern from "<sys/stat.h>" nogil:
     enum:
         S_IFMT
+        S_IFREG
 
 
 cdef enum:
@@ -109,8 +110,8 @@ cdef class AtOnce:
             Py_XDECREF(filling)
             close_fd(fd)
 
-    def describe(self, int fd):
-        """What there is to know of an open file.
+    def describe(self, int fd, flags=None):
+        """What there is to know of an open file.  flags: with which it has just been opened, if that is known.
 
         Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, whether reading it waits
         for nobody, and whether reading it always waits.
@@ -119,6 +120,9 @@ cdef class AtOnce:
         cdef file_place place = file_now_place(&self.mounts, fd, &about)
         if about.stx_mask == 0:
             os.fstat(fd)  # raises
-        cdef int64_t position = lseek(fd, 0, SEEK_CUR)
-        return (about.stx_mode & S_IFMT, about.stx_size, about.stx_blksize, None if position < 0 else position,
-                place == FILE_IN_MEMORY, bool(fcntl(fd, F_GETFL) & O_DIRECT))
+        kind = about.stx_mode & S_IFMT
+        cdef bint fresh = flags is not None and kind == S_IFREG
+        cdef int64_t position = 0 if fresh else lseek(fd, 0, SEEK_CUR)
+        cdef int how = flags if fresh else fcntl(fd, F_GETFL)
+        return (kind, about.stx_size, about.stx_blksize, None if position < 0 else position, place == FILE_IN_MEMORY,
+                how & O_DIRECT != 0)

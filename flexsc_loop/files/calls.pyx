@@ -34,6 +34,7 @@ from flexsc_loop.turn.turn cimport Turn
 
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object) except -1
+    bytes PyUnicode_EncodeFSDefault(object)
 
 
 cdef extern from "<errno.h>" nogil:
@@ -69,7 +70,7 @@ cdef object audit = sys.audit
 
 cdef bytes encoded(object path):
     """The path as the kernel takes it."""
-    cdef bytes name = fsencode(path)
+    cdef bytes name = PyUnicode_EncodeFSDefault(path) if type(path) is str else fsencode(path)
     if b"\0" in name:
         raise ValueError("embedded null byte")
     return name

@@ -31,7 +31,7 @@ class ExecutorCalls:
         """Have `function(*args)` called in a thread."""
         return self.loop.run_in_executor(None, function, *args)
 
-    def describe(self, fd: int) -> tuple[int, int, int, int | None, bool, bool]:
+    def describe(self, fd: int, flags: int | None = None) -> tuple[int, int, int, int | None, bool, bool]:
         """Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, and how it is read."""
         about = os.fstat(fd)
         position = None

@@ -9,8 +9,15 @@ from asyncio import CancelledError, shield
 from asyncio.events import _get_running_loop as running_loop
 from collections import deque
 
+from libc.stdint cimport int64_t
+
 from flexsc_loop.files.action cimport Action, act, known
 from flexsc_loop.files.calls cimport Call
+
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident()
+
 
 PENDING = object()
 
@@ -98,6 +105,8 @@ cdef class File(Line):
         return self.check_loop()
 
     cdef int check_loop(self) except -1:
+        if self.ours is not None and self.ours.turn.inside and self.ours.turn.runner == PyThread_get_thread_ident():
+            return 0
         if running_loop() is not self.loop:
             raise RuntimeError(f"{self!r} was opened in another event loop, {self.loop!r}")
         return 0
@@ -140,9 +149,11 @@ cdef class File(Line):
 
     # ---- calls with an offset of their own: no order among those in flight, the position stays
 
-    def pread(self, size, offset, /):
+    def pread(self, Py_ssize_t size, int64_t offset, /):
         """Read up to `size` bytes at `offset`: fewer at the end of the file only."""
-        return act(self, start_pread, (size, offset), 0)
+        cdef Action action = act(self, start_pread, None, size)
+        action.offset = offset
+        return action
 
     def pread_into(self, buffer, offset, /):
         """Read into a buffer; the number of bytes."""
@@ -231,8 +242,7 @@ cdef object writing(Action action, object call):
 
 cdef object start_pread(Action action):
     cdef File file = readable_file(action)
-    size, offset = action.argument
-    return reading(action, file.read_at(size, offset))
+    return reading(action, file.read_at(action.size, action.offset))
 
 
 cdef object start_pread_into(Action action):

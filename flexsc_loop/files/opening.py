@@ -115,7 +115,9 @@ def check(
     closefd: bool,
 ) -> None:
     """Raise what the built-in open() raises for arguments that do not go together."""
-    for name, value in ("encoding", encoding), ("errors", errors), ("newline", newline):
+    for name, value in () if encoding is errors is newline is None else (
+        ("encoding", encoding), ("errors", errors), ("newline", newline)
+    ):
         if value is not None and not isinstance(value, str):
             raise TypeError(f"open() argument {name!r} must be str or None, not {type(value).__name__}")
         if mode.binary and value is not None:
@@ -140,15 +142,15 @@ def check_file(file: PathOrFd, closefd: bool) -> None:
         return
     if not closefd:
         raise ValueError("Cannot use closefd=False with file name")
-    if 0 in os.fsencode(file):
+
+
+async def open_fd(
+    loop: asyncio.AbstractEventLoop, file: PathOrFd, mode: Mode, opener: Callable[[Any, int], int]
+) -> int:
+    """The descriptor that the opener gives for a file with a name."""
+    if 0 in os.fsencode(file):  # type: ignore[arg-type]
         raise ValueError("embedded null byte")
-
-
-async def open_fd(calls: Any, file: PathOrFd, mode: Mode, opener: Callable[[Any, int], int] | None) -> int:
-    """The descriptor of a file that was given by name."""
-    if opener is None:
-        return await calls.open(file, mode.flags, 0o666)  # type: ignore[no-any-return]
-    fd: int = await ExecutorCalls(asyncio.get_running_loop()).new_fd(lambda: opener(file, mode.flags))
+    fd: int = await ExecutorCalls(loop).new_fd(lambda: opener(file, mode.flags))
     if not isinstance(fd, int):
         raise TypeError("expected integer from opener")
     if fd < 0:
@@ -171,13 +173,17 @@ async def open_file(
     file = file if isinstance(file, int) else os.fspath(file)
     wanted = mode_of(mode)
     check(file, wanted, buffering, encoding, errors, newline, closefd)
-    calls = calls_of(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    calls = calls_of(loop)
     text = encoding, errors, newline
     if isinstance(file, int):
-        return make_file(calls, file, file, wanted, buffering, text, closefd, shared=True)
-    fd = await open_fd(calls, file, wanted, opener)
+        return make_file(calls, loop, file, file, wanted, buffering, text, closefd, shared=True)
+    if opener is None:
+        fd, flags = await calls.open(file, wanted.flags, 0o666), wanted.flags
+    else:
+        fd, flags = await open_fd(loop, file, wanted, opener), None
     try:
-        return make_file(calls, fd, file, wanted, buffering, text, closefd)
+        return make_file(calls, loop, fd, file, wanted, buffering, text, closefd, flags)
     except BaseException:
         await calls.close(fd)
         raise
@@ -193,21 +199,27 @@ async def open_made(
     """
     wanted = mode_of(mode)
     check(0, wanted, buffering, encoding, errors, newline, closefd=True)
-    calls = calls_of(asyncio.get_running_loop())
-    fd = await ExecutorCalls(asyncio.get_running_loop()).new_fd(make)
+    loop = asyncio.get_running_loop()
+    calls = calls_of(loop)
+    fd = await ExecutorCalls(loop).new_fd(make)
+    text = encoding, errors, newline
     try:
-        return make_file(calls, fd, names[-1] if names else fd, wanted, buffering, (encoding, errors, newline), True)
+        return make_file(calls, loop, fd, names[-1] if names else fd, wanted, buffering, text, closefd=True)
     except BaseException:
         await calls.close(fd)
         raise
 
 
 def make_file(
-    calls: Any, fd: int, name: PathOrFd, mode: Mode, buffering: int, text: tuple[str | None, str | None, str | None],
-    closefd: bool, *, shared: bool = False,
+    calls: Any, loop: asyncio.AbstractEventLoop, fd: int, name: PathOrFd, mode: Mode, buffering: int,
+    text: tuple[str | None, str | None, str | None], closefd: bool, flags: int | None = None, *, shared: bool = False,
 ) -> Any:
-    """The object for an open descriptor.  shared: others may use its position, which is the kernel's therefore."""
-    about = calls.describe(fd)
+    """The object for an open descriptor.
+
+    flags: with which it has just been opened by name, None if somebody else has done that.  shared: others may use its
+    position, which is the kernel's therefore.
+    """
+    about = calls.describe(fd, flags)
     kind, _, block_size, position, _, _ = about
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
@@ -216,7 +228,7 @@ def make_file(
     size = max(min(block_size, MOST_BUFFER), io.DEFAULT_BUFFER_SIZE) if buffering < 0 or buffering == 1 else buffering
     if size and mode.updating and position is None:
         raise io.UnsupportedOperation("File or stream is not seekable.")
-    binary = BinaryFile(calls, asyncio.get_running_loop(), fd, name, mode, about, size, shared, closefd)
+    binary = BinaryFile(calls, loop, fd, name, mode, about, size, shared, closefd)
     if mode.binary:
         return binary
     line_buffering = buffering == 1 or (buffering < 0 and os.isatty(fd))

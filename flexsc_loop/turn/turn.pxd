@@ -52,7 +52,8 @@ cdef class Turn(Timers):
     cdef bint steered                # it must look even if nothing happens
     cdef uint64_t waited             # ticks since its last look in which the loop could have slept
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
-    cdef bint inside                 # in `_run_turns`
+    cdef bint inside                 # in `_run_turns`,
+    cdef unsigned long runner        # by this thread
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
     cdef public bint _stopping
     cdef readonly uint64_t turns

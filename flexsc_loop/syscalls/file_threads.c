@@ -311,6 +311,15 @@ static void tell(struct file_threads *threads)
     pthread_mutex_unlock(&threads->bell_lock);
 }
 
+static void destroy(struct file_threads *threads)
+{
+    FLEXSC_CHECK(threads->count == 0 && threads->queued == 0);
+    pthread_cond_destroy(&threads->ended);
+    pthread_mutex_destroy(&threads->bell_lock);
+    pthread_mutex_destroy(&threads->lock);
+    free(threads);
+}
+
 /* With the lock held, which is let go for good. */
 static void end(struct file_threads *threads, struct worker *me)
 {
@@ -328,7 +337,7 @@ static void end(struct file_threads *threads, struct worker *me)
     faults_close(&me->faults);
     free(me);
     if (orphan)
-        file_threads_free(threads);
+        destroy(threads);
 }
 
 static void *work(void *arg)
@@ -380,15 +389,6 @@ struct file_threads *file_threads_open(unsigned cores, unsigned most, unsigned i
     threads->most = most;
     threads->idle_ms = idle_ms;
     return threads;
-}
-
-void file_threads_free(struct file_threads *threads)
-{
-    FLEXSC_CHECK(threads->count == 0 && threads->queued == 0);
-    pthread_cond_destroy(&threads->ended);
-    pthread_mutex_destroy(&threads->bell_lock);
-    pthread_mutex_destroy(&threads->lock);
-    free(threads);
 }
 
 void file_threads_set_bell(struct file_threads *threads, void (*ring)(void *), void *arg)
@@ -461,8 +461,24 @@ bool file_threads_close(struct file_threads *threads, int64_t patience_ns)
             break;
         timed_wait(threads, &threads->ended, left);
     }
-    threads->abandoned = threads->count != 0;
-    bool ended = !threads->abandoned;
+    bool ended = threads->count == 0;
     pthread_mutex_unlock(&threads->lock);
     return ended;
+}
+
+void file_threads_free(struct file_threads *threads)
+{
+    pthread_mutex_lock(&threads->lock);
+    FLEXSC_CHECK(threads->ending);
+    threads->abandoned = true;
+    struct file_job *job = file_threads_take(threads);
+    while (job) {
+        struct file_job *next = job->next;
+        file_job_drop(job);
+        job = next;
+    }
+    bool ended = threads->count == 0;
+    pthread_mutex_unlock(&threads->lock);
+    if (ended)
+        destroy(threads);
 }

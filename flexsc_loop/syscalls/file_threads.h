@@ -51,12 +51,13 @@ struct file_job *file_threads_take(struct file_threads *threads);
 unsigned file_threads_count(struct file_threads *threads);
 
 /* Wait until all that was queued is done and the threads have ended, for no longer than patience_ns.  Whether that was so.  The
- * results are still to be taken, and then file_threads_free() called.
- *
- * If not, what is queued is done all the same, as long as the process lives; the results are dropped, and with the last one
- * `threads` itself.  The jobs, and what they point to, must stay where they are for ever. */
+ * results are still to be taken, and then file_threads_free() called. */
 bool file_threads_close(struct file_threads *threads, int64_t patience_ns);
 
+/* The last that the owner does, after file_threads_close(): results that were not taken are dropped.
+ *
+ * If threads have not ended, what is queued is done all the same, as long as the process lives; the results are dropped, and with
+ * the last one `threads` itself.  The jobs, and what they point to, must stay where they are for ever. */
 void file_threads_free(struct file_threads *threads);
 
 #endif

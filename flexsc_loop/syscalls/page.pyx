@@ -50,7 +50,8 @@ cdef class Page:
         PyMem_Free(self.batch)
         faults_close(&self.faults)
         if self.pid == getpid():
-            if self.threads != NULL and file_threads_close(self.threads, 0):
+            if self.threads != NULL:
+                file_threads_close(self.threads, 0)
                 file_threads_free(self.threads)
             pool_close(&self.pool)
             pool_close(&self.datagrams)
@@ -260,17 +261,15 @@ cdef class Page:
 
         One that takes longer is done all the same as long as the process lives, but its operation ends now.
         """
-        cdef bint ended
         cdef void* at
         cdef Operation op
         if self.threads == NULL:
             return 0
         with nogil:
-            ended = file_threads_close(self.threads, THREADS_PATIENCE_NS)
+            file_threads_close(self.threads, THREADS_PATIENCE_NS)
         self.reap_threads()
         self.results = NULL
-        if ended:
-            file_threads_free(self.threads)
+        file_threads_free(self.threads)
         self.threads = NULL
         at = self.newest
         while at != NULL and self.by_threads:

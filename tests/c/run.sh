@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compile and run the C tests, of the user page and of the turn, with run-time assertions: plain, with faults on demand,
+# Compile and run the C tests, of the user page, of the turn and of file threads, with run-time assertions: plain, with faults on demand,
 # under ThreadSanitizer, under AddressSanitizer and UBSan.
 #
 #   tests/c/run.sh [plain|faults|tsan|asan|bench|all]      (all: the first four; CC picks the compiler)
@@ -18,7 +18,8 @@ mkdir -p "$build"
 compile() { # name, program, flags...
     program=$1 source=$2
     shift 2
-    "$CC" -std=c11 -g -Wall -Wextra -Wshadow "$@" "$source" "$sources"/user_page_*.c -pthread -o "$program"
+    "$CC" -std=c11 -g -Wall -Wextra -Wshadow "$@" "$source" "$sources"/user_page_*.c "$sources"/file_threads.c \
+        "$sources"/file_job.c -pthread -o "$program"
 }
 
 passed=0

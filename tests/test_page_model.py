@@ -130,7 +130,7 @@ def loop_program(helps):
 
 
 def server_program():
-    """Look without the guard; with it take, serve as far as there is room, announce a sleep.  Wake the loop without it."""
+    """Look without the guard; with it, take, serve as far as there is room, announce a sleep."""
     return [
         ("label", "pass"),
         ("load", "stop", "stop"),

@@ -182,7 +182,6 @@ cdef enum:
     ENDING_LOOKS = 16    # completions of others end a look, too
     BEHIND_US = 50       # so long a syscall thread has to begin with what it was given
     LATE_US = 100_000    # one that has not is not relied upon for so long
-    LATE_MOST = 2        # so many calls at a time are made by the loop's thread meanwhile, and while it sleeps
     FIRST_BUFFERS = 64   # pool buffers that circulate at first
     FIRST_DATAGRAMS = 16
     DATAGRAM_MOST = 256 * 1024

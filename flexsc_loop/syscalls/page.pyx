@@ -314,10 +314,8 @@ cdef class Page:
         """Up to how many calls at a time are better made now than queued."""
         if not self.eager:
             return self.direct_most
-        if sched_getcpu() == self.server_cpu:
-            # Nobody else sends while this thread runs.
-            return <uint32_t> -1
-        return LATE_MOST if self.late() else 0
+        # On the syscall thread's CPU nobody else sends while this thread runs.
+        return <uint32_t> -1 if sched_getcpu() == self.server_cpu else 0
 
     cdef int barrier(self) except -1:
         """Return when the server has dealt with all that was queued before, the release of closed files included.

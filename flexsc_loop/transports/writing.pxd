@@ -65,6 +65,7 @@ cdef class Writing(Connection):
     cdef bint is_alone(self) noexcept
     cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1
+    cdef bint is_urgent(self) noexcept
     cdef int send_now(self) except -1
     cdef int sent_now(self, ssize_t count, int error) except -1
     cdef int go_on(self, ssize_t count) except -1

@@ -283,7 +283,11 @@ cdef class Writing(Connection):
         written = self.outbox
         self.outbox = None
         self.send.load(written)
-        return self.send_now() if self.turn.sparse else self.send.prepare(ENTRY_OWNED)
+        return self.send_now() if self.turn.sparse or self.is_urgent() else self.send.prepare(ENTRY_OWNED)
+
+    cdef bint is_urgent(self) noexcept:
+        """Whether this is the last that is sent, and whoever would serve it may have to wait for its CPU."""
+        return (self.writing != TAKING or self.eof_written) and self.page.eager and self.page.late()
 
     cdef int send_now(self) except -1:
         """Where an entry has nothing to share with others, a call here and now is cheaper than entry and completion."""

@@ -412,3 +412,40 @@ def test_socketserver_and_http(way):
                 with xmlrpc.client.ServerProxy("http://{}:{}/".format(*address)) as proxy:
                     raised(xmlrpc.client.Fault, proxy.nothing)
     """)  # fmt: skip
+
+
+def test_polling_lets_others_run(way):
+    check(way, """
+        import queue, select
+
+        def main():
+            waiting = queue.Queue()
+            ours, theirs = tcp_pair()
+            ours.setblocking(False)
+            seen = Collected()
+            other = in_thread(lambda: (time.sleep(0.01), waiting.put(1), theirs.send(b"x"), seen(1)))
+            got = 0
+            while not got:
+                with contextlib.suppress(queue.Empty):
+                    got = waiting.get(False)
+            while not select.select([ours], [ours], [])[0]:
+                pass
+            other = in_thread(lambda: (time.sleep(0.01), theirs.send(b"y")))
+            data = b""
+            while len(data) < 2:
+                with contextlib.suppress(BlockingIOError):
+                    data += ours.recv(1)
+            assert data == b"xy"
+    """)  # fmt: skip
+
+
+def test_what_a_signal_handler_raises_is_raised_in_main(way):
+    check(way, """
+        def main():
+            def handler(*_):
+                raise LookupError("told")
+
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            assert str(raised(LookupError, time.sleep, 20)) == "told"
+    """)  # fmt: skip

@@ -183,7 +183,13 @@ def _interrupting(thread: GreenThread) -> Iterator[None]:
 
 def _run_until(loop: Loop, thread: GreenThread) -> None:
     while not thread.finished:
-        loop.run_forever()
+        try:
+            loop.run_forever()
+        except BaseException as error:
+            # Out of a signal handler, which has run in between: for the main thread, as ever.
+            if thread.finished or not thread.is_main:
+                raise
+            thread.throw(error)
 
 
 def dump(file: TextIO | None = None) -> None:

@@ -14,6 +14,7 @@ cdef class GreenThread(Endpoint):
     cdef object joiners              # futures-like callbacks to call at the end, or None
     cdef uint64_t parks              # how often it has waited
     cdef readonly unsigned long home         # the number of the real thread that it runs in
+    cdef uint64_t since              # ticks: when it was resumed
     cdef bint parked
     cdef readonly bint started, finished
     cdef readonly object result, error
@@ -45,6 +46,7 @@ cdef class Ready(Interest):
 
 
 cdef GreenThread current()
+cdef int breathe(GreenThread me) except -1
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
               uint32_t flags, object timeout) except? -1
 cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1

@@ -35,6 +35,13 @@ cdef extern from *:
     """
     PyObject* running_thread
 
+cdef extern from "tick_count.h" nogil:
+    uint64_t ticks_now()
+    uint64_t ticks_in_us(uint32_t microseconds)
+
+cdef enum:
+    TURN_US = 5000               # as long as the interpreter lets a real thread run: sys.getswitchinterval()
+
 # Positions in greenlet's table.  Source: greenlet.h.
 cdef enum:
     NEW = 3
@@ -60,6 +67,20 @@ cdef dict calls_on = {}
 cdef GreenThread current():
     """The green thread that runs now, or None."""
     return <GreenThread> running_thread if running_thread != NULL else None
+
+
+cdef int breathe(GreenThread me) except -1:
+    """Let the others run if this one has gone on for long: it makes a call that need not wait, over and over perhaps."""
+    if ticks_now() - me.since > ticks_in_us(TURN_US):
+        me.wake_up()
+        me.park()
+    return 0
+
+
+def let_others_run():
+    """See `breathe`.  Does nothing outside of green threads."""
+    if running_thread != NULL:
+        breathe(<GreenThread> running_thread)
 
 
 def current_thread():
@@ -162,6 +183,7 @@ cdef class GreenThread(Endpoint):
             set_parent(<PyObject*> self.who, <PyObject*> hub)
         self.hub = <PyObject*> hub
         self.parked = False
+        self.since = ticks_now()
         running_thread = <PyObject*> self
         try:
             switch_to(<PyObject*> self.who, NULL, NULL)

@@ -11,7 +11,7 @@ from collections import deque
 
 from cpython.pythread cimport PyThread_get_thread_ident
 
-from flexsc_loop.threads.green cimport GreenThread, current
+from flexsc_loop.threads.green cimport GreenThread, breathe, current
 
 cdef object allocate_plain = _thread.allocate_lock
 cdef object TIMEOUT_MAX = _thread.TIMEOUT_MAX
@@ -31,7 +31,9 @@ cdef class Lock:
         return f"<{state} flexsc_loop.threads.Lock object at {id(self):#x}>"
 
     cdef bint take(self, bint blocking, object timeout) except -1:
-        cdef GreenThread me
+        cdef GreenThread me = current()
+        if me is not None:
+            breathe(me)
         if self.real.acquire(False):
             if not blocking and timeout != -1:
                 self.real.release()
@@ -41,7 +43,6 @@ cdef class Lock:
             if timeout != -1:
                 raise ValueError("can't specify a timeout for a non-blocking call")
             return False
-        me = current()
         if me is None:
             return self.real.acquire(True, timeout)
         if timeout != -1 and (timeout < 0 or timeout > TIMEOUT_MAX):

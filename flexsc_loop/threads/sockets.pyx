@@ -16,7 +16,9 @@ from libc.stdint cimport uint32_t
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT
 from flexsc_loop.syscalls.page cimport CALL_RECV, CALL_SEND, EAGAIN, EINTR
 from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, MSG_WAITALL
-from flexsc_loop.threads.green cimport Call, GreenThread, closing, current, make, wait_ready
+from flexsc_loop.threads.green import let_others_run
+
+from flexsc_loop.threads.green cimport Call, GreenThread, breathe, closing, current, make, wait_ready
 
 cdef extern from "<errno.h>" nogil:
     enum:
@@ -54,6 +56,7 @@ def recv(self, bufsize, int flags=0, /):
     timeout = timeout_in(self)
     size = bufsize
     if size <= 0 or timeout == 0:
+        breathe(me)
         return plain_recv(self, bufsize, flags)
     size = min(size, <Py_ssize_t> RECEIVE_MOST)
     data = PyBytes_FromStringAndSize(NULL, size)
@@ -76,6 +79,7 @@ def recv_into(self, buffer, nbytes=0, int flags=0):
     cdef int res
     timeout = None if me is None else timeout_in(self)
     if me is None or timeout == 0:
+        let_others_run()
         return plain_recv_into(self, buffer, nbytes, flags)
     size = nbytes
     if size < 0:
@@ -133,6 +137,7 @@ def send(self, data, int flags=0, /):
     cdef GreenThread me = current()
     timeout = None if me is None else timeout_in(self)
     if me is None or timeout == 0:
+        let_others_run()
         return plain_send(self, data, flags)
     return send_all(me, self, data, flags, timeout)
 

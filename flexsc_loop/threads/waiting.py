@@ -83,6 +83,7 @@ def _wait_for_any(thread: GreenThread, events: Iterable[tuple[int, int]], timeou
 def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """Source: select.select."""
     thread = current_thread()
+    green.let_others_run()
     if thread is None or (timeout is not None and timeout <= 0):
         return _select(rlist, wlist, xlist, timeout)
     rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
@@ -121,6 +122,7 @@ class Poll:
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """Wait for `timeout` milliseconds at most.  Source: select.poll.poll."""
         thread = current_thread()
+        green.let_others_run()
         if thread is None or timeout == 0:
             return self._plain.poll(timeout)
         found = self._plain.poll(0)
@@ -156,6 +158,7 @@ class Epoll:
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """Wait for `timeout` seconds at most.  Source: select.epoll.poll."""
+        green.let_others_run()
         if current_thread() is not None and timeout != 0:
             green.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
             timeout = 0
@@ -164,6 +167,7 @@ class Epoll:
 
 def select_epoll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.EpollSelector.select."""
+    green.let_others_run()
     if current_thread() is not None and (timeout is None or timeout > 0):
         green.wait_readable(self._selector.fileno(), timeout)
         timeout = 0
@@ -172,6 +176,7 @@ def select_epoll(self: Any, timeout: float | None = None) -> Any:
 
 def select_poll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.PollSelector.select."""
+    green.let_others_run()
     thread = current_thread()
     if thread is not None and (timeout is None or timeout > 0):
         found = _poll_selector_of(self, 0)

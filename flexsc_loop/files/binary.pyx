@@ -294,7 +294,8 @@ cdef class BinaryFile(Buffered):
             self.forget()
         if not self.buffer_size:
             size = await self._put(data, self.position)
-            self.moved(size)
+            if size:
+                self.moved(size)
             return size
         if self.unwritten and len(self.unwritten) + len(data) > self.buffer_size:
             await self._write_out()

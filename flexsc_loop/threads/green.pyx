@@ -70,7 +70,7 @@ cdef GreenThread current():
 
 
 cdef int breathe(GreenThread me) except -1:
-    """Let the others run if this one has gone on for long: it makes a call that need not wait, over and over perhaps."""
+    """Let the others run if this one has gone on for long, making calls that need not wait."""
     if ticks_now() - me.since > ticks_in_us(TURN_US):
         me.wake_up()
         me.park()

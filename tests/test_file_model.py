@@ -74,8 +74,9 @@ def drop_from_cache(path):
 
 
 def settled(batch):
-    """Each write is followed by a seek: it has been appended, and what io reads next depends on what its buffer holds."""
-    return [one for call in batch for one in ((call, ("seek", 0, os.SEEK_END)) if call[0] == "write" else (call,))]
+    """Each write is followed by a seek: what io reads after an append depends on what its buffer holds."""
+    to_the_end = ("seek", 0, os.SEEK_END)
+    return [one for call in batch for one in ((call, to_the_end) if call[0] == "write" else (call,))]
 
 
 async def compare(folder, mode, buffering, contents, batches):

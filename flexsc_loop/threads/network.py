@@ -16,7 +16,7 @@ from typing import Any
 
 from flexsc_loop.threads import green, sockets
 from flexsc_loop.threads.green import current_thread
-from flexsc_loop.threads.waiting import in_real_thread
+from flexsc_loop.threads.waiting import in_place_of, in_real_thread
 
 # ---- sockets: methods of socket.socket
 
@@ -28,7 +28,7 @@ def attempts(name: str, writes: bool) -> Callable[..., Any]:
     """A method that waits, then calls the plain one."""
     plain = getattr(_socket.socket, name)
 
-    @functools.wraps(plain)
+    @in_place_of(plain)
     def method(self: socket.socket, *args: Any) -> Any:
         thread = current_thread()
         return plain(self, *args) if thread is None else sockets.attempt(thread, self, plain, args, writes)
@@ -111,7 +111,7 @@ def _numeric(host: Any) -> bool:
 def in_executor(plain: Callable[..., Any], quick: Callable[..., bool]) -> Callable[..., Any]:
     """A function that another thread calls, unless it is done at once."""
 
-    @functools.wraps(plain)
+    @in_place_of(plain)
     def function(*args: Any, **kwargs: Any) -> Any:
         thread = current_thread()
         if thread is None or quick(*args, **kwargs):

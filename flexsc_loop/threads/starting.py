@@ -13,7 +13,7 @@ from typing import Any
 
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread
-from flexsc_loop.threads.waiting import in_real_thread
+from flexsc_loop.threads.waiting import in_place_of, in_real_thread
 
 _start = threading.Thread.start
 _join = threading.Thread.join
@@ -126,7 +126,6 @@ def set_lock(self: Any) -> None:
         SET_LOCK(self)
 
 
-@functools.wraps(START_PLAIN)
 def start_new_thread(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /) -> int:
     """Source: _thread.start_new_thread."""
     thread = current_thread()
@@ -147,7 +146,6 @@ start_new_thread._flexsc = True  # type: ignore[attr-defined]
 _asyncio_run = asyncio.run
 
 
-@functools.wraps(_asyncio_run)
 def asyncio_run(main: Any, **kwargs: Any) -> Any:
     """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running."""
     if current_thread() is None:

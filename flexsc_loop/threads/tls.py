@@ -8,7 +8,6 @@ method is tried until it need not wait, in a green thread or a real one.
 
 from __future__ import annotations
 
-import functools
 import select
 import ssl
 import time
@@ -17,8 +16,9 @@ from typing import Any
 
 from flexsc_loop.threads import green
 from flexsc_loop.threads.green import current_thread
+from flexsc_loop.threads.waiting import in_place_of
 
-_poll = select.poll
+_poll: Any = select.poll
 
 
 _plain = {
@@ -55,7 +55,7 @@ def waits(name: str) -> Callable[..., Any]:
     """A method of a TLS socket: tried until it need not wait."""
     plain = _plain[name]
 
-    @functools.wraps(plain)
+    @in_place_of(plain)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         state = vars(self)
         if "_green_timeout" not in state:

@@ -15,12 +15,25 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from flexsc_loop.threads import green
 from flexsc_loop.threads.green import GreenThread, current_thread
 
 PIPE_PIECE = 4096  # bytes that a pipe which is ready has room for, without waiting
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def in_place_of(plain: Callable[..., Any]) -> Callable[[F], F]:
+    """A decorator: what stands in the place of `plain` has its name."""
+
+    def rename(function: F) -> F:
+        function.__name__, function.__qualname__ = plain.__name__, plain.__qualname__
+        return function
+
+    return rename
 
 
 def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
@@ -39,7 +52,6 @@ def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
 _sleep = time.sleep
 
 
-@functools.wraps(_sleep)
 def sleep(seconds: float, /) -> None:
     """Source: time.sleep."""
     if current_thread() is None:
@@ -52,8 +64,8 @@ def sleep(seconds: float, /) -> None:
 
 
 _select = select.select
-_poll = select.poll
-_epoll = select.epoll
+_poll: Any = select.poll
+_epoll: Any = select.epoll
 _selector_of = selectors.EpollSelector.select
 _poll_selector_of: Any = selectors._PollLikeSelector.select
 
@@ -79,7 +91,6 @@ def _wait_for_any(thread: GreenThread, events: Iterable[tuple[int, int]], timeou
         epoll.close()
 
 
-@functools.wraps(_select)
 def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """Source: select.select."""
     thread = current_thread()
@@ -124,13 +135,13 @@ class Poll:
         thread = current_thread()
         green.let_others_run()
         if thread is None or timeout == 0:
-            return self._plain.poll(timeout)
+            return self._plain.poll(timeout)  # type: ignore[no-any-return]
         found = self._plain.poll(0)
         if found:
-            return found
+            return found  # type: ignore[no-any-return]
         seconds = None if timeout is None or timeout < 0 else timeout / 1000
         _wait_for_any(thread, self._wanted.items(), seconds)
-        return self._plain.poll(0)
+        return self._plain.poll(0)  # type: ignore[no-any-return]
 
 
 class Epoll:
@@ -162,7 +173,7 @@ class Epoll:
         if current_thread() is not None and timeout != 0:
             green.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
             timeout = 0
-        return self._plain.poll(timeout, maxevents)
+        return self._plain.poll(timeout, maxevents)  # type: ignore[no-any-return]
 
 
 def select_epoll(self: Any, timeout: float | None = None) -> Any:
@@ -203,7 +214,6 @@ def _may_block(fd: int) -> bool:
     return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)) and os.get_blocking(fd)
 
 
-@functools.wraps(_os_read)
 def read(fd: int, length: int, /) -> bytes:
     """Source: os.read."""
     if current_thread() is not None and _may_block(fd):
@@ -211,7 +221,6 @@ def read(fd: int, length: int, /) -> bytes:
     return _os_read(fd, length)
 
 
-@functools.wraps(_os_write)
 def write(fd: int, data: Any, /) -> int:
     """Source: os.write."""
     if current_thread() is None or not _may_block(fd):
@@ -225,7 +234,6 @@ def write(fd: int, data: Any, /) -> int:
             return done
 
 
-@functools.wraps(_os_waitpid)
 def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     """Source: os.waitpid."""
     thread = current_thread()

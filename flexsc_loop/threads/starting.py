@@ -13,7 +13,7 @@ from typing import Any
 
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread
-from flexsc_loop.threads.waiting import in_place_of, in_real_thread
+from flexsc_loop.threads.waiting import in_real_thread
 
 _start = threading.Thread.start
 _join = threading.Thread.join

@@ -265,6 +265,21 @@ def test_a_forked_child_is_an_ordinary_process(way):
     """)  # fmt: skip
 
 
+def test_a_forked_child_may_go_on_to_its_end(way):
+    end = program(way, """
+        def main():
+            child = os.fork()
+            sys.stdout.write("child\\n" if child == 0 else "")
+            if child == 0:
+                return 5
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+            return 6
+
+        sys.exit(threads.run(main))
+    """)  # fmt: skip
+    assert (end.code, end.out, end.err) == (6, "child\n", ""), end
+
+
 def test_names_imported_too_early_are_told_of():
     end = run_python("""
         from time import sleep

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import os
 import signal
 import sys
 import threading
@@ -145,18 +146,26 @@ def run(
 def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
     thread = GreenThread(loop, main, args, name="main", context=contextvars.copy_context())
     thread.is_main = True
+    pid = os.getpid()
     _alive.add(thread)
     thread.when_over(lambda _thread: loop.stop())
     thread.start()
     with _interrupting(thread):
         _run_until(loop, thread)
-        for other in [thread for thread in _alive if thread.loop is loop and not thread.daemon]:
-            if not other.finished:
-                other.when_over(lambda _thread: loop.stop())
-                _run_until(loop, other)
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
+        if os.getpid() == pid:
+            _join_others(loop)
+    if os.getpid() == pid:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
     return _outcome(thread)  # type: ignore[no-any-return]
+
+
+def _join_others(loop: Loop) -> None:
+    """As at the end of any program: wait for the threads that are no daemons."""
+    for other in [thread for thread in _alive if thread.loop is loop and not thread.daemon]:
+        if not other.finished:
+            other.when_over(lambda _thread: loop.stop())
+            _run_until(loop, other)
 
 
 @contextlib.contextmanager
@@ -182,10 +191,16 @@ def _interrupting(thread: GreenThread) -> Iterator[None]:
 
 
 def _run_until(loop: Loop, thread: GreenThread) -> None:
+    pid = os.getpid()
     while not thread.finished:
         try:
             loop.run_forever()
         except BaseException as error:
+            if os.getpid() != pid:
+                # A forked child whose function is over: the loop is its parent's.
+                if thread.finished:
+                    return
+                raise SystemExit(0) from None
             # Out of a signal handler, which has run in between: for the main thread, as ever.
             if thread.finished or not thread.is_main:
                 raise

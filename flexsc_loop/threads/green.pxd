@@ -42,7 +42,7 @@ cdef class Call(Operation):
 
 cdef class Ready(Interest):
     cdef GreenThread thread
-    cdef bint over, gone
+    cdef bint over, gone, expired
 
 
 cdef GreenThread current()

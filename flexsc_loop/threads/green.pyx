@@ -224,6 +224,10 @@ cdef class GreenThread(Endpoint):
         if self.parks == parks:
             self.unpark()
 
+    def poke(self):
+        """Have it look anew at what it waits for, if it waits.  In the loop's thread."""
+        self.unpark()
+
     def wait(self, timeout=None):
         """In the thread itself: wait until `go_on` was called with `waits`, or for `timeout` seconds."""
         timer = None
@@ -271,6 +275,11 @@ cdef class Call(Operation):
 
     def time_out(self):
         self.expire()
+
+    def end(self):
+        """Its descriptor was closed by another thread."""
+        if in_flight(self) and self.thread is not None:
+            self.thread.turn.page.cancel(self)
 
 
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
@@ -350,6 +359,7 @@ cdef class Ready(Interest):
         return self.thread.unpark()
 
     def time_out(self):
+        self.expired = True
         self.thread.unpark()
 
 
@@ -370,8 +380,9 @@ cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) exce
         return True
     try:
         if timeout is not None:
-            timer = turn.call_later(timeout, me.go_on, me.parks + 1)
-        me.park()
+            timer = turn.call_later(timeout, ready.time_out)
+        while not ready.over and not ready.expired:
+            me.park()
     finally:
         if not ready.over:
             turn.interests.withdraw(ready)
@@ -403,9 +414,12 @@ cdef int closing(GreenThread me, int fd) except -1:
     """An fd is about to be closed: whoever waits on it is told EBADF."""
     cdef Call at = calls_on.get(fd)
     while at is not None:
-        if not at.over:
+        if not at.over and at.thread is not None:
             at.gone = True
-            at.thread.turn.page.cancel_now(at)
+            if at.thread.home == PyThread_get_thread_ident():
+                at.thread.turn.page.cancel_now(at)
+            else:
+                at.thread.turn.call_soon_threadsafe(at.end)
         at = at.following
     return 0
 

@@ -79,7 +79,8 @@ cdef class Lock:
         if first.home == PyThread_get_thread_ident():
             first.unpark()
         else:
-            first.turn.call_soon_threadsafe(first.go_on, first.parks)
+            # It may be about to wait, and does not yet: what counts its waits would miss it.
+            first.turn.call_soon_threadsafe(first.poke)
         return 0
 
     def acquire(self, bint blocking=True, timeout=-1):

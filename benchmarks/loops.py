@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.errors import BenchmarkError
 from benchmarks.placement import ROOT
 
-NAMES = ("asyncio", "uvloop", "rloop", "aiofastnet", "flexsc")
+NAMES = ("asyncio", "uvloop", "rloop", "aiofastnet", "flexsc", "threads", "gevent")
 PAGES = ("auto", "kernel", "user")
 BASELINE = "uvloop"
 
@@ -56,6 +56,8 @@ class LoopChoice:
         """What it is, for people who have not met the form above."""
         if self.name == "asyncio":
             return "asyncio's own loop"
+        if self.name == "threads":
+            return "plain threads"
         if self.name != "flexsc":
             return self.name
         page = f"{self.pages} page, " if self.pages in ("kernel", "user") else ""
@@ -82,6 +84,8 @@ class LoopChoice:
 
     def factory(self) -> LoopFactory:
         """A function that makes such a loop; BenchmarkError when the package is not there."""
+        if self.name in ("threads", "gevent"):
+            raise BenchmarkError(f"{self.name} runs blocking code only: --workload blocking-echo, say")
         if self.name == "asyncio":
             return asyncio.SelectorEventLoop
         if self.name == "aiofastnet":

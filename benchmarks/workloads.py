@@ -67,6 +67,8 @@ _ALL = (
     Workload("uvicorn", "uvicorn", "http", "uvicorn + httptools hello"),
     Workload("asyncpg", "asyncpg", "query", "asyncpg `select 1`", connections=16, database="postgresql"),
     Workload("aiomysql", "aiomysql", "query", "aiomysql `select 1`", connections=16, database="mariadb"),
+    Workload("blocking-echo", "blocking-echo", "echo", "blocking echo (socketserver, unmodified)"),
+    Workload("blocking-http", "blocking-http", "http", "http.server's ThreadingHTTPServer, 1 KiB"),
     Workload("udp", "udp", "udp", "UDP echo"),
 )
 

@@ -20,12 +20,12 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import NAMES, PAGES, LoopChoice
-from benchmarks.servers import Client, Starter, clients, starters
+from benchmarks.servers import Client, Starter, blocking, clients, starters
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
-    parser.add_argument("workload", choices=sorted({**starters(), **clients()}))
+    parser.add_argument("workload", choices=sorted({**starters(), **clients(), **blocking.SERVERS}))
     parser.add_argument("--loop", choices=NAMES, default="asyncio")
     parser.add_argument("--pages", choices=PAGES, help="flexsc only")
     parser.add_argument("--threads", help="flexsc only: auto, off, on, or a CPU list such as 1")
@@ -71,6 +71,19 @@ async def serve(start: Starter | None, client: Client | None, host: str, port: i
     await asyncio.Event().wait()
 
 
+def serve_blocking(args: argparse.Namespace) -> None:
+    """Servers that block, with the threads that were chosen."""
+
+    def started(port: int) -> None:
+        say({"port": port, "pid": os.getpid(), "loop": args.loop})
+
+    def main() -> None:
+        blocking.serve(args.workload, args.host, args.port, started)
+
+    blocking.end_with_stdin(say)
+    blocking.run(args.loop, main, args.pages, args.threads)
+
+
 def main() -> int:
     args = parse_args()
     if args.cpu is not None:
@@ -79,6 +92,9 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
+        if args.workload in blocking.SERVERS:
+            serve_blocking(args)
+            return 0
         factory = LoopChoice(args.loop, args.pages, args.threads).factory()
         with asyncio.Runner(loop_factory=factory) as runner:
             start, client = starters().get(args.workload), clients().get(args.workload)

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from flexsc_loop.scheduler import NOTHING_COUNTED
+
 MS = 1_000_000
 SECOND = 1000 * MS
 
@@ -103,10 +105,6 @@ class Step(NamedTuple):
     messages: float
     received: float
 
-
-NOTHING_COUNTED = dict.fromkeys(
-    ("trials", "trials_won", "trials_lost", "trials_abandoned", "alarms_run_delay", "alarms_throttled", "alarms_steal",
-     "rests"), 0)
 
 #: Each pair has one window of each kind.  Mirrored, so that a load that drifts favours neither.
 ORDER = (False, True, True, False, False, True, True, False)

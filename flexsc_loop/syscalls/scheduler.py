@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from flexsc_loop.scheduler.decider import NOTHING_COUNTED
-from flexsc_loop.scheduler.pilot import Pilot
+from flexsc_loop.scheduler import NOTHING_COUNTED
 from flexsc_loop.syscalls.kernel_page import KernelPage
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.syscalls.user_page import UserPage
+
+if TYPE_CHECKING:
+    from flexsc_loop.scheduler.pilot import Pilot
 
 Kind = TypeVar("Kind", KernelPage, UserPage)
 
@@ -111,6 +113,9 @@ def _steered(choice: Choice, threads: str | tuple[int, ...]) -> Choice:
     """With threads="auto": somebody who decides while the loop runs, where the page can change hands."""
     if threads == "auto" and choice.kind == "user":
         choice.reasons.append("own thread at first: a syscall thread is tried when the loop is busy and a CPU is idle")
+        # Most loops have a kernel page, or are told: they need none of it.
+        from flexsc_loop.scheduler.pilot import Pilot
+
         choice.pilot = Pilot(choice.page, choice)
     elif threads == "auto":
         choice.reasons.append("own thread: the default")

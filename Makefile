@@ -31,6 +31,7 @@ test:
 suites:
 	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.suites $(ARGS)
 
+fuzz: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 fuzz:
 	@python=$$(.ci/venv make $(PYTHON) test) && exec $$python -m tests.fuzz $(ARGS)
 

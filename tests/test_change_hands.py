@@ -431,3 +431,12 @@ def test_in_another_thread_s_loop(auto: Any) -> None:
     auto.run_until_complete(asyncio.sleep(0.05))
     thread.join()
     assert done
+
+
+def test_the_loop_s_own_thread_is_pinned_nowhere(loop: Any) -> None:
+    """However soon a thread that is told to stop has ended."""
+    before = os.sched_getaffinity(0)
+    for _ in range(300):
+        loop.page.change_hands(spare_cpu())
+        loop.page.change_hands(None)
+    assert os.sched_getaffinity(0) == before

@@ -218,9 +218,10 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
 void flexsc_thread_stop(struct flexsc_page *page) {
     if (!page->pinned)
         return;
-    atomic_store(&page->stop, 1);
-    /* Whoever keeps the thread from its CPU must not keep us waiting: it ends on ours, which is free while we do. */
+    /* Whoever keeps the thread from its CPU must not keep us waiting: it ends on ours, which is free while we do.  Before
+     * it is told to stop: of a thread that has ended the C library knows no number, and pins whoever asks. */
     pin(page->thread, sched_getcpu());
+    atomic_store(&page->stop, 1);
     ring_doorbell(page);
     join(page);
 }

@@ -51,7 +51,7 @@ def _forget_dummy(thread: GreenThread) -> None:
 def start(self: Any) -> None:
     """Source: threading.Thread.start."""
     thread = current_thread()
-    if thread is None:
+    if thread is None or hasattr(self, "_real"):
         return _start(self)
     if not self._initialized:
         raise RuntimeError("thread.__init__() not called")

@@ -26,9 +26,6 @@ cdef extern from "Python.h":
     void Py_DECREF_ "Py_DECREF"(PyObject*)
 
 
-# Of real threads, even where green ones take their place later (flexsc_loop.threads).
-cdef object start_thread = threading.Thread.start
-
 cdef enum:
     YIELD_NS = 1_000_000         # a worker lets go of the GIL after so much time with jobs that never do
 
@@ -246,7 +243,9 @@ cdef class Crew:
                     raise RuntimeError("can't start a new thread at interpreter shutdown")
                 thread = threading.Thread(
                     name=f"{self.prefix}_{self.count - 1}", target=self._serve, args=(worker, self.generation))
-                start_thread(thread)
+                # A real one, even where green ones have taken their place (flexsc_loop.threads).
+                thread._real = True
+                thread.start()
                 self.threads.add(thread)
                 futures_thread._threads_queues[thread] = self.port
         except BaseException:

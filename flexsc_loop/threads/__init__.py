@@ -19,16 +19,16 @@ import signal
 import sys
 import threading
 import traceback
-import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
 from flexsc_loop.settings import Pages, Threads, Writes
-from flexsc_loop.threads.green import GreenThread, current_thread, sleep, wait_readable, wait_writable
+from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep, wait_readable, wait_writable
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
+from flexsc_loop.threads.waiting import wait
 
 __all__ = [
     "GreenThread", "Lock", "PatchWarning", "RLock", "call", "current_thread", "dump", "is_patched", "patch", "run",
@@ -37,9 +37,6 @@ __all__ = [
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_alive: weakref.WeakSet[GreenThread] = weakref.WeakSet()
-
 
 def _loop_here() -> Loop:
     thread = current_thread()
@@ -57,7 +54,6 @@ def spawn(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> Gree
     """
     loop = _loop_here()
     thread = GreenThread(loop, function, args, kwargs)
-    _alive.add(thread)
     thread.start()
     return thread
 
@@ -73,7 +69,6 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
     loop = _loop_here()
     future: asyncio.Future[None] = loop.create_future()
     thread = GreenThread(loop, function, args, kwargs)
-    _alive.add(thread)
 
     def over(_thread: GreenThread) -> None:
         if not future.done():
@@ -102,25 +97,6 @@ def _outcome(thread: GreenThread) -> Any:
         del error, thread
 
 
-def wait(awaitable: Awaitable[T]) -> T:
-    """In a green thread: wait for a coroutine, task or future of its loop, and return what that gives.
-
-    If something is thrown into the thread meanwhile (Ctrl-C), the task is cancelled.
-    """
-    thread = current_thread()
-    if thread is None:
-        raise RuntimeError("wait() has to be called in a green thread")
-    future = asyncio.ensure_future(awaitable, loop=thread.loop)
-    future.add_done_callback(lambda _future: thread.go_on(thread.waits))
-    try:
-        while not future.done():
-            thread.wait()
-    except BaseException:
-        future.cancel()
-        raise
-    return future.result()
-
-
 def run(
     main: Callable[..., T], *args: Any, pages: Pages | None = None, threads: Threads | None = None,
     writes: Writes | None = None,
@@ -136,7 +112,7 @@ def run(
     try:
         return _run_on(loop, main, args)
     finally:
-        for thread in _alive:
+        for thread in everybody:
             if thread.loop is loop:
                 thread.abandon()
         asyncio.set_event_loop(None)
@@ -147,7 +123,6 @@ def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
     thread = GreenThread(loop, main, args, name="main", context=contextvars.copy_context())
     thread.is_main = True
     pid = os.getpid()
-    _alive.add(thread)
     thread.when_over(lambda _thread: loop.stop())
     thread.start()
     with _interrupting(thread):
@@ -162,7 +137,7 @@ def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
 
 def _join_others(loop: Loop) -> None:
     """As at the end of any program: wait for the threads that are no daemons."""
-    for other in [thread for thread in _alive if thread.loop is loop and not thread.daemon]:
+    for other in [thread for thread in everybody if thread.loop is loop and not thread.daemon]:
         if not other.finished:
             other.when_over(lambda _thread: loop.stop())
             _run_until(loop, other)
@@ -210,7 +185,7 @@ def _run_until(loop: Loop, thread: GreenThread) -> None:
 def dump(file: TextIO | None = None) -> None:
     """Write the stacks of all green threads that wait to `file`, or to standard error."""
     file = file or sys.stderr
-    for thread in sorted(_alive, key=lambda thread: thread.name):
+    for thread in sorted(everybody, key=lambda thread: thread.name):
         if thread.finished:
             continue
         print(repr(thread), file=file)

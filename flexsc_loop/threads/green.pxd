@@ -19,7 +19,6 @@ cdef class GreenThread(Endpoint):
     cdef readonly bint started, finished
     cdef readonly object result, error
     cdef public object name
-    cdef public dict locals          # of this thread: `threading.local`
     cdef public bint daemon
     cdef public bint is_main         # its program's main thread: has the real thread's number
 
@@ -32,12 +31,9 @@ cdef class Call(Operation):
     cdef GreenThread thread
     cdef object kept                 # whose memory the call uses
     cdef int res
-    cdef uint32_t flags
     cdef bint over, expired
     cdef bint gone                   # its descriptor is being closed
     cdef Call following              # another one on the same fd
-
-    cdef int expire(self) except -1
 
 
 cdef class Ready(Interest):
@@ -50,4 +46,4 @@ cdef int breathe(GreenThread me) except -1
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
               uint32_t flags, object timeout) except? -1
 cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1
-cdef int closing(GreenThread me, int fd) except -1
+cdef int closing(int fd) except -1

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from contextvars import Context
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 from typing_extensions import disjoint_base
 
@@ -10,12 +11,13 @@ from flexsc_loop.syscalls.interest import Interest
 from flexsc_loop.syscalls.operation import Operation
 from flexsc_loop.turn.turn import Endpoint
 
+everybody: WeakSet[GreenThread]
+
 @disjoint_base
 class GreenThread(Endpoint):
     daemon: bool
     is_main: bool
     name: str
-    locals: dict[Any, Any]
     error: BaseException | None
     finished: bool
     home: int

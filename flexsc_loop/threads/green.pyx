@@ -11,6 +11,7 @@ threads of one turn have asked for is handed over together.
 """
 import contextvars
 import os
+import weakref
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_Import
@@ -44,24 +45,24 @@ cdef enum:
 
 # Positions in greenlet's table.  Source: greenlet.h.
 cdef enum:
-    NEW = 3
     GET_CURRENT = 4
     SWITCH = 6
     SET_PARENT = 7
 
-ctypedef object (*new_function)(PyObject* run, PyObject* parent)
 ctypedef object (*current_function)()
 ctypedef object (*switch_function)(PyObject* who, PyObject* args, PyObject* kwargs)
 ctypedef int (*parent_function)(PyObject* who, PyObject* parent) except -1
 
 cdef void** table = <void**> PyCapsule_Import("greenlet._C_API", 0)
-cdef new_function new_greenlet = <new_function> table[NEW]
 cdef current_function current_greenlet = <current_function> table[GET_CURRENT]
 cdef switch_function switch_to = <switch_function> table[SWITCH]
 cdef parent_function set_parent = <parent_function> table[SET_PARENT]
 
 # fd -> the Call that waits on it, or the first of several.
 cdef dict calls_on = {}
+
+#: All that there are, those that are over included while somebody holds them.
+everybody = weakref.WeakSet()
 
 
 cdef GreenThread current():
@@ -103,9 +104,9 @@ cdef class GreenThread(Endpoint):
         self.kwargs = kwargs or {}
         self.name = name or getattr(function, "__qualname__", repr(function))
         self.daemon = daemon
-        self.locals = {}
         self.who = greenlet.greenlet(self._main)
         self.who.gr_context = contextvars.copy_context() if context is None else context
+        everybody.add(self)
 
     def __repr__(self):
         state = "finished" if self.finished else "waiting" if self.parked else "started" if self.started else "new"
@@ -263,21 +264,16 @@ cdef class Call(Operation):
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         self.res = res
-        self.flags = flags
         self.over = True
         return self.thread.unpark() if self.thread is not None else 0
 
-    cdef int expire(self) except -1:
-        self.expired = True
-        if in_flight(self):
-            self.thread.turn.page.cancel(self)
-        return 0
-
     def time_out(self):
-        self.expire()
+        """It has taken as long as it may."""
+        self.expired = True
+        self.end()
 
     def end(self):
-        """Its descriptor was closed by another thread."""
+        """Have it end as cancelled.  In the loop's thread."""
         if in_flight(self) and self.thread is not None:
             self.thread.turn.page.cancel(self)
 
@@ -289,12 +285,10 @@ cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t si
     The call is over when this returns, unless something was thrown into the thread: its memory is kept until it is.
     """
     cdef Turn turn = me.turn
-    cdef Call first
     timer = None
     op.thread = me
     op.expired = op.gone = False
-    first = calls_on.get(fd)
-    op.following = first
+    op.following = calls_on.get(fd)
     calls_on[fd] = op
     try:
         if timeout is not None:
@@ -315,10 +309,7 @@ cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t si
             turn.page.cancel(op)
         raise
     finally:
-        if first is None and calls_on.get(fd) is op:
-            del calls_on[fd]
-        else:
-            forget(fd, op)
+        forget(fd, op)
         if timer is not None:
             timer.cancel()
     if op.res == -ECANCELED:
@@ -329,6 +320,7 @@ cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t si
 
 
 cdef int forget(int fd, Call op) except -1:
+    """The call is over, and waits on `fd` no longer."""
     cdef Call at = calls_on.get(fd)
     if at is op:
         if op.following is None:
@@ -410,7 +402,7 @@ cdef GreenThread needed():
     return me
 
 
-cdef int closing(GreenThread me, int fd) except -1:
+cdef int closing(int fd) except -1:
     """An fd is about to be closed: whoever waits on it is told EBADF."""
     cdef Call at = calls_on.get(fd)
     while at is not None:

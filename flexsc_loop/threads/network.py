@@ -41,7 +41,7 @@ def sendto(self: socket.socket, data: Any, *args: Any) -> int:
     thread = current_thread()
     if thread is None:
         return _socket.socket.sendto(self, data, *args)
-    address = sockets.resolved_address(self, args[-1])
+    address = sockets.resolved(self, args[-1])
     return int(sockets.attempt(thread, self, _socket.socket.sendto, (data, *args[:-1], address), True))
 
 

@@ -176,26 +176,35 @@ def attempt(GreenThread me not None, sock, method, args, bint writes):
     if timeout == 0 or fd < 0:
         return method(sock, *args)
     until = None if timeout is None else me.turn.time() + timeout
-    before = timeout_of(sock)
     while True:
-        if before != 0:
-            set_timeout(sock, 0.0)
         try:
-            return method(sock, *args)
+            return at_once(sock, method, args)
         except (BlockingIOError, InterruptedError):
             pass
-        finally:
-            if before != 0 and fileno_of(sock) == fd:
-                set_timeout(sock, before)
         if until is not None:
             timeout = until - me.turn.time()
         if timeout is not None and timeout <= 0 or not wait_ready(me, fd, EPOLLOUT if writes else EPOLLIN, timeout):
             raise TimeoutError("timed out")
 
 
+cdef object at_once(object sock, object method, tuple args):
+    """What `method(sock, *args)` gives if it does not wait, whatever the socket's time-out.  Raises BlockingIOError."""
+    cdef int fd = fileno_of(sock)
+    timeout = timeout_of(sock)
+    if timeout == 0:
+        return method(sock, *args)
+    set_timeout(sock, 0.0)
+    try:
+        return method(sock, *args)
+    finally:
+        if fileno_of(sock) == fd:
+            set_timeout(sock, timeout)
+
+
 cdef object plain_class = None
 cdef object set_timeout = _socket.socket.settimeout
 cdef object plain_connect = _socket.socket.connect
+cdef object plain_connect_ex = _socket.socket.connect_ex
 
 
 def know_class(cls):
@@ -219,7 +228,7 @@ def connect_ex(self, address, /):
     """Connect; returns an errno.  Source: socket.socket.connect_ex."""
     cdef GreenThread me = current()
     if me is None or timeout_in(self) == 0:
-        return plain.connect_ex(self, address)
+        return plain_connect_ex(self, address)
     try:
         return connecting(me, self, address)
     except TimeoutError:
@@ -230,15 +239,8 @@ cdef int connecting(GreenThread me, object sock, object address) except -1:
     """Connect; an errno, 0 for success."""
     cdef int error, fd = fileno_of(sock)
     timeout = timeout_in(sock)
-    before = timeout_of(sock)
     address = resolved(sock, address)
-    if before != 0:
-        set_timeout(sock, 0.0)
-    try:
-        error = plain.connect_ex(sock, address)
-    finally:
-        if before != 0:
-            set_timeout(sock, before)
+    error = at_once(sock, plain_connect_ex, (address,))
     if error == EINPROGRESS or error == EINTR:
         if not wait_ready(me, fd, EPOLLOUT, timeout):
             raise TimeoutError("timed out")
@@ -252,18 +254,13 @@ cdef int connecting(GreenThread me, object sock, object address) except -1:
 cdef int connect_unix(GreenThread me, object sock, object address, object timeout) except -1:
     cdef int error = EAGAIN
     cdef double pause = 0.001
-    before = timeout_of(sock)
     until = None if timeout is None else me.turn.time() + timeout
     while error == EAGAIN:
         if until is not None and me.turn.time() >= until:
             raise TimeoutError("timed out")
         me.wait(pause)
         pause = min(2 * pause, 0.05)
-        set_timeout(sock, 0.0)
-        try:
-            error = plain.connect_ex(sock, address)
-        finally:
-            set_timeout(sock, before)
+        error = at_once(sock, plain_connect_ex, (address,))
     return error
 
 
@@ -271,12 +268,12 @@ cdef object resolver = None
 
 
 def resolve_with(function):
-    """`function(host, port, family, kind)` gives addresses without blocking."""
+    """`function(family, kind, address)` gives an address without a name in it, without blocking."""
     global resolver
     resolver = function
 
 
-cdef object resolved(object sock, object address):
+cpdef object resolved(object sock, object address):
     """An address without a name in it, which the socket would look up, and block meanwhile."""
     if resolver is None or not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):
         return address
@@ -285,13 +282,6 @@ cdef object resolved(object sock, object address):
     return resolver(sock.family, sock.type, address)
 
 
-def resolved_address(sock, address):
-    """The address without a name that would be looked up."""
-    return resolved(sock, address)
-
-
 def close_waits(sock):
     """A socket is about to be closed: whoever waits on it gets EBADF."""
-    cdef int fd = fileno_of(sock)
-    if fd >= 0:
-        closing(current(), fd)
+    closing(fileno_of(sock))

@@ -13,7 +13,7 @@ from typing import Any
 
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread
-from flexsc_loop.threads.waiting import in_real_thread
+from flexsc_loop.threads.waiting import in_real_thread, wait
 
 _start = threading.Thread.start
 _join = threading.Thread.join
@@ -60,15 +60,8 @@ def start(self: Any) -> None:
     with threading._active_limbo_lock:  # type: ignore[attr-defined]
         threading._limbo[self] = self  # type: ignore[attr-defined]
     self._green = GreenThread(thread.loop, self._bootstrap, name=self.name, daemon=self.daemon)
-    _know(self._green)
     self._green.start()
     self._started.wait()
-
-
-def _know(thread: GreenThread) -> None:
-    from flexsc_loop.threads import _alive
-
-    _alive.add(thread)
 
 
 def join_thread(self: Any, timeout: float | None = None) -> None:
@@ -132,7 +125,6 @@ def start_new_thread(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     if thread is None:
         return START_PLAIN(function, args, kwargs or {})
     begun = GreenThread(thread.loop, function, args, kwargs, daemon=True)
-    _know(begun)
     begun.start()
     return id(begun)
 
@@ -152,6 +144,4 @@ def asyncio_run(main: Any, **kwargs: Any) -> Any:
         return _asyncio_run(main, **kwargs)
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")
-    from flexsc_loop.threads import wait
-
     return wait(main)

@@ -7,6 +7,7 @@ Everything decides per call: outside of a green thread it is what it always was.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import select
@@ -14,7 +15,7 @@ import selectors
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 from flexsc_loop.threads import green
@@ -22,8 +23,8 @@ from flexsc_loop.threads.green import GreenThread, current_thread
 
 PIPE_PIECE = 4096  # bytes that a pipe which is ready has room for, without waiting
 
-
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def in_place_of(plain: Callable[..., Any]) -> Callable[[F], F]:
@@ -36,9 +37,27 @@ def in_place_of(plain: Callable[..., Any]) -> Callable[[F], F]:
     return rename
 
 
+def wait(awaitable: Awaitable[T]) -> T:
+    """In a green thread: wait for a coroutine, task or future of its loop, and return what that gives.
+
+    If something is thrown into the thread meanwhile (Ctrl-C), the task is cancelled.
+    """
+    thread = current_thread()
+    if thread is None:
+        raise RuntimeError("wait() has to be called in a green thread")
+    future = asyncio.ensure_future(awaitable, loop=thread.loop)
+    future.add_done_callback(lambda _future: thread.go_on(thread.waits))
+    try:
+        while not future.done():
+            thread.wait()
+    except BaseException:
+        future.cancel()
+        raise
+    return future.result()
+
+
 def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
     """Have another thread, a real one, call what blocks in C, and wait for what that returns."""
-    from flexsc_loop.threads import wait
 
     async def in_the_hub() -> Any:
         return await thread.loop.run_in_executor(None, function)
@@ -74,7 +93,7 @@ def _fd(fileobj: Any) -> int:
     return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
 
 
-def _wait_for_any(thread: GreenThread, events: Iterable[tuple[int, int]], timeout: float | None) -> None:
+def _wait_for_any(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
     """Wait until one of (fd, EPOLL…) is ready, or for `timeout` seconds."""
     epoll = _epoll()
     try:
@@ -104,7 +123,7 @@ def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /)
     events = [(_fd(one), select.EPOLLIN) for one in rlist]
     events += [(_fd(one), select.EPOLLOUT) for one in wlist]
     events += [(_fd(one), select.EPOLLPRI) for one in xlist]
-    _wait_for_any(thread, events, timeout)
+    _wait_for_any(events, timeout)
     return _select(rlist, wlist, xlist, 0)
 
 
@@ -140,7 +159,7 @@ class Poll:
         if found:
             return found  # type: ignore[no-any-return]
         seconds = None if timeout is None or timeout < 0 else timeout / 1000
-        _wait_for_any(thread, self._wanted.items(), seconds)
+        _wait_for_any(self._wanted.items(), seconds)
         return self._plain.poll(0)  # type: ignore[no-any-return]
 
 
@@ -196,7 +215,7 @@ def select_poll(self: Any, timeout: float | None = None) -> Any:
         # EVENT_READ and EVENT_WRITE, in epoll's words.
         events = [(key.fd, (key.events & 1) * select.EPOLLIN | (key.events >> 1) * select.EPOLLOUT)
                   for key in self.get_map().values()]  # fmt: skip
-        _wait_for_any(thread, events, timeout)
+        _wait_for_any(events, timeout)
         timeout = 0
     return _poll_selector_of(self, timeout)
 

@@ -346,3 +346,44 @@ def make_file(tmp_path: Path) -> Iterator[Callable[..., tuple[Any, bytes]]]:
     yield make
     for file in opened:
         file.close()
+
+
+@pytest.fixture
+def quick_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two sockets that are connected and do not block; nobody closes them before the test's end but the test."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+@pytest.fixture
+def quick_pipe() -> Iterator[tuple[int, int]]:
+    """The descriptors of a pipe that do not block, to read from and to write to; the test may close them."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    yield reading, writing
+    for fd in (reading, writing):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+# ---- files
+
+
+@pytest.fixture
+def files(loop: asyncio.AbstractEventLoop) -> Any:
+    """The loop's calls on files."""
+    return loop._files  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> str:
+    """The path of a FIFO that nobody has opened."""
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+    return path

@@ -17,11 +17,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def files(loop):
-    return loop._files
-
-
-@pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "file")
 

@@ -14,18 +14,6 @@ from support import run_python
 pytestmark = pytest.mark.ours
 
 
-@pytest.fixture
-def files(loop):
-    return loop._files
-
-
-@pytest.fixture
-def fifo(tmp_path):
-    path = str(tmp_path / "fifo")
-    os.mkfifo(path)
-    return path
-
-
 async def test_a_cancelled_read_holds_its_buffer(loop, files):
     reader, writer = os.pipe()
     task = asyncio.ensure_future(files.read(reader, 8))

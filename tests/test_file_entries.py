@@ -13,22 +13,10 @@ pytestmark = pytest.mark.ours
 
 
 @pytest.fixture
-def files(loop):
-    return loop._files
-
-
-@pytest.fixture
 def carried(loop):
     """Only where entries carry calls on files."""
     if loop.choice.kind != "kernel":
         pytest.skip("a user page has no entries for files")
-
-
-@pytest.fixture
-def fifo(tmp_path):
-    path = str(tmp_path / "fifo")
-    os.mkfifo(path)
-    return path
 
 
 async def every_call(files, folder):

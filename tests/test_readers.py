@@ -11,30 +11,8 @@ from datagrams import udp_socket
 from support import fill, settle, sleeps, tcp_pair, turns
 
 
-@pytest.fixture
-def pair():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        yield ours, theirs
-
-
-@pytest.fixture
-def pipe():
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    yield reading, writing
-    for fd in (reading, writing):
-        try:
-            os.close(fd)
-        except OSError:
-            continue
-
-
-async def test_reader_of_a_socket(loop, pair):
-    ours, theirs = pair
+async def test_reader_of_a_socket(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = asyncio.Queue()
     loop.add_reader(ours, lambda: seen.put_nowait(ours.recv(100)))
     theirs.send(b"hello")
@@ -49,8 +27,8 @@ async def test_reader_of_a_socket(loop, pair):
     assert ours.recv(100) == b"unseen"
 
 
-async def test_reader_of_a_pipe(loop, pipe):
-    reading, writing = pipe
+async def test_reader_of_a_pipe(loop, quick_pipe):
+    reading, writing = quick_pipe
     seen = asyncio.Queue()
     loop.add_reader(reading, lambda *args: seen.put_nowait((args, os.read(reading, 100))), 1, "two")
     os.write(writing, b"hello")
@@ -60,9 +38,9 @@ async def test_reader_of_a_pipe(loop, pipe):
     assert loop.remove_reader(reading)
 
 
-async def test_level_triggered(loop, pair):
+async def test_level_triggered(loop, quick_pair):
     """As long as there is something to read, the callback comes every turn."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     data = b""
     done = asyncio.Event()
 
@@ -92,8 +70,8 @@ async def test_level_triggered(loop, pair):
     assert calls == seen
 
 
-async def test_a_watcher_that_does_not_read_does_not_starve_the_rest(loop, pair):
-    ours, theirs = pair
+async def test_a_watcher_that_does_not_read_does_not_starve_the_rest(loop, quick_pair):
+    ours, theirs = quick_pair
     theirs.send(b"x")
     loop.add_reader(ours, int)
     await asyncio.sleep(0.01)
@@ -101,8 +79,8 @@ async def test_a_watcher_that_does_not_read_does_not_starve_the_rest(loop, pair)
     loop.remove_reader(ours)
 
 
-async def test_writer(loop, pair):
-    ours, theirs = pair
+async def test_writer(loop, quick_pair):
+    ours, theirs = quick_pair
     calls = 0
 
     def writable():
@@ -128,8 +106,8 @@ async def test_writer(loop, pair):
     assert loop.remove_writer(ours) is False
 
 
-async def test_reader_and_writer_on_one_descriptor(loop, pair):
-    ours, theirs = pair
+async def test_reader_and_writer_on_one_descriptor(loop, quick_pair):
+    ours, theirs = quick_pair
     events = {"read": 0, "write": 0}
 
     def note(name):
@@ -157,8 +135,8 @@ async def test_reader_and_writer_on_one_descriptor(loop, pair):
     assert loop.remove_writer(ours)
 
 
-async def test_replaced_callback(loop, pair):
-    ours, theirs = pair
+async def test_replaced_callback(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = []
     loop.add_reader(ours, seen.append, "first")
     loop.add_reader(ours, seen.append, "second")
@@ -174,8 +152,8 @@ async def test_replaced_callback(loop, pair):
     loop.remove_reader(ours)
 
 
-async def test_removed_inside_its_callback(loop, pair):
-    ours, theirs = pair
+async def test_removed_inside_its_callback(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = []
 
     def once():
@@ -210,8 +188,8 @@ async def test_removed_after_it_became_ready(loop):
         theirs.close()
 
 
-async def test_adding_and_removing_many_times(loop, pair):
-    ours, theirs = pair
+async def test_adding_and_removing_many_times(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = []
     for i in range(500):
         loop.add_reader(ours, seen.append, i)
@@ -229,8 +207,8 @@ async def test_adding_and_removing_many_times(loop, pair):
     loop.remove_reader(ours)
 
 
-async def test_hang_up_makes_it_readable(loop, pair):
-    ours, theirs = pair
+async def test_hang_up_makes_it_readable(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = asyncio.Event()
     loop.add_reader(ours, seen.set)
     theirs.close()
@@ -312,8 +290,8 @@ async def test_bad_descriptors(loop):
     assert loop.remove_writer(number) is False
 
 
-async def test_descriptors_by_number_and_by_object_are_the_same(loop, pair):
-    ours, _ = pair
+async def test_descriptors_by_number_and_by_object_are_the_same(loop, quick_pair):
+    ours, _ = quick_pair
     loop.add_reader(ours.fileno(), print)
     assert loop.remove_reader(ours)
 
@@ -370,8 +348,8 @@ async def test_descriptor_of_a_closed_transport_is_free_again(loop, connect):
         sock.close()
 
 
-async def test_exception_in_a_callback_is_reported(loop, pair, errors):
-    ours, theirs = pair
+async def test_exception_in_a_callback_is_reported(loop, quick_pair, errors):
+    ours, theirs = quick_pair
 
     def fail():
         ours.recv(1)
@@ -406,8 +384,8 @@ async def test_many_watchers(loop):
         theirs.close()
 
 
-def test_watchers_live_through_several_runs(loop, pair):
-    ours, theirs = pair
+def test_watchers_live_through_several_runs(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = []
     loop.add_reader(ours, lambda: seen.append(ours.recv(10)))
     for i in range(5):
@@ -495,8 +473,8 @@ async def test_urgent_data_is_nothing_to_read(loop):
         assert loop.remove_reader(ours)
 
 
-async def test_a_hang_up_is_news_to_both_sides(loop, pair):
-    ours, theirs = pair
+async def test_a_hang_up_is_news_to_both_sides(loop, quick_pair):
+    ours, theirs = quick_pair
     calls = []
     fill(ours)
     loop.add_writer(ours, calls.append, "writer")
@@ -507,8 +485,8 @@ async def test_a_hang_up_is_news_to_both_sides(loop, pair):
     assert loop.remove_reader(ours) and loop.remove_writer(ours)
 
 
-async def test_the_reader_of_a_pipe_has_gone(loop, pipe):
-    reading, writing = pipe
+async def test_the_reader_of_a_pipe_has_gone(loop, quick_pipe):
+    reading, writing = quick_pipe
     calls = []
     while True:
         try:
@@ -547,8 +525,8 @@ async def test_an_error_queue_is_reported_until_it_is_read(loop):
 # -- rest, many, none
 
 
-async def test_nothing_to_do_with_watches_that_are_not_ready(loop, pair):
-    ours, _ = pair
+async def test_nothing_to_do_with_watches_that_are_not_ready(loop, quick_pair):
+    ours, _ = quick_pair
     calls = []
     fill(ours)
     loop.add_reader(ours, calls.append, "read")
@@ -558,8 +536,8 @@ async def test_nothing_to_do_with_watches_that_are_not_ready(loop, pair):
     assert loop.remove_reader(ours) and loop.remove_writer(ours)
 
 
-def test_a_closed_loop_takes_no_watches_and_has_none(loop, pair):
-    ours, _ = pair
+def test_a_closed_loop_takes_no_watches_and_has_none(loop, quick_pair):
+    ours, _ = quick_pair
     loop.add_reader(ours, int)
     loop.run_until_complete(turns())
     loop.close()

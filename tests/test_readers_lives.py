@@ -10,36 +10,13 @@ import threading
 import pytest
 from support import fill, settle, sleeps, turns
 
-
-@pytest.fixture
-def pair():
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        yield ours, theirs
-
-
-@pytest.fixture
-def pipe():
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    os.set_blocking(writing, False)
-    yield reading, writing
-    for fd in (reading, writing):
-        try:
-            os.close(fd)
-        except OSError:
-            continue
-
-
 # -- closed, reused and duplicated descriptors
 
 
 @pytest.mark.parametrize("side", ["reader", "writer"])
-async def test_removed_after_the_socket_was_closed(loop, pair, side):
+async def test_removed_after_the_socket_was_closed(loop, quick_pair, side):
     """It is found by the object that was registered, and not called any more."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     calls = []
     if side == "writer":
         fill(ours)
@@ -54,8 +31,8 @@ async def test_removed_after_the_socket_was_closed(loop, pair, side):
     assert calls == []
 
 
-async def test_the_peer_sees_the_end_of_a_watched_socket(loop, pair):
-    ours, theirs = pair
+async def test_the_peer_sees_the_end_of_a_watched_socket(loop, quick_pair):
+    ours, theirs = quick_pair
     loop.add_reader(ours, int)
     loop.add_writer(ours, int)
     await turns(3)
@@ -65,8 +42,8 @@ async def test_the_peer_sees_the_end_of_a_watched_socket(loop, pair):
         theirs.send(b"x")
 
 
-async def test_removing_one_of_two_after_the_socket_was_closed(loop, pair):
-    ours, theirs = pair
+async def test_removing_one_of_two_after_the_socket_was_closed(loop, quick_pair):
+    ours, theirs = quick_pair
     calls = []
     loop.add_reader(ours, calls.append, "read")
     loop.add_writer(ours, calls.append, "write")
@@ -81,8 +58,8 @@ async def test_removing_one_of_two_after_the_socket_was_closed(loop, pair):
 
 
 @pytest.mark.ours  # asyncio asks epoll for the file that was there before
-async def test_a_number_that_was_closed_while_watched_and_is_another_file_now(loop, pair):
-    ours, _ = pair
+async def test_a_number_that_was_closed_while_watched_and_is_another_file_now(loop, quick_pair):
+    ours, _ = quick_pair
     calls = []
     loop.add_reader(ours, calls.append, "old")
     loop.add_writer(ours, calls.append, "old")
@@ -100,9 +77,9 @@ async def test_a_number_that_was_closed_while_watched_and_is_another_file_now(lo
 
 @pytest.mark.ours  # asyncio's loop spins
 @pytest.mark.parametrize("side", ["reader", "writer"])
-async def test_closed_while_a_duplicate_keeps_the_file_open(loop, pair, side):
+async def test_closed_while_a_duplicate_keeps_the_file_open(loop, quick_pair, side):
     """epoll goes on reporting the file, and the number by which it could be told to stop is gone."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     others = [socket.socketpair() for _ in range(3)]
     seen = []
     for mine, _ in others:
@@ -126,8 +103,8 @@ async def test_closed_while_a_duplicate_keeps_the_file_open(loop, pair, side):
 
 @pytest.mark.ours  # the child's epoll is the parent's
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-async def test_a_child_cannot_end_the_parents_watches(loop, pair):
-    ours, theirs = pair
+async def test_a_child_cannot_end_the_parents_watches(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = asyncio.Queue()
     loop.add_reader(ours, lambda: seen.put_nowait(ours.recv(10)))
     await turns(2)
@@ -177,9 +154,9 @@ async def test_replaced_after_it_became_ready(loop):
 
 
 @pytest.mark.parametrize("side", ["reader", "writer"])
-async def test_a_handle_that_is_cancelled(loop, pair, side):
+async def test_a_handle_that_is_cancelled(loop, quick_pair, side):
     """asyncio's own code has handles of readers and writers, and cancels them."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     calls = []
     handle = getattr(loop, f"_add_{side}")(ours.fileno(), calls.append, 1)
     theirs.send(b"x")
@@ -191,8 +168,8 @@ async def test_a_handle_that_is_cancelled(loop, pair, side):
 
 @pytest.mark.ours  # asyncio's from Python 3.15 on
 @pytest.mark.parametrize("side", ["reader", "writer"])
-async def test_context(loop, pair, side):
-    ours, theirs = pair
+async def test_context(loop, quick_pair, side):
+    ours, theirs = quick_pair
     theirs.send(b"x")
     variable = contextvars.ContextVar("variable", default="default")
     context = contextvars.copy_context()
@@ -213,9 +190,9 @@ THROWERS = ["reader", "writer", "other reader", "soon", "timer", "task", "signal
 
 @pytest.mark.parametrize("exc", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("thrower", THROWERS)
-def test_every_watch_works_after_an_exception_has_left_the_loop(loop, pair, thrower, exc):
+def test_every_watch_works_after_an_exception_has_left_the_loop(loop, quick_pair, thrower, exc):
     """Whoever throws it, while others are ready in the same turn."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     others = [socket.socketpair() for _ in range(4)]
     seen, written = [], []
     armed = False
@@ -282,9 +259,9 @@ def test_every_watch_works_after_an_exception_has_left_the_loop(loop, pair, thro
 
 @pytest.mark.parametrize("first", [True, False], ids=["the first watch", "one more"])
 @pytest.mark.parametrize("side", ["reader", "writer"])
-def test_added_by_another_thread_while_the_loop_sleeps(new_loop, pair, side, first):
+def test_added_by_another_thread_while_the_loop_sleeps(new_loop, quick_pair, side, first):
     """The loop wakes for it: programs start so that keep their sockets in another thread's hands."""
-    ours, theirs = pair
+    ours, theirs = quick_pair
     called = threading.Event()
     ready = threading.Event()
     theirs.send(b"x")
@@ -328,8 +305,8 @@ def wait_until_it_sleeps(loop):
         threading.Event().wait(0.03)
 
 
-def test_added_by_another_thread_before_the_loop_runs(loop, pair):
-    ours, theirs = pair
+def test_added_by_another_thread_before_the_loop_runs(loop, quick_pair):
+    ours, theirs = quick_pair
     seen = []
     thread = threading.Thread(target=loop.add_reader, args=(ours, lambda: seen.append(ours.recv(10))))
     thread.start()

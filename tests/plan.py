@@ -14,7 +14,7 @@ from test_floors import PACKAGE, floor, imported_files, sources
 
 DOCUMENT = PACKAGE / "README.md"
 BEGIN, END = "<!-- plan: python -m tests.plan -->\n", "<!-- /plan -->\n"
-COMMENT = re.compile(r"\A((?:#.*\n)+)")
+COMMENT = re.compile(r"\A((?:# (?!cython:).*\n)+)")
 SENTENCE = re.compile(r'(?:"""|/\*+)\s*(?:Floor \d\b[^:]*:\s*)?(.*?)(?:\.(?=\s|"|\*)|"""|\*/|\n\s*\*?\s*\n)', re.DOTALL)
 LIKE_A_HEADER = {".c": ".h", ".pxd": ".pyx"}
 

@@ -64,8 +64,7 @@ class Loop(
     def __init__(
         self, *, pages: settings.Pages | None = None, threads: settings.Threads | None = None,
         writes: settings.Writes | None = None,
-        entries: int = Sizes.entries, completions: int = Sizes.completions, buffers: int = Sizes.buffers,
-        buffer_size: int = Sizes.buffer_size,
+        entries: int = 1024, completions: int = 4096, buffers: int = 1024, buffer_size: int = 16384,
     ) -> None:
         wanted = settings.read(pages, threads, writes)
         patience = watchdog.wanted()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from importlib.util import module_from_spec
@@ -25,7 +24,7 @@ def hand_over(folder: str) -> None:
     Warns of it, because changes to those sources have no effect then.  Raises ImportError with the remedy where none is
     installed.
     """
-    version = sysconfig.get_python_version()
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     what = f"flexsc_loop in {folder} is not built for Python {version} ({sys.executable})"
     spec = _find_elsewhere(folder)
     if spec is None or spec.loader is None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support import ROOT, child_environment, run_python
 
+import flexsc_loop
+
 README = ROOT / "README.md"
 PACKAGE = ROOT / "flexsc_loop"
 AT_THE_TOP = {
@@ -156,8 +158,9 @@ def test_sizes():
     from flexsc_loop.syscalls.scheduler import Sizes
 
     text = " ".join(section("Settings"))
-    for name, value in vars(Sizes()).items():
-        assert re.search(rf"`{name}` \({value} ", text), name
+    parameters = inspect.signature(flexsc_loop.Loop).parameters
+    for name in Sizes._fields:
+        assert re.search(rf"`{name}` \({parameters[name].default} ", text), name
 
 
 def test_settings():

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flexsc_loop.scheduler import NOTHING_COUNTED
 from flexsc_loop.syscalls.kernel_page import KernelPage
@@ -31,8 +30,7 @@ REFUSALS = {
 }
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """How large a page is made; all are powers of two.
 
     entries: places for calls in a kernel page (a user page grows as needed).
@@ -40,10 +38,10 @@ class Sizes:
     buffers, buffer_size: the pool for receives, its number of buffers and their size in bytes.
     """
 
-    entries: int = 1024
-    completions: int = 4096
-    buffers: int = 1024
-    buffer_size: int = 16384
+    entries: int
+    completions: int
+    buffers: int
+    buffer_size: int
 
     def check(self) -> None:
         """Raise ValueError for what no page can be made of."""
@@ -56,18 +54,21 @@ class Sizes:
             raise ValueError(f"completions={self.completions!r} must be at least {least}: one for each of the entries")
 
 
-@dataclass
 class Choice:
-    """What was chosen: `page`, its kind ("kernel" or "user"), the CPU of its syscall thread (None: no thread).
+    """What was chosen: `page`, its kind ("kernel" or "user"), the CPU of its syscall thread (None: no thread), and why.
 
     With threads="auto" `pilot` goes on to decide, and `cpu` is what holds now.
     """
 
-    page: Page
-    kind: str
-    cpu: int | None
-    reasons: list[str] = field(default_factory=list)
-    pilot: Pilot | None = None
+    def __init__(self, page: Page, kind: str, cpu: int | None, reasons: list[str]) -> None:
+        self.page = page
+        self.kind = kind
+        self.cpu = cpu
+        self.reasons = reasons
+        self.pilot: Pilot | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.kind} page, {self.state}: {'; '.join(self.reasons)}>"
 
     @property
     def state(self) -> str:

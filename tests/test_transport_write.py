@@ -355,6 +355,20 @@ async def test_write_eof_at_once(loop, connect):
     transport.write_eof()
 
 
+async def test_write_eof_after_a_reset_that_nobody_has_read(connect):
+    transport, protocol, peer = await connect()
+    transport.pause_reading()
+    peer.reset()
+    if transport.get_extra_info("socket").family == socket.AF_UNIX:
+        transport.write_eof()
+    else:
+        with pytest.raises(OSError, match="not connected"):
+            transport.write_eof()
+        transport.write_eof()
+    transport.abort()
+    await protocol.until_called("lost")
+
+
 async def test_write_eof_then_close(loop, connect):
     transport, protocol, peer = await connect(prepare=shrink)
     data = payload(500_000)

@@ -232,11 +232,15 @@ cdef class Writing(Connection):
         return 0
 
     cdef int write_eof(self) except -1:
+        """Raises OSError, as asyncio's does, if the connection is known to have ended while reading was paused."""
+        cdef int error = 0
         if self.writing != TAKING or self.eof_written:
             return 0
         self.eof_written = True
         if self.unsent == 0:
-            self.send_eof()
+            error = self.send_eof()
+        if error:
+            raise OSError(error, os.strerror(error))
         return 0
 
     # ---- sending
@@ -378,9 +382,9 @@ cdef class Writing(Connection):
         return self.wake_up()
 
     cdef int send_eof(self) except -1:
+        """Returns 0 or an errno."""
         self.page.direct_calls += 1
-        shutdown(self.fd, SHUT_WR)
-        return 0
+        return errno if shutdown(self.fd, SHUT_WR) != 0 else 0
 
     cdef int await_cause(self) except -1:
         """The peer has gone: the other half has been told why, or is about to be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from .operations import LARGE, SMALL, operation
@@ -17,6 +18,7 @@ class Consumer(Thing):
         self.peer: Any = None
         self.check = Checker(2 * slot, self.complain)
         self.written = 0
+        self.kept = -1
         self.torn = self.closed = self.mute = self.raced = self.loose = False
 
     def pump(self) -> None:
@@ -41,6 +43,16 @@ class Consumer(Thing):
 
     def dispose(self) -> None:
         self.peer.close()
+        if self.kept >= 0:
+            os.close(self.kept)
+
+    def keep_number(self, number: int) -> None:
+        """Leave the number of what was closed to nobody else."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        if null != number:
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
+        self.kept = number
 
     # ---- the far end
 

@@ -49,7 +49,7 @@ class Endpoint(Thing):
         self.peer.setblocking(False)
         self.name = self.peer.getsockname()
         self.came: list[Any] = []
-        self.aborted = self.raced = self.rushed = self.late = False
+        self.aborted = self.raced = self.rushed = self.late = self.unsure = False
         where = {"remote_addr": self.name} if connected else {"local_addr": ("127.0.0.1", 0)}
         making = world.loop.create_datagram_endpoint(lambda: Talker(self), **where)
         await world.loop.create_task(making, context=self.context)
@@ -93,6 +93,7 @@ class Endpoint(Thing):
     @operation(weight=1)
     def peer_close(self) -> None:
         """What is sent there comes back as an error."""
+        self.unsure = self.unsure or (self.echo and self.hasty())  # which answers were sent by now is free
         self.peer.close()
 
     @operation(weight=1)
@@ -117,7 +118,7 @@ class Endpoint(Thing):
             self.came.append([data.hex()[:20], len(data)])
 
     def view(self) -> Any:
-        unsure = self.late or self.aborted
+        unsure = self.late or self.aborted or self.unsure
         return {
             "calls": [entry for entry in self.log if entry[0] != "datagram" or not self.rushed],
             "errors": ANY if unsure else sorted(self.errors),

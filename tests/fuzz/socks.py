@@ -168,7 +168,11 @@ class Sock(Consumer):
         self.torn = self.torn or self.peer.told > self.check.count or self.active("recv")
         self.mute = self.mute or (self.active("sendall") and self.large)
         waiting, self.watching = self.watching, False
+        number = self.sock.fileno()
         self.sock.close()
+        if self.tasks:
+            # On the standard loop the call goes on to wait, and so would one on the next socket with this number.
+            self.keep_number(number)
         if remove:
             await asyncio.sleep(0)
         before = len(self.results)
@@ -193,9 +197,7 @@ class Sock(Consumer):
             self.pump()
             await asyncio.sleep(0)
         await self.cancel_all(*(() if self.closed else ("recv",)))
-        if self.mute:
-            self.lossy = True  # how much a reader that has been removed meanwhile has taken is free
-        if self.closed or self.watching or self.mute:
+        if self.closed or self.watching:
             return
         end = time.monotonic() + PATIENCE
         while self.check.count < self.peer.told and self.peer.open and not self.eof and time.monotonic() < end:

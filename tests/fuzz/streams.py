@@ -103,6 +103,7 @@ class Stream(Thing):
     # whether data came before we closed, or before we paused.
     torn = vague = loose = rushed = halted = False
     filing = False  # closed while a file was sent
+    adrift = False  # paused in the step in which the far end ended, which may have been seen before that
     exited_in = -1  # the step in which the protocol ended the loop
 
     def __init__(self, world: World, slot: int, keep_open: bool, start: str, reaction: str) -> None:
@@ -187,7 +188,8 @@ class Stream(Thing):
     def write(self, count: int, *, answer: bool = False) -> None:
         if self.active("send_file"):
             return
-        self.dead = self.dead or not self.peer.open
+        self.dead = self.dead or not self.peer.open or self.adrift
+        self.vague = self.vague or self._may_have_ended()
         data = piece(self.peer.key + 1, self.written, count)
         try:
             self.transport.write(data)
@@ -230,7 +232,7 @@ class Stream(Thing):
     @operation(weight=2, size=(700, LARGE))
     def send_file(self, size: int) -> None:
         if not self.active("send_file") and not self.transport.is_closing():
-            self.dead = self.dead or not self.peer.open
+            self.dead = self.dead or not self.peer.open or self.adrift or self._may_have_ended()
             self.spawn("send_file", self._send_file(size))
 
     async def _send_file(self, size: int) -> Any:
@@ -254,7 +256,8 @@ class Stream(Thing):
 
     @operation()
     def send_eof(self) -> None:
-        self.vague = self.vague or self.hasty()  # an answer to what the far end has just sent comes before it, or never
+        if self.reaction == "echo" and self.hasty():
+            self.vague = True  # an answer to what the far end has just sent comes before it, or never
         self.attempt(self.transport.write_eof)
 
     @operation(weight=3)
@@ -281,13 +284,15 @@ class Stream(Thing):
     def pause(self) -> None:
         if not self.active("send_file"):  # at its end the standard loop resumes what has been paused meanwhile
             self.halted = self.halted or self.hasty()
+            self.adrift = self.adrift or self._may_have_ended()
             self.dead = self.dead or not self.peer.open
             self.attempt(self.transport.pause_reading)
 
     @operation()
     def resume(self) -> None:
-        self.halted = False
-        self.attempt(self.transport.resume_reading)
+        if not self.active("send_file"):  # what comes then is a mistake, for the standard loop
+            self.halted = self.adrift = False
+            self.attempt(self.transport.resume_reading)
 
     @operation(weight=1, high=(0, 1000, 100_000))
     def limits(self, high: int) -> None:
@@ -295,7 +300,8 @@ class Stream(Thing):
 
     @operation(weight=1, reaction=("echo", "bounce", "close", "abort", "raise", "exit", ""))
     def react(self, reaction: str) -> None:
-        self.reaction = reaction
+        if not self.hasty():
+            self.reaction = reaction
 
     # ---- the far end
 
@@ -349,6 +355,10 @@ class Stream(Thing):
         if self.peer.speaks and self.transport.is_closing():
             self.torn = True
 
+    def _may_have_ended(self) -> bool:
+        """Whether an end that has come in this step closes the connection, if it has been seen."""
+        return self.hasty() and not (self.peer.speaks or self.keep_open)
+
     def _peer_leaves(self) -> None:
         """Before the far end goes: with unread data, which resets the connection, it is free what we see first."""
         self.dead = self.dead or self.peer.received < self.written
@@ -378,7 +388,7 @@ class Stream(Thing):
 
     def view(self) -> Any:
         transport = self.transport
-        if self.dead:
+        if self.dead or self.adrift:
             return ANY
         return {
             "calls": self._calls(),
@@ -534,7 +544,7 @@ class Tls(Stream):
         An end that comes while a file is sent is an error of its own, on the standard loop.
         """
         if self.filing:
-            return ANY
+            return [entry[0] for entry in self.log if entry[0] == "made" or (entry[0] == "lost" and self.peer.reading)]
         if self.torn and not self.peer.reading:
             return ANY  # nor does the peer say that it has seen it
         if self.torn:

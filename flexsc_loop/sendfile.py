@@ -10,6 +10,7 @@ import io
 import os
 import socket
 import stat
+import sys
 from asyncio import base_events, constants
 from typing import Any
 
@@ -136,7 +137,8 @@ class Files(_Host):
         return await send_over_socket(turn, sock, file, offset, count)
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        if offset:
+        # Without an offset, asyncio reads from where the file stands, and since Python 3.14 from its beginning.
+        if offset or (sys.version_info >= (3, 14) and has_position(file)):
             file.seek(offset)
         pieces = _Pieces(self, file, offset)
         writer = _FileWriter(self, transp)

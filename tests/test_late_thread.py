@@ -151,3 +151,22 @@ async def test_last_datagrams(loop):
             counts += [await turns_until(received(peer, 6)) for _ in range(3)]
             counts.append(await turns_until(lambda protocol=protocol: "lost" in protocol.calls))
     assert statistics.median(counts) <= FEW
+
+
+async def test_addresses(loop):
+    """Whoever binds next finds them free: when close() of a server has returned, and after connection_lost()."""
+    counts = []
+    for _ in range(ROUNDS):
+        server = await loop.create_server(Recorder, "127.0.0.1", 0, reuse_address=False)
+        name = server.sockets[0].getsockname()
+        compute()
+        server.close()
+        with socket.create_server(name):
+            pass
+        transport, protocol = await loop.create_datagram_endpoint(Talker, local_addr=name)
+        compute()
+        transport.close()
+        counts.append(await turns_until(lambda protocol=protocol: "lost" in protocol.calls))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as next_one:
+            next_one.bind(name)
+    assert statistics.median(counts) <= FEW

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import io
 import os
+import sys
 
 import pytest
 from support import digest, payload, settle, shrink, turns
 
 SIZES = [1, 4096, 16 * 1024, 16 * 1024 + 1, 64 * 1024, 512 * 1024, 1024 * 1024, 3 * 1024 * 1024 + 7]
 LARGE = 8 * 1024 * 1024
+MOVES_ALWAYS = sys.version_info >= (3, 14)
 
 
 async def sent_file(loop, transport, peer, *args, expect, **kwargs):
@@ -43,12 +45,29 @@ async def test_part_of_a_file(loop, connect, make_file, offset, count):
     assert file.tell() == offset + len(part)
 
 
+@pytest.mark.parametrize("offset", [0, 1000, 3000])
+@pytest.mark.parametrize("plain", [True, False], ids=["file", "other"])
+async def test_a_file_that_stands_elsewhere(loop, connect, make_file, offset, plain):
+    transport, _, peer = await connect()
+    file, data = make_file(3000)
+    if not plain:
+        file = io.BytesIO(data)
+    file.seek(123)
+    begins = 123 if offset == 0 and not plain and not MOVES_ALWAYS else offset
+    count = await sent_file(loop, transport, peer, file, offset, expect=data[begins:])
+    assert count == len(data) - begins
+    if offset < len(data) or not plain or MOVES_ALWAYS:
+        assert file.tell() == offset + count
+    else:
+        assert file.tell() == 123
+
+
 async def test_beyond_the_end(loop, connect, make_file):
     transport, _, peer = await connect()
     file, _ = make_file(1000)
     for offset in (1000, 5000):
         assert await loop.sendfile(transport, file, offset) == 0
-    assert file.tell() == 0
+    assert file.tell() == (5000 if MOVES_ALWAYS else 0)
     transport.write(b"after")
     assert await peer.recv(5) == b"after"
 

@@ -10,6 +10,7 @@ What was written before the file leaves in the same segment as its first bytes.
 import asyncio
 import io
 import os
+import sys
 from asyncio import exceptions
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -65,6 +66,8 @@ cdef enum:
     CALL_MOST = 512 * 1024           # of one call
     READ_UP_TO = 16 * 1024           # so little is read and written: cheaper than a call of its own
     LEAD_UP_TO = 64 * 1024           # what was written before and is sent from here
+
+cdef bint MOVES_ALWAYS = sys.version_info >= (3, 14)
 
 cdef enum Progress:
     DONE
@@ -221,9 +224,12 @@ cdef class FileSend:
         raise OSError(error, os.strerror(error))
 
     cdef int settle(self) except -1:
-        """Leave the file's position behind the last byte sent, whatever happened."""
+        """Leave the file's position behind the last byte sent, whatever happened.
+
+        If there was none: where it would have begun, as asyncio does since Python 3.14, or untouched.
+        """
         self.uncork()
-        if self.sent == 0:
+        if self.sent == 0 and not MOVES_ALWAYS:
             return 0
         try:
             self.file.seek(self.offset)

@@ -187,7 +187,8 @@ class Sock(Consumer):
     def busy(self) -> bool:
         if self.closed:
             return bool(self.peer.reading and self.peer.open and not self.peer.ended)
-        sending = "sendall" in self.tasks and self.peer.reading and self.peer.open
+        unread = self.peer.received < self.written and not (self.mute or self.peer.ended)
+        sending = ("sendall" in self.tasks or unread) and self.peer.reading and self.peer.open
         return bool(sending or (self.peer.backlog and self.watching))
 
     async def mend(self) -> None:

@@ -429,7 +429,10 @@ class Stream(Thing):
     def _peers_end(self) -> Any:
         if not self.peer.open:
             return ANY  # whether it saw our end before its own
-        return [bool(self.peer.ended), ANY if self.torn or self.vague else self.peer.ended]
+        if not (self.torn or self.vague):
+            return [bool(self.peer.ended), self.peer.ended]
+        # One that reads so much and no more sees the end if that was all.
+        return [ANY if self.peer.thirst and not self.peer.reading else bool(self.peer.ended), ANY]
 
     async def finish(self) -> None:
         self.peer.reading = True

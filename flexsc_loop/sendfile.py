@@ -54,6 +54,9 @@ class _FileWriter(base_events._SendfileFallbackProtocol):  # type: ignore[misc, 
         if future is not None and not future.done():
             future.set_result(False)
 
+    def eof_received(self) -> None:
+        """The peer's end, of which a TLS connection tells that is closed while reading is paused: no mistake."""
+
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._write_ready_fut is not None and self._write_ready_fut.done():
             self._write_ready_fut = None

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import struct
+import sys
 import time
 from asyncio import constants
 
@@ -56,6 +57,44 @@ async def shut(server):
 
 
 # ---- contexts
+
+
+async def test_who_resumes_reading_does_not_lend_its_context(way, loop, serving):
+    if not way.ours and sys.version_info < (3, 15):
+        pytest.skip("asyncio calls in the context of who has resumed reading")
+    seen = {}
+    ended = loop.create_future()
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            seen[data] = PLACE.get()
+            self.transport.pause_reading()
+            self.task = asyncio.ensure_future(self.answer(data))
+
+        async def answer(self, data):
+            PLACE.set("task")
+            while self.transport.is_reading():
+                await asyncio.sleep(0)
+            self.transport.resume_reading()
+            self.transport.write(data)
+
+        def connection_lost(self, error):
+            seen["lost"] = PLACE.get()
+            ended.set_result(None)
+
+    PLACE.set("server")
+    server, address, options = await serving(Protocol)
+    reader, writer = await connect(address, options)
+    for data in (b"one", b"two"):
+        writer.write(data)
+        assert await reader.readexactly(3) == data
+    writer.close()
+    await ended
+    assert seen == {b"one": "server", b"two": "server", "lost": "server"}
+    await shut(server)
 
 
 async def test_connections_run_in_the_context_in_which_the_server_was_made(loop, serving):

@@ -103,6 +103,7 @@ class Stream(Thing):
     # whether data came before we closed, or before we paused.
     torn = vague = loose = rushed = halted = False
     filing = False  # closed while a file was sent
+    limited = False  # its write buffer's limits have been set
     adrift = False  # paused in the step in which the far end ended, which may have been seen before that
     exited_in = -1  # the step in which the protocol ended the loop
 
@@ -296,6 +297,7 @@ class Stream(Thing):
 
     @operation(weight=1, high=(0, 1000, 100_000))
     def limits(self, high: int) -> None:
+        self.limited = True
         self.attempt(lambda: self.transport.set_write_buffer_limits(high=high))
 
     @operation(weight=1, reaction=("echo", "bounce", "close", "abort", "raise", "exit", ""))
@@ -565,6 +567,11 @@ class Tls(Stream):
 
     def _writes(self) -> Any:
         return ANY  # the standard loop has two buffers there, and looks at one of them
+
+    @operation(weight=2, size=(700, LARGE))
+    def send_file(self, size: int) -> None:
+        if not self.limited:  # the standard loop would wait for the other buffer
+            super().send_file(size)
 
     def _peer_leaves(self) -> None:
         super()._peer_leaves()

@@ -68,6 +68,11 @@ EXCLUDED = [
         "test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_not_available",
         "a mock stands for `os` in asyncio's own module; this loop is for Linux, which has sendfile(2)",
     ),
+    Exclusion(
+        "test_server_context.*.test_gh140947",
+        "asks private names of asyncio's transports whether reading is paused; tests/test_accept.py asks is_reading()",
+        ("3.15", "3.16"),
+    ),
     Exclusion("test_ssl.TestSSL.test_flush_before_shutdown", SSL_PROTOCOL),
     Exclusion("test_ssl.TestSSL.test_remote_shutdown_receives_trailing_data", SSL_PROTOCOL),
     Exclusion("test_unix_events.SelectorEventLoopUnixSockSendfileTests.test_sock_sendfile_blocking_error", SELECTOR),

@@ -230,6 +230,75 @@ def test_wait_and_spawn_outside_are_refused():
     assert end.code == 0 and len(end.out.splitlines()) == 3, end
 
 
+def test_errors_that_nobody_waits_for_are_reported(way):
+    check(way, """
+        def main():
+            loop = threads.current_thread().loop
+            told = Collected()
+            loop.set_exception_handler(lambda _loop, context: told(context))
+
+            def fail(*args):
+                time.sleep(0.01)
+                raise KeyError(*args)
+
+            alone = threads.spawn(fail, "alone")
+            joined = threads.spawn(fail, "joined")
+            assert raised(KeyError, joined.join).args == ("joined",)
+            in_thread(lambda: None).join()
+            threads.spawn(sys.exit, 3)
+            while not told:
+                time.sleep(0.001)
+            assert [(each["green_thread"], each["exception"]) for each in told] == [(alone, alone.error)]
+            assert "fail" in told[0]["message"] and raised(KeyError, alone.join).args == ("alone",)
+            assert len(told) == 1
+
+        async def calls():
+            try:
+                await threads.call(lambda: 1 / 0)
+            except ZeroDivisionError:
+                loop.set_exception_handler(lambda _loop, context: late(context["exception"]))
+                threads.spawn(lambda: [][1])
+                await asyncio.sleep(0.01)
+
+        import asyncio, flexsc_loop
+
+        late = Collected()
+        loop = flexsc_loop.new_event_loop()
+        loop.run_until_complete(calls())
+        loop.close()
+        assert [type(error) for error in late] == [IndexError]
+    """)  # fmt: skip
+
+
+def test_one_that_fails_after_main_is_reported_too(way):
+    end = program(way, """
+        def fail():
+            time.sleep(0.05)
+            raise KeyError("late")
+
+        threads.run(lambda: threads.spawn(fail) and None)
+    """)  # fmt: skip
+    assert end.code == 0 and "KeyError: 'late'" in end.err and "fail" in end.err, end
+
+
+def test_joining(way):
+    check(way, """
+        def main():
+            thread = threads.spawn(lambda: time.sleep(0.05) or 5)
+            raised(TimeoutError, thread.join, 0.001)
+            seen = Collected()
+            others = [threads.spawn(lambda: seen(thread.join())) for _ in range(3)]
+            assert thread.join(20) == 5 and thread.join() == 5
+            for other in others:
+                other.join()
+            assert seen == [5] * 3
+            assert "current" in str(raised(RuntimeError, threads.current_thread().join))
+            assert "green thread" in str(asyncio.run(asyncio.to_thread(raised, RuntimeError, thread.join)))
+
+        import asyncio
+    """)  # fmt: skip
+
+
 def test_stacks_of_those_that_wait(way):
     check(way, """
         import io
@@ -262,6 +331,19 @@ def test_a_forked_child_is_an_ordinary_process(way):
                 os._exit(7 if theirs.recv(1) == b"x" else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
             others.join()
+    """)  # fmt: skip
+
+
+def test_a_child_is_forked_by_a_thread_that_has_gone_on_for_long(way):
+    check(way, """
+        def main():
+            end = time.monotonic() + 0.02  # longer than a green thread goes on without letting the others run
+            while time.monotonic() < end:
+                pass
+            child = os.fork()
+            if child == 0:
+                os._exit(3)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     """)  # fmt: skip
 
 

@@ -55,22 +55,6 @@ def test_timeouts(way):
     """)  # fmt: skip
 
 
-def test_closing_wakes_who_waits(way):
-    check(way, """
-        import errno
-
-        def main():
-            ours, theirs = tcp_pair()
-            seen = Collected()
-            waiting = in_thread(lambda: seen(raised(OSError, ours.recv, 1).errno))
-            time.sleep(0.02)
-            ours.close()
-            waiting.join()
-            assert seen == [errno.EBADF], seen
-            assert theirs.recv(1) == b""
-    """)  # fmt: skip
-
-
 def test_connecting(way):
     check(way, """
         def main():

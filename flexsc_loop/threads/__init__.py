@@ -49,8 +49,8 @@ def _loop_here() -> Loop:
 def spawn(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> GreenThread:
     """Have `function(*args, **kwargs)` begin as a green thread, in the next turn of the loop that runs here.
 
-    What it raises is reported to the loop's exception handler, unless somebody joins it.  Raises RuntimeError outside
-    of a loop of this package.
+    What it raises is reported to the loop's exception handler, unless somebody waits in its `join()` by then;
+    SystemExit only ends it.  Raises RuntimeError outside of a loop of this package.
     """
     loop = _loop_here()
     thread = GreenThread(loop, function, args, kwargs)
@@ -74,6 +74,7 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
         if not future.done():
             future.set_result(None)
 
+    thread.awaited = True
     thread.when_over(over)
     thread.start()
     while not thread.finished:
@@ -83,18 +84,7 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
             if thread.finished:
                 raise
             thread.throw(error)
-    return _outcome(thread)  # type: ignore[no-any-return]
-
-
-def _outcome(thread: GreenThread) -> Any:
-    """What its function returned; raises what that raised."""
-    error = thread.error
-    if error is None:
-        return thread.result
-    try:
-        raise error
-    finally:
-        del error, thread
+    return thread.outcome()  # type: ignore[no-any-return]
 
 
 def run(
@@ -121,7 +111,7 @@ def run(
 
 def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
     thread = GreenThread(loop, main, args, name="main", context=contextvars.copy_context())
-    thread.is_main = True
+    thread.is_main = thread.awaited = True
     pid = os.getpid()
     thread.when_over(lambda _thread: loop.stop())
     thread.start()
@@ -132,7 +122,7 @@ def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
     if os.getpid() == pid:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
-    return _outcome(thread)  # type: ignore[no-any-return]
+    return thread.outcome()  # type: ignore[no-any-return]
 
 
 def _join_others(loop: Loop) -> None:

@@ -16,6 +16,7 @@ cdef class GreenThread(Endpoint):
     cdef readonly unsigned long home         # the number of the real thread that it runs in
     cdef uint64_t since              # ticks: when it was resumed
     cdef bint parked
+    cdef public bint awaited         # somebody has asked, or will, what it returned or raised
     cdef readonly bint started, finished
     cdef readonly object result, error
     cdef public object name
@@ -40,10 +41,12 @@ cdef class Ready(Interest):
     cdef GreenThread thread
     cdef bint over, gone, expired
 
+    cdef int close(self) except -1
+
 
 cdef GreenThread current()
 cdef int breathe(GreenThread me) except -1
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
               uint32_t flags, object timeout) except? -1
-cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1
-cdef int closing(int fd) except -1
+cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout, object within=*) except -1
+cpdef int closing(int fd) except -1

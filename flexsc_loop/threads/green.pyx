@@ -32,9 +32,15 @@ except ImportError:
 cdef extern from *:
     """
     #include <Python.h>
+    #include <pthread.h>
     static __thread PyObject *running_thread; /* borrowed: the hub holds it while it runs */
+
+    /* In a forked child, before any of Python's own functions for that, which take locks and must not switch. */
+    static void none_runs(void) { running_thread = NULL; }
+    static void forget_after_fork(void) { pthread_atfork(NULL, NULL, none_runs); }
     """
     PyObject* running_thread
+    void forget_after_fork()
 
 cdef extern from "tick_count.h" nogil:
     uint64_t ticks_now()
@@ -60,6 +66,8 @@ cdef parent_function set_parent = <parent_function> table[SET_PARENT]
 
 # fd -> the Call that waits on it, or the first of several.
 cdef dict calls_on = {}
+# fd -> those that wait until it is ready: a set of Ready.
+cdef dict readies_on = {}
 
 #: All that there are, those that are over included while somebody holds them.
 everybody = weakref.WeakSet()
@@ -146,6 +154,36 @@ cdef class GreenThread(Endpoint):
         """Never resume it again, as happens to daemons at the end of a program."""
         self.finished = True
 
+    def join(self, timeout=None):
+        """In another green thread: wait until it is over, for `timeout` seconds at most.
+
+        Returns what its function returned, and raises what that raised; TimeoutError if it goes on for longer.
+        """
+        cdef GreenThread me = needed()
+        if me is self:
+            raise RuntimeError("cannot join current thread")
+        self.awaited = True
+        if not self.finished:
+            self.when_over(lambda _over: me.go_on(me.waits))
+        until = None if timeout is None else me.turn.time() + timeout
+        while not self.finished:
+            left = None if until is None else until - me.turn.time()
+            if left is not None and left <= 0:
+                raise TimeoutError("timed out")
+            me.wait(left)
+        return self.outcome()
+
+    def outcome(self):
+        """What its function returned; raises what that raised.  Once it is over."""
+        self.awaited = True
+        error = self.error
+        try:
+            if error is not None:
+                raise error
+            return self.result
+        finally:
+            error = self = None
+
     def when_over(self, callback):
         """Have `callback(self)` called in the hub at the end; at once if it is over."""
         if self.finished:
@@ -200,6 +238,10 @@ cdef class GreenThread(Endpoint):
         if joiners is not None:
             for callback in joiners:
                 callback(self)
+        if self.error is not None and not self.awaited and not isinstance(self.error, SystemExit):
+            self.turn.call_exception_handler({
+                "message": f"{self!r} has raised what nobody waits for", "exception": self.error, "green_thread": self,
+            })
         return 0
 
     cdef int cut_short(self) except -1:
@@ -248,11 +290,11 @@ cdef class GreenThread(Endpoint):
 
 def forget_all():
     """In a forked child, which is an ordinary process: the others are the parent's."""
-    global running_thread
-    running_thread = NULL
     calls_on.clear()
+    readies_on.clear()
 
 
+forget_after_fork()
 os.register_at_fork(after_in_child=forget_all)
 
 
@@ -354,11 +396,22 @@ cdef class Ready(Interest):
         self.expired = True
         self.thread.unpark()
 
+    cdef int close(self) except -1:
+        """Its descriptor is about to be closed."""
+        if not self.over:
+            self.gone = True
+            if self.thread.home == PyThread_get_thread_ident():
+                self.thread.unpark()
+            else:
+                self.thread.turn.call_soon_threadsafe(self.thread.poke)
+        return 0
 
-cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) except -1:
+
+cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout, object within=()) except -1:
     """Wait until `fd` can be read (EPOLLIN) or written (EPOLLOUT).  False: not within `timeout` seconds.
 
-    What is always ready, as regular files are, is so at once.  Raises OSError.
+    What is always ready, as regular files are, is so at once.  Raises OSError: EBADF if `fd` is closed meanwhile, or
+    one of those `within` it.
     """
     cdef Ready ready = Ready.__new__(Ready)
     cdef Turn turn = me.turn
@@ -370,12 +423,18 @@ cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) exce
         turn.interests.add(ready)
     except PermissionError:
         return True
+    watch(ready, fd)
+    for other in within:
+        watch(ready, other)
     try:
         if timeout is not None:
             timer = turn.call_later(timeout, ready.time_out)
-        while not ready.over and not ready.expired:
+        while not ready.over and not ready.expired and not ready.gone:
             me.park()
     finally:
+        unwatch(ready, fd)
+        for other in within:
+            unwatch(ready, other)
         if not ready.over:
             turn.interests.withdraw(ready)
         if timer is not None:
@@ -385,9 +444,31 @@ cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout) exce
     return ready.over
 
 
-def wait_readable(int fd, timeout=None):
-    """In a green thread: wait until `fd` can be read.  Returns False after `timeout` seconds in vain."""
-    return wait_ready(needed(), fd, EPOLLIN, timeout)
+cdef int watch(Ready ready, int fd) except -1:
+    """Its wait ends if `fd` is closed."""
+    waiting = readies_on.get(fd)
+    if waiting is None:
+        readies_on[fd] = {ready}
+    else:
+        waiting.add(ready)
+    return 0
+
+
+cdef int unwatch(Ready ready, int fd) except -1:
+    waiting = readies_on.get(fd)
+    if waiting is not None:
+        waiting.discard(ready)
+        if not waiting:
+            del readies_on[fd]
+    return 0
+
+
+def wait_readable(int fd, timeout=None, within=()):
+    """In a green thread: wait until `fd` can be read.  Returns False after `timeout` seconds in vain.
+
+    Raises OSError (EBADF) if the program closes `fd` meanwhile, or one of those `within` it, if it is an epoll.
+    """
+    return wait_ready(needed(), fd, EPOLLIN, timeout, within)
 
 
 def wait_writable(int fd, timeout=None):
@@ -402,7 +483,7 @@ cdef GreenThread needed():
     return me
 
 
-cdef int closing(int fd) except -1:
+cpdef int closing(int fd) except -1:
     """An fd is about to be closed: whoever waits on it is told EBADF."""
     cdef Call at = calls_on.get(fd)
     while at is not None:
@@ -413,6 +494,8 @@ cdef int closing(int fd) except -1:
             else:
                 at.thread.turn.call_soon_threadsafe(at.end)
         at = at.following
+    for ready in readies_on.pop(fd, ()):
+        (<Ready> ready).close()
     return 0
 
 

@@ -49,6 +49,10 @@ _plain_sendfile = socket.socket._sendfile_use_sendfile  # type: ignore[attr-defi
 SENDFILE_MOST = 1 << 20  # bytes of one call, so that others get their turn
 
 
+def _send_piece(self: socket.socket, source: int, offset: int, size: int) -> int:
+    return os.sendfile(self.fileno(), source, offset, size)
+
+
 def sendfile(self: Any, file: Any, offset: int = 0, count: int | None = None) -> int:
     """Source: socket.socket.sendfile."""
     thread = current_thread()
@@ -61,19 +65,14 @@ def sendfile(self: Any, file: Any, offset: int = 0, count: int | None = None) ->
         size = os.fstat(source).st_size
     except (AttributeError, io.UnsupportedOperation, OSError) as error:
         raise socket._GiveupOnSendfile(error) from error  # type: ignore[attr-defined]
-    until = None if timeout is None else thread.loop.time() + timeout
     done = 0
-    _socket.socket.settimeout(self, 0.0)
     try:
         while count is None or done < count:
             piece = min(SENDFILE_MOST, size or SENDFILE_MOST) if count is None else min(SENDFILE_MOST, count - done)
             try:
-                sent = os.sendfile(self.fileno(), source, offset + done, piece)
-            except BlockingIOError:
-                left = None if until is None else until - thread.loop.time()
-                if (left is not None and left <= 0) or not green.wait_writable(self.fileno(), left):
-                    raise TimeoutError("timed out") from None
-                continue
+                sent = sockets.attempt(thread, self, _send_piece, (source, offset + done, piece), True)
+            except TimeoutError:
+                raise
             except OSError as error:
                 if done == 0:
                     raise socket._GiveupOnSendfile(error) from error  # type: ignore[attr-defined]
@@ -82,7 +81,6 @@ def sendfile(self: Any, file: Any, offset: int = 0, count: int | None = None) ->
                 break
             done += sent
     finally:
-        _socket.socket.settimeout(self, timeout)
         if done and hasattr(file, "seek"):
             file.seek(offset + done)
     return done
@@ -92,6 +90,15 @@ def close(self: socket.socket, _ss: Any = _socket.socket) -> None:
     """Source: socket.socket.close."""
     sockets.close_waits(self)
     _real_close(self, _ss)
+
+
+_os_close = os.close
+
+
+def close_fd(fd: int) -> None:
+    """Source: os.close."""
+    green.closing(fd)
+    _os_close(fd)
 
 
 # ---- names

@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT
-from flexsc_loop.syscalls.page cimport CALL_RECV, CALL_SEND, EAGAIN, EINTR
+from flexsc_loop.syscalls.page cimport CALL_RECV, CALL_SEND, EAGAIN, EBADF, EINTR
 from flexsc_loop.syscalls.posix_socket cimport MSG_NOSIGNAL, MSG_WAITALL
 from flexsc_loop.threads.green import let_others_run
 
@@ -233,6 +233,10 @@ def connect_ex(self, address, /):
         return connecting(me, self, address)
     except TimeoutError:
         return EAGAIN
+    except OSError as error:
+        if error.errno != EBADF:
+            raise
+        return EBADF
 
 
 cdef int connecting(GreenThread me, object sock, object address) except -1:

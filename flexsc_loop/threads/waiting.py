@@ -8,6 +8,7 @@ Everything decides per call: outside of a green thread it is what it always was.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import select
@@ -86,6 +87,7 @@ _select = select.select
 _poll: Any = select.poll
 _epoll: Any = select.epoll
 _selector_of = selectors.EpollSelector.select
+_close_selector = selectors.EpollSelector.close
 _poll_selector_of: Any = selectors._PollLikeSelector.select
 
 
@@ -94,7 +96,7 @@ def _fd(fileobj: Any) -> int:
 
 
 def _wait_for_any(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
-    """Wait until one of (fd, EPOLL…) is ready, or for `timeout` seconds."""
+    """Wait until one of (fd, EPOLL…) is ready, or for `timeout` seconds.  Raises OSError (EBADF) if one is closed."""
     epoll = _epoll()
     try:
         wanted: dict[int, int] = {}
@@ -105,9 +107,18 @@ def _wait_for_any(events: Iterable[tuple[int, int]], timeout: float | None) -> N
                 epoll.register(fd, event)
             except PermissionError:  # a regular file: always ready
                 return
-        green.wait_readable(epoll.fileno(), timeout)
+        green.wait_readable(epoll.fileno(), timeout, wanted)
     finally:
         epoll.close()
+
+
+def _wait_for_some(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
+    """The same for who tells of closed descriptors himself."""
+    try:
+        _wait_for_any(events, timeout)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
 
 
 def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
@@ -159,7 +170,7 @@ class Poll:
         if found:
             return found  # type: ignore[no-any-return]
         seconds = None if timeout is None or timeout < 0 else timeout / 1000
-        _wait_for_any(self._wanted.items(), seconds)
+        _wait_for_some(self._wanted.items(), seconds)
         return self._plain.poll(0)  # type: ignore[no-any-return]
 
 
@@ -184,6 +195,12 @@ class Epoll:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Source: select.epoll.close."""
+        if not self._plain.closed:
+            green.closing(self._plain.fileno())
         self._plain.close()
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
@@ -204,6 +221,13 @@ def select_epoll(self: Any, timeout: float | None = None) -> Any:
     return _selector_of(self, timeout)
 
 
+def close_epoll(self: Any) -> None:
+    """Source: selectors.EpollSelector.close."""
+    if not self._selector.closed:
+        green.closing(self._selector.fileno())
+    _close_selector(self)
+
+
 def select_poll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.PollSelector.select."""
     green.let_others_run()
@@ -215,7 +239,7 @@ def select_poll(self: Any, timeout: float | None = None) -> Any:
         # EVENT_READ and EVENT_WRITE, in epoll's words.
         events = [(key.fd, (key.events & 1) * select.EPOLLIN | (key.events >> 1) * select.EPOLLOUT)
                   for key in self.get_map().values()]  # fmt: skip
-        _wait_for_any(events, timeout)
+        _wait_for_some(events, timeout)
         timeout = 0
     return _poll_selector_of(self, timeout)
 
@@ -293,6 +317,12 @@ PLAIN_IO: Any = subprocess.io  # type: ignore[attr-defined]
 
 class Pipe(PLAIN_IO.FileIO):  # type: ignore[misc]
     """An end of a pipe that green threads wait for."""
+
+    def close(self) -> None:
+        """Source: io.FileIO.close."""
+        if not self.closed:
+            green.closing(self.fileno())
+        super().close()
 
     def readinto(self, buffer: Any) -> int:
         """Source: io.FileIO.readinto."""

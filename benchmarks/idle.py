@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
@@ -11,10 +12,11 @@ from contextlib import ExitStack, contextmanager
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
 from benchmarks.placement import Placement
-from benchmarks.process import process_cpu_ns, resident_bytes, running_server
+from benchmarks.process import Server, process_cpu_ns, resident_bytes, running_server
 
 SETTLE_S = 1.0
 SPARE_FILES = 64
+ACCEPT_LIMIT_S = 30.0
 
 
 def _raise_file_limit(wanted: int) -> None:
@@ -32,16 +34,50 @@ def _echo_once(sock: socket.socket) -> None:
         raise BenchmarkError("the server did not echo")
 
 
+def _wait_until_accepted(pid: int, files: int) -> None:
+    """Until `pid` has so many files open."""
+    end = time.monotonic() + ACCEPT_LIMIT_S
+    while _open_files(pid) < files:
+        if time.monotonic() > end:
+            raise BenchmarkError(f"the server has not accepted all connections within {ACCEPT_LIMIT_S:g} s")
+        time.sleep(0.01)
+
+
 @contextmanager
-def idle_connections(port: int, count: int) -> Iterator[None]:
-    """Holds `count` accepted TCP connections on which nothing is sent."""
+def idle_connections(port: int, count: int, *, silent_after: int | None = None) -> Iterator[None]:
+    """Holds `count` accepted TCP connections on which nothing is sent.
+
+    silent_after: the server's process id, if it does not echo: then its open files tell when all are accepted.
+    """
     _raise_file_limit(count)
     with ExitStack() as stack:
+        if silent_after is not None:
+            before = _open_files(silent_after)
+            for _ in range(count):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            _wait_until_accepted(silent_after, before + count)
+            yield
+            return
         for _ in range(count - 1):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
         with socket.create_connection(("127.0.0.1", port), timeout=10) as last:
             _echo_once(last)
             yield
+
+
+def _open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def bytes_each(server: Server, connections: int) -> float:
+    """Resident memory that each of so many connections adds that say nothing, whatever the server's protocol is."""
+    with idle_connections(server.port, 10, silent_after=server.pid):
+        pass
+    time.sleep(SETTLE_S / 2)
+    before = resident_bytes(server.pid)
+    with idle_connections(server.port, connections, silent_after=server.pid):
+        time.sleep(SETTLE_S / 2)
+        return (resident_bytes(server.pid) - before) / connections
 
 
 def idle_cpu_percent(

@@ -54,6 +54,19 @@ def resident_bytes(pid: int) -> int:
     raise BenchmarkError(f"/proc/{pid}/smaps_rollup has no Rss line")
 
 
+def start_counting_most(pid: int) -> None:
+    """Forget what `pid` once had resident: `most_resident_bytes` counts from now on.  Source: proc(5), clear_refs."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def most_resident_bytes(pid: int) -> int:
+    """The most memory that `pid` has had resident since `start_counting_most`."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise BenchmarkError(f"/proc/{pid}/status has no VmHWM line")
+
+
 class Server:
     """A running ``python -m benchmarks.servers``; its process id, port, and a line to it."""
 

@@ -21,6 +21,8 @@
 #define BATCH 512
 #define BUFFER_BYTES (256u << 10)
 #define TICK_NS (50u * 1000000u)
+#define CONNECTS_AT_ONCE 256   /* more would not fit into a listener's backlog: connects dropped there wait a second */
+#define CONNECTIONS_PER_SOURCE 8192
 
 enum state {
     C_CLOSED,     /* no socket; the next tick tries again */
@@ -57,6 +59,7 @@ struct engine {
     struct conn *free; /* open loop, and before the start: connections without a request */
     int epoll, timer, schedstat;
     int set_up, busy;
+    int opened;                 /* connections that have been tried for the first time, in their order */
     enum phase phase;
     clockid_t server_clock;
     uint64_t timeout_ns, next_tick_ns;
@@ -135,6 +138,19 @@ static void conn_fail(struct engine *e, struct conn *c, enum failure why)
     c->state = C_CLOSED;
 }
 
+/* Many connections, run after run, would use up the ports of one address: each run has addresses of its own. */
+static void bind_source(const struct engine *e, const struct conn *c)
+{
+    if (e->address.ss_family != AF_INET || e->o->connections <= CONNECTIONS_PER_SOURCE / 2)
+        return;
+    int on = 1;
+    uint32_t run = (uint32_t)getpid() % 65000, number = (uint32_t)((c - e->conns) / CONNECTIONS_PER_SOURCE);
+    struct sockaddr_in source = {.sin_family = AF_INET};
+    source.sin_addr.s_addr = htonl(0x7f000000u | (1 + number) << 16 | (run + 1));
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    bind(c->fd, (struct sockaddr *)&source, sizeof source);
+}
+
 static bool conn_open(struct engine *e, struct conn *c)
 {
     int type = (e->o->mode == MODE_UDP ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, on = 1;
@@ -143,6 +159,7 @@ static bool conn_open(struct engine *e, struct conn *c)
         return false;
     if (e->address.ss_family != AF_UNIX && e->o->mode != MODE_UDP)
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    bind_source(e, c);
     if (connect(c->fd, (struct sockaddr *)&e->address, e->address_len) < 0 && errno != EINPROGRESS) {
         conn_close(c);
         return false;
@@ -410,7 +427,7 @@ static void conn_event(struct engine *e, struct conn *c, uint32_t events)
 static void tick(struct engine *e, uint64_t now)
 {
     e->next_tick_ns = now + TICK_NS;
-    for (int i = 0; i < e->o->connections; i++) {
+    for (int i = 0; i < e->opened; i++) {
         struct conn *c = &e->conns[i];
         if (c->state == C_CLOSED)
             conn_try_open(e, c, now);
@@ -489,15 +506,23 @@ static void turn(struct engine *e, uint64_t now)
     }
 }
 
+/* Connections that are tried for the first time, not all at once. */
+static void open_more(struct engine *e, uint64_t now)
+{
+    while (e->opened < e->o->connections && e->opened - e->set_up < CONNECTS_AT_ONCE)
+        conn_try_open(e, &e->conns[e->opened++], now);
+}
+
 static int set_up(struct engine *e)
 {
     uint64_t now = now_ns(), deadline = now + e->timeout_ns;
-    tick(e, now);
     while (e->set_up < e->o->connections && (now = now_ns()) < deadline) {
+        open_more(e, now);
         if (now >= e->next_tick_ns)
             tick(e, now);
         turn(e, now);
     }
+    e->opened = e->o->connections;
     if (e->set_up > 0)
         return 0;
     fprintf(stderr, "load: no connection to %s port %d could be made within %g s\n",

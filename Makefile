@@ -10,6 +10,10 @@
 #   make stress    the C tests of the page and the turn: plain, with faults, ThreadSanitizer, AddressSanitizer + UBSan;
 #                  then the tests of calls that fail, with run-time assertions
 #   make bars      measure the project's bars; takes long
+#   make batches   the paper's micro-benchmark: what a call costs in a batch, on each kind of page, same core and another
+#   make scenarios the scheduler's choices against fixed ones, with other programs about
+#   make connections   1 to 20,000 connections
+#   make blocking  unmodified blocking servers: plain threads, gevent, green threads
 #   make report    all results that were measured, on one page (HTML, no network)
 #   make files     measure files against other libraries, and fio where it is installed (ARGS="--only cached small")
 #   make build     build in place into .venv/
@@ -17,10 +21,10 @@
 
 # Python 3.11, or the next one that is here; programs are measured with the newest.
 PYTHON ?= any
-demo files: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
+demo files batches scenarios connections blocking: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
-.PHONY: demo test suites fuzz lint stress bars files report build clean
+.PHONY: demo test suites fuzz lint stress bars batches scenarios connections blocking files report build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
@@ -45,6 +49,12 @@ stress:
 bars:
 	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
+
+batches scenarios connections:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.$@ $(ARGS)
+
+blocking:
+	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.blocking $(ARGS)
 
 files:
 	@python=$$(.ci/venv make $(PYTHON) bench bench-files) && exec $$python -m benchmarks.files $(ARGS)

@@ -1,8 +1,8 @@
 """More connections: ``python -m benchmarks.connections``, rate, CPU per request, p99 and memory from 1 to 20,000.
 
-A protocol echo and aiohttp "hello", with every connection waiting for one answer all the time.  For each number of connections each loop
-has a fresh server, and they are loaded in turn.  Memory is the most that was resident under load, beyond what the server
-had before its first connection, and what a connection holds on which nothing happens.
+A protocol echo and aiohttp "hello", with every connection waiting for one answer all the time.  For each number of
+connections each loop has a fresh server, and they are loaded in turn.  Memory is the most that was resident under load,
+beyond what the server had before its first connection, and what a connection holds on which nothing happens.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ class Cell:
     unavailable: str | None = None
 
     def median(self, name: str) -> float:
-        return statistics.median(getattr(reading, name) for reading in self.readings)
+        return statistics.median(float(getattr(reading, name)) for reading in self.readings)
 
     def against(self, other: Cell, name: str) -> float | None:
         """The median of the ratios within the windows."""
         pairs = list(zip(self.readings, other.readings, strict=False))
         if self.unavailable or other.unavailable or not pairs:
             return None
-        return statistics.median(getattr(mine, name) / max(getattr(theirs, name), 1e-9) for mine, theirs in pairs)
+        return statistics.median(
+            float(getattr(mine, name)) / max(float(getattr(theirs, name)), 1e-9) for mine, theirs in pairs
+        )
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def possible(counts: Sequence[int], limit: int) -> tuple[list[int], list[str]]:
     """`counts`, those that need more open files than `limit` brought down to it; and what has to be said of it."""
     most = limit - SPARE_FILES
     notes = [
-        f"{count:,} connections need {count + SPARE_FILES:,} open files in one process, and the hard limit (ulimit -Hn) "
-        f"is {limit:,}: measured with {most:,}"
+        f"{count:,} connections need {count + SPARE_FILES:,} open files in one process, and the hard limit "
+        f"(ulimit -Hn) is {limit:,}: measured with {most:,}"
         for count in counts
         if count > most
     ]
@@ -143,7 +145,9 @@ def measure_idle(load: Workload, choice: LoopChoice, settings: Settings) -> floa
         return idle.bytes_each(server, load.connections)
 
 
-def measure(load: Workload, choices: Sequence[LoopChoice], settings: Settings, share: float, progress: Progress) -> list[Cell]:
+def measure(
+    load: Workload, choices: Sequence[LoopChoice], settings: Settings, share: float, progress: Progress
+) -> list[Cell]:
     """All loops with one number of connections."""
     cells = [Cell(choice, load.connections) for choice in choices]
     span = Span.of(load.connections, share)

@@ -84,7 +84,8 @@ def draw(result: Result) -> Any:
 
     columns = min(2, len(result.panels))
     rows = -(-len(result.panels) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(6.5 * columns, 4 * rows), squeeze=False, layout="constrained")
+    size = (6.5 * columns, 4 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, panel in zip(axes.flat, result.panels, strict=False):
         _draw_panel(axis, panel)
     for axis in list(axes.flat)[len(result.panels):]:

@@ -1,0 +1,117 @@
+"""The benchmarks that print tables: what they make of their samples.  No speed is judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib.pyplot", reason="imported here: it starts a thread, which is no test's")
+
+from rich.console import Console
+
+from benchmarks import connections, page, tables
+from benchmarks.batches import __main__ as batches
+from benchmarks.batches import gate
+from benchmarks.errors import BenchmarkError
+from benchmarks.loops import LoopChoice
+from benchmarks.placement import Placement
+
+needs_compiler = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="there is no C compiler")
+
+
+def test_a_result_is_read_by_the_page_of_all_results(tmp_path):
+    table = tables.Table("a | b", ("x", "y"), (("1", "**2|3**"),), ("a note",))
+    found = tables.Result("heading", [table], notes=["seen twice", "seen twice"])
+    path = tmp_path / "some.json"
+    tables.publish(Console(quiet=True), found, path)
+    part = page.read(path)
+    assert part.notes == ["seen twice"]
+    (sheet,) = part.sheets
+    assert (sheet.title, sheet.columns) == ("a | b", ("x", "y"))
+    assert (sheet.rows, sheet.notes) == ((("1", "**2|3**"),), ("a note",))
+    text = path.with_suffix(".md").read_text()
+    assert "| 1 | **2\\|3** |" in text and "- a note" in text and text.count("seen twice") == 1
+
+
+def test_lines_are_drawn_through_their_points():
+    lines = (tables.Line("one", ((1, 2.0), (64, 3.0)), "#222222"), tables.Line("empty", (), "#333333"))
+    panels = [tables.Panel(title, "n", "µs", lines, (1, 64), log_y=title == "b") for title in "abc"]
+    figure = tables.draw(tables.Result("heading", panels=panels, notes=["a note"]))
+    drawn = [axis for axis in figure.axes if axis.lines]
+    assert [axis.get_title(loc="left") for axis in drawn] == ["a", "b", "c"]
+    (line,) = drawn[0].lines
+    assert (line.get_label(), *line.get_xydata().tolist()) == ("one", [1, 2], [64, 3])
+    assert "a note" in figure.get_supxlabel() and figure.get_suptitle() == "heading"
+
+
+# ---- connections
+
+
+def test_more_connections_than_files_may_be_open_are_brought_down_and_told():
+    assert connections.possible((1, 64, 20000), 30000) == ([1, 64, 20000], [])
+    counts, notes = connections.possible((1, 8192, 20000, 30000), 20000)
+    assert counts == [1, 8192, 19900]
+    assert len(notes) == 2 and "20,000 connections need 20,100 open files" in notes[0] and "19,900" in notes[0]
+    with pytest.raises(BenchmarkError):
+        connections.possible((1,), 50)
+
+
+def cell(label: str, count: int, rates: list[float]) -> connections.Cell:
+    readings = [connections.Reading(rate, 1e6 / rate, 100.0, 1 << 22, 0, 0, 0.5) for rate in rates]
+    return connections.Cell(LoopChoice.parse(label), count, readings, idle_bytes=1000.0 if count > 64 else None)
+
+
+def test_ratios_are_those_of_windows_and_what_loses_is_bold():
+    cells = [cell("uvloop", 64, [10.0, 20.0, 10.0]), cell("flexsc:kernel:off", 64, [20.0, 40.0, 20.0]),
+             cell("uvloop", 1024, [10.0, 5.0]), cell("flexsc:kernel:off", 1024, [8.0, 4.0])]  # fmt: skip
+    cells.append(replace(cell("flexsc:user:off", 1024, []), unavailable="it has failed"))
+    table = connections.table("echo", cells, "uvloop")
+    assert [row[3] for row in table.rows] == ["1.00", "2.00", "1.00", "**0.80**", ""]
+    assert [row[6] for row in table.rows[:4]] == ["–", "–", "1.00", "2.50"]
+    assert table.rows[4][2] == "n/a" and any("it has failed" in note for note in table.notes)
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+# ---- batches
+
+
+def samples(costs: dict[str, float]):
+    for way, alone in costs.items():
+        for batch in batches.BATCHES:
+            yield {"way": way, "batch": batch, "work": 0, "ns": 100.0 + alone / batch}
+
+
+def test_break_even_is_where_a_page_stays_cheaper():
+    found = [*samples({"plain": 800.0, "kernel-same": 1600.0}), {"way": "user-same", "error": "why"}]
+    figures, notes = batches.gather(found)
+    assert notes == ["user page, same core: n/a because why"]
+    assert batches.break_even(figures, "plain") == 1
+    assert batches.break_even(figures, "kernel-same") is None
+    figures["kernel-same"][64] = [50.0]
+    assert batches.break_even(figures, "kernel-same") is None, "one good batch among bad ones is none"
+    for batch in (256, 512, 1024):
+        figures["kernel-same"][batch] = [50.0]
+    assert batches.break_even(figures, "kernel-same") == 256
+
+
+@pytest.mark.parametrize(("own", "thread"), [(1000, 2000), (1000, 1000), (1000, 600), (1000, 100), (500, 495)])
+def test_the_scheduler_chooses_what_is_cheaper(own, thread):
+    right = batches.cheaper(own, thread)
+    assert right == "either" or gate.choice(own, thread).value == right
+
+
+@needs_compiler
+@pytest.mark.timeout(60)
+def test_every_way_makes_its_calls():
+    placement = Placement.choose()
+    figures, notes = batches.run_batches(placement, 1)
+    missing = [note for note in notes if "n/a" in note]
+    others = 0 if placement.shared else 4 + 2
+    assert len(figures) == 3 + 3 + others - 2 * len(missing) or missing
+    assert all(len(values) == 1 and values[0] > 0 for way in figures.values() for values in way.values())
+    assert set(figures["plain"]) == set(batches.BATCHES)
+    assert json.dumps(figures)

@@ -362,6 +362,48 @@ def test_a_forked_child_may_go_on_to_its_end(way):
     assert (end.code, end.out, end.err) == (6, "child\n", ""), end
 
 
+def test_a_thread_that_forks_is_its_child_s_main_thread(way):
+    """Whether or not it has been started by `threading`; and whatever it computes before, it goes on in the child."""
+    end = program(way, """
+        def forks(ended, other):
+            here, local = threading.current_thread(), threading.local()
+            local.name = "kept"
+            until = time.perf_counter() + 0.01
+            while time.perf_counter() < until:
+                pass
+            child = os.fork()
+            if child == 0:
+                if ended is None:
+                    assert here is threading.current_thread() is threading.main_thread()
+                    assert here.is_alive() and here.ident == threading.get_ident() and local.name == "kept"
+                    assert threading.enumerate() == [here], threading.enumerate()
+                assert not other.is_alive()
+                in_thread(time.sleep, 0.01).join()
+                sys.stdout.write("child\\n")
+                return
+            assert os.waitpid(child, 0) == (child, 0)
+            if ended is not None:
+                ended.release()
+
+        def main():
+            go = threading.Event()
+            other = in_thread(go.wait)
+            in_thread(forks, None, other).join()
+            ended = threading.Lock()
+            ended.acquire()
+            _thread.start_new_thread(forks, (ended, other))
+            ended.acquire()
+            assert other.is_alive()
+            go.set()
+            other.join()
+
+        import _thread
+        threads.run(main)
+        sys.stdout.write("parent\\n")
+    """)  # fmt: skip
+    assert (end.code, end.out, end.err) == (0, "child\nchild\nparent\n", ""), end
+
+
 def test_names_imported_too_early_are_told_of():
     end = run_python("""
         from time import sleep

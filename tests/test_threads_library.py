@@ -433,3 +433,93 @@ def test_what_a_signal_handler_raises_is_raised_in_main(way):
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             assert str(raised(LookupError, time.sleep, 20)) == "told"
     """)  # fmt: skip
+
+
+def test_simple_queues(way):
+    """Each that waits gets something; shared with real threads, and filled by a signal handler."""
+    check(way, """
+        import queue
+
+        def main():
+            found, line = Collected(), queue.SimpleQueue()
+            getting = [in_thread(lambda: found(line.get(timeout=20))) for _ in range(8)]
+            for number in range(8):
+                line.put(number)
+            for thread in getting:
+                thread.join()
+            assert sorted(found) == [*range(8)] and line.empty() and line.qsize() == 0
+            raised(queue.Empty, line.get_nowait)
+            raised(queue.Empty, lambda: line.get(timeout=0.01))
+            raised(ValueError, lambda: line.get(timeout=-1))
+            assert queue.SimpleQueue[int].__args__ == (int,)
+
+            there, back = queue.SimpleQueue(), queue.SimpleQueue()
+            real = threading.Thread(target=lambda: [back.put(there.get(timeout=20) + 1) for _ in range(100)])
+            real._real = True
+            real.start()
+            for number in range(100):
+                there.put(number)
+                assert back.get(timeout=20) == number + 1
+            real.join()
+
+            signal.signal(signal.SIGUSR1, lambda *_: line.put("signal"))
+            thread = in_thread(lambda: (time.sleep(0.01), os.kill(os.getpid(), signal.SIGUSR1)))
+            assert line.get(timeout=20) == "signal"
+            thread.join()
+    """)
+
+
+def test_what_locks_refuse_and_what_low_level_threads_tell(way):
+    """Impossible time-outs, even of a lock that is free; errors that nobody waits for; how many there are."""
+    check(way, """
+        import _thread
+
+        def main():
+            for lock in (threading.Lock(), threading.RLock(), _thread.allocate_lock()):
+                raised(ValueError, lambda: lock.acquire(False, 1))
+                raised(ValueError, lambda: lock.acquire(timeout=-2))
+                raised(OverflowError, lambda: lock.acquire(timeout=threading.TIMEOUT_MAX * 2))
+                assert lock.acquire(timeout=threading.TIMEOUT_MAX)
+                lock.release()
+
+            told, before, over = Collected(), _thread._count(), threading.Lock()
+            sys.unraisablehook = told
+
+            def fails():
+                try:
+                    assert _thread._count() == before + 1
+                    raise ValueError("so")
+                finally:
+                    over.release()
+
+            over.acquire()
+            _thread.start_new_thread(fails, ())
+            over.acquire()
+            assert str(told[0].exc_value) == "so" and "thread started by" in told[0].err_msg
+            assert _thread._count() == before
+            _thread.start_new_thread(over.release, ()) and over.acquire()
+            raised(TypeError, _thread.start_new_thread, None, ())
+            raised(TypeError, _thread.start_new_thread, fails, [])
+    """)
+
+
+def test_lists_and_names_of_unusual_kinds(way):
+    """Lists that fileno() changes are selected from as they are; a host may be bytes."""
+    check(way, """
+        import select, warnings
+
+        class Shrinking:
+            def fileno(self):
+                del one[-1]
+                return sys.stdout.fileno()
+
+        def main():
+            global one
+            one = [Shrinking() for _ in range(10)]
+            whole = one[:]
+            assert select.select([], one, []) == ([], whole[:5], [])
+            warnings.simplefilter("error")
+            for host in (b"127.0.0.1", "127.0.0.1", None):
+                assert socket.getaddrinfo(host, 80)
+            assert socket.gethostbyname(b"127.0.0.1") == "127.0.0.1"
+    """)

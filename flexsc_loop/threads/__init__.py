@@ -161,15 +161,14 @@ def _run_until(loop: Loop, thread: GreenThread) -> None:
         try:
             loop.run_forever()
         except BaseException as error:
-            if os.getpid() != pid:
-                # A forked child whose function is over: the loop is its parent's.
-                if thread.finished:
-                    return
-                raise SystemExit(0) from None
-            # Out of a signal handler, which has run in between: for the main thread, as ever.
-            if thread.finished or not thread.is_main:
-                raise
-            thread.throw(error)
+            if os.getpid() == pid:
+                # Out of a signal handler, which has run in between: for the main thread, as ever.
+                if thread.finished or not thread.is_main:
+                    raise
+                thread.throw(error)
+        if os.getpid() != pid and not thread.finished:
+            # A forked child whose function is over: the loop is its parent's.
+            raise SystemExit(0)
 
 
 def dump(file: TextIO | None = None) -> None:

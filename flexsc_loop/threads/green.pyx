@@ -34,12 +34,14 @@ cdef extern from *:
     #include <Python.h>
     #include <pthread.h>
     static __thread PyObject *running_thread; /* borrowed: the hub holds it while it runs */
+    static __thread PyObject *forking_thread; /* the same, in a forked child: it goes on there */
 
     /* In a forked child, before any of Python's own functions for that, which take locks and must not switch. */
-    static void none_runs(void) { running_thread = NULL; }
+    static void none_runs(void) { forking_thread = running_thread; running_thread = NULL; }
     static void forget_after_fork(void) { pthread_atfork(NULL, NULL, none_runs); }
     """
     PyObject* running_thread
+    PyObject* forking_thread
     void forget_after_fork()
 
 cdef extern from "tick_count.h" nogil:
@@ -290,12 +292,41 @@ cdef class GreenThread(Endpoint):
 
 def forget_all():
     """In a forked child, which is an ordinary process: the others are the parent's."""
+    global forking_thread
     calls_on.clear()
     readies_on.clear()
+    if forking_thread != NULL:
+        (<GreenThread> forking_thread).when_over(_stop)
+        forking_thread = NULL
+
+
+def _stop(GreenThread thread):
+    thread.turn.stop()
 
 
 forget_after_fork()
 os.register_at_fork(after_in_child=forget_all)
+
+
+# ---- what nobody waits for
+
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX >= 0x030D0000
+    #define unraisable_in_thread(function) PyErr_FormatUnraisable("Exception ignored in thread started by %R", function)
+    #else
+    #define unraisable_in_thread(function) _PyErr_WriteUnraisableMsg("in thread started by", function)
+    #endif
+    """
+    void unraisable_in_thread(object function)
+    void PyErr_SetObject(object kind, object error)
+
+
+def tell_unraisable(error, function):
+    """Tell sys.unraisablehook what has ended a thread that `function` had been started in."""
+    PyErr_SetObject(type(error), error)
+    unraisable_in_thread(function)
 
 
 # ---- calls that are entries of the page

@@ -1,12 +1,14 @@
 # cython: language_level=3, cdivision=True
-"""Floor 5: locks that green threads and real threads can share.
+"""Floor 5: locks, and a queue, that green threads and real threads can share.
 
 Owns: who waits.  Imports: green.
 
-Beneath each is a lock of Python's own, so that for real threads nothing is different.  A green thread that finds it
-taken stands in line here, and whoever releases it has the first one in line try again.
+Beneath each is one of Python's own, so that for real threads nothing is different.  A green thread that finds it taken
+(or empty) stands in line here, and whoever releases it (or puts something in) has the first one in line try again.
 """
+import _queue
 import _thread
+import types
 from collections import deque
 
 from cpython.pythread cimport PyThread_get_thread_ident
@@ -14,14 +16,64 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from flexsc_loop.threads.green cimport GreenThread, breathe, current
 
 cdef object allocate_plain = _thread.allocate_lock
+cdef object PlainQueue = _queue.SimpleQueue
+cdef object Empty = _queue.Empty
+cdef object NOTHING = object()
 cdef object TIMEOUT_MAX = _thread.TIMEOUT_MAX
 
 
-cdef class Lock:
-    """What `threading.Lock()` gives.  Source: threading.Lock."""
-    cdef object real                 # the lock proper
+cdef class Line:
+    """What threads of both kinds stand in line for."""
+    cdef object real                 # what real threads wait for
     cdef object line                 # green threads that wait, the first one first; None while there was none
     cdef object __weakref__
+
+    cdef object attempt(self):
+        """What was to be had at once, or NOTHING."""
+        raise NotImplementedError
+
+    cdef bint is_there(self) except -1:
+        """Whether an attempt may succeed."""
+        raise NotImplementedError
+
+    cdef object stand_in_line(self, GreenThread me, object timeout):
+        """Wait for an attempt that succeeds, and return what that has given; NOTHING after `timeout` seconds."""
+        found = NOTHING
+        until = None if timeout is None else me.turn.time() + timeout
+        if self.line is None:
+            self.line = deque()
+        self.line.append(me)
+        try:
+            # Another thread may have let it go before we stood there.
+            while (found := self.attempt()) is NOTHING:
+                left = None if until is None else until - me.turn.time()
+                if left is not None and left <= 0:
+                    break
+                me.wait(left)
+            return found
+        finally:
+            self.line.remove(me)
+            # Whoever was called may have given up, or there is one for the next in line, too.
+            if self.is_there():
+                self.call_first()
+
+    cdef int call_first(self) except -1:
+        """Have the first in line try again."""
+        cdef GreenThread first
+        try:
+            first = self.line[0]
+        except (IndexError, TypeError):
+            return 0
+        if first.home == PyThread_get_thread_ident():
+            first.unpark()
+        else:
+            # It may be about to wait, and does not yet: what counts its waits would miss it.
+            first.turn.call_soon_threadsafe(first.poke)
+        return 0
+
+
+cdef class Lock(Line):
+    """What `threading.Lock()` gives.  Source: threading.Lock."""
 
     def __cinit__(self):
         self.real = allocate_plain()
@@ -30,58 +82,22 @@ cdef class Lock:
         state = "locked" if self.real.locked() else "unlocked"
         return f"<{state} flexsc_loop.threads.Lock object at {id(self):#x}>"
 
+    cdef object attempt(self):
+        return True if self.real.acquire(False) else NOTHING
+
+    cdef bint is_there(self) except -1:
+        return not self.real.locked()
+
     cdef bint take(self, bint blocking, object timeout) except -1:
         cdef GreenThread me = current()
-        if me is not None:
-            breathe(me)
-        if self.real.acquire(False):
-            if not blocking and timeout != -1:
-                self.real.release()
-                raise ValueError("can't specify a timeout for a non-blocking call")
-            return True
-        if not blocking:
-            if timeout != -1:
-                raise ValueError("can't specify a timeout for a non-blocking call")
-            return False
+        if timeout != -1:
+            check_timeout(blocking, timeout)
         if me is None:
-            return self.real.acquire(True, timeout)
-        if timeout != -1 and (timeout < 0 or timeout > TIMEOUT_MAX):
-            return self.real.acquire(True, timeout)  # says what is wrong with it
-        return self.stand_in_line(me, timeout)
-
-    cdef bint stand_in_line(self, GreenThread me, object timeout) except -1:
-        cdef bint taken = False
-        until = None if timeout == -1 else me.turn.time() + timeout
-        if self.line is None:
-            self.line = deque()
-        self.line.append(me)
-        try:
-            # Another thread may have released it before we stood there.
-            while not self.real.acquire(False):
-                left = None if until is None else until - me.turn.time()
-                if left is not None and left <= 0:
-                    return False
-                me.wait(left)
-            taken = True
+            return self.real.acquire(blocking, timeout)
+        breathe(me)
+        if self.real.acquire(False):
             return True
-        finally:
-            self.line.remove(me)
-            if not taken and not self.real.locked():
-                self.call_first()
-
-    cdef int call_first(self) except -1:
-        """Have the first in line try again."""
-        cdef GreenThread first
-        try:
-            first = self.line[0]
-        except IndexError:
-            return 0
-        if first.home == PyThread_get_thread_ident():
-            first.unpark()
-        else:
-            # It may be about to wait, and does not yet: what counts its waits would miss it.
-            first.turn.call_soon_threadsafe(first.poke)
-        return 0
+        return blocking and self.stand_in_line(me, None if timeout == -1 else timeout) is not NOTHING
 
     def acquire(self, bint blocking=True, timeout=-1):
         """Take the lock; False if that was not to be had in time.  Source: threading.Lock.acquire."""
@@ -111,6 +127,17 @@ cdef class Lock:
     acquire_lock = acquire
     release_lock = release
     locked_lock = locked
+
+
+cdef int check_timeout(bint blocking, object timeout) except -1:
+    """As Python's own locks do."""
+    if not blocking:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if timeout < 0:
+        raise ValueError("timeout value must be a non-negative number")
+    if timeout > TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    return 0
 
 
 cdef object identity():
@@ -193,3 +220,59 @@ cdef class RLock:
         self.block._at_fork_reinit()
         self.owner = None
         self.count = 0
+
+
+cdef class SimpleQueue(Line):
+    """What `queue.SimpleQueue()` gives: put() never waits, not even in a signal handler.  Source: queue.SimpleQueue."""
+
+    def __cinit__(self):
+        self.real = PlainQueue()
+
+    cdef object attempt(self):
+        try:
+            return self.real.get(False)
+        except Empty:
+            return NOTHING
+
+    cdef bint is_there(self) except -1:
+        return not self.real.empty()
+
+    def put(self, item, block=True, timeout=None):
+        """Put something in.  block, timeout: ignored.  Source: queue.SimpleQueue.put."""
+        self.real.put(item)
+        if self.line:
+            self.call_first()
+
+    def put_nowait(self, item):
+        """Put something in.  Source: queue.SimpleQueue.put_nowait."""
+        self.put(item)
+
+    def get(self, block=True, timeout=None):
+        """Take the oldest thing out.  Raises queue.Empty after `timeout` seconds.  Source: queue.SimpleQueue.get."""
+        cdef GreenThread me = current()
+        if me is not None:
+            breathe(me)
+        if me is None or not block:
+            return self.real.get(block, timeout)
+        if timeout is not None and timeout < 0:
+            raise ValueError("'timeout' must be a non-negative number")
+        found = self.attempt()
+        if found is NOTHING:
+            found = self.stand_in_line(me, timeout)
+        if found is NOTHING:
+            raise Empty
+        return found
+
+    def get_nowait(self):
+        """Take the oldest thing out.  Raises queue.Empty.  Source: queue.SimpleQueue.get_nowait."""
+        return self.get(False)
+
+    def empty(self):
+        """Whether nothing is in.  Source: queue.SimpleQueue.empty."""
+        return self.real.empty()
+
+    def qsize(self):
+        """How much is in.  Source: queue.SimpleQueue.qsize."""
+        return self.real.qsize()
+
+    __class_getitem__ = classmethod(types.GenericAlias)

@@ -105,7 +105,7 @@ def close_fd(fd: int) -> None:
 
 
 def _numeric(host: Any) -> bool:
-    if host in (None, "", b""):
+    if not host:
         return True
     text = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
     for family in (socket.AF_INET, socket.AF_INET6):

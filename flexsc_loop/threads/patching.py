@@ -72,12 +72,11 @@ def _methods() -> list[tuple[type, str, Any]]:
     return found
 
 
-def _names() -> list[tuple[Any, str, Any]]:
+def names() -> list[tuple[Any, str, Any]]:
     """(module, name, what stands there from now on)."""
     import _queue
     import _threading_local
 
-    simple = queue._PySimpleQueue  # type: ignore[attr-defined]
     found: list[tuple[Any, str, Any]] = [
         (time, "sleep", waiting.sleep),
         (select, "select", waiting.select_), (select, "poll", waiting.Poll), (select, "epoll", waiting.Epoll),
@@ -85,11 +84,12 @@ def _names() -> list[tuple[Any, str, Any]]:
         (os, "close", network.close_fd),
         (_thread, "allocate_lock", locks.Lock), (_thread, "allocate", locks.Lock), (_thread, "RLock", locks.RLock),
         (_thread, "get_ident", starting.get_ident), (_thread, "start_new_thread", starting.start_new_thread),
-        (_thread, "start_new", starting.start_new_thread), (_thread, "_local", _threading_local.local),
+        (_thread, "start_new", starting.start_new_thread), (_thread, "_count", starting.count),
+        (_thread, "_local", _threading_local.local),
         (threading, "Lock", locks.Lock), (threading, "_allocate_lock", locks.Lock), (threading, "RLock", locks.RLock),
         (threading, "_CRLock", locks.RLock), (threading, "get_ident", starting.get_ident),
         (threading, "local", _threading_local.local),
-        (queue, "SimpleQueue", simple), (_queue, "SimpleQueue", simple),
+        (queue, "SimpleQueue", locks.SimpleQueue), (_queue, "SimpleQueue", locks.SimpleQueue),
         (subprocess, "io", waiting.PipeIO()),
         (asyncio, "run", starting.asyncio_run), (asyncio.runners, "run", starting.asyncio_run),
     ]  # fmt: skip
@@ -136,12 +136,12 @@ def patch() -> None:
     _state["patched"] = True
     sockets.know_class(socket.socket)
     sockets.resolve_with(network.resolve)
-    names = _names()
-    plain = {id(getattr(module, name)) for module, name, _ in names if hasattr(module, name)} - {id(waiting.PLAIN_IO)}
-    late = _imported_before(plain)
+    replaced = names()
+    plain = {id(getattr(module, name)) for module, name, _ in replaced if hasattr(module, name)}
+    late = _imported_before(plain - {id(waiting.PLAIN_IO)})
     for owner, name, instead in _methods():
         setattr(owner, name, instead)
-    for module, name, instead in names:
+    for module, name, instead in replaced:
         setattr(module, name, instead)
     _replace_locks()
     if late:

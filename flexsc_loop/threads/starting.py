@@ -8,17 +8,21 @@ from __future__ import annotations
 import _thread
 import asyncio
 import functools
+import os
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from flexsc_loop.threads import locks
-from flexsc_loop.threads.green import GreenThread, current_thread
+from flexsc_loop.threads.green import GreenThread, current_thread, everybody, tell_unraisable
 from flexsc_loop.threads.waiting import in_real_thread, wait
 
 _start = threading.Thread.start
 _join = threading.Thread.join
 _is_alive = threading.Thread.is_alive
 _get_ident = _thread.get_ident
+_count = _thread._count
 START_PLAIN = _thread.start_new_thread
 SET_LOCK = getattr(threading.Thread, "_set_tstate_lock", None)
 
@@ -27,6 +31,11 @@ def get_ident() -> int:
     """Source: threading.get_ident."""
     thread = current_thread()
     return _get_ident() if thread is None or thread.is_main else id(thread)
+
+
+def count() -> int:
+    """Source: _thread._count."""
+    return _count() + sum(one.started and not one.finished and not one.is_main for one in everybody)
 
 
 class DeleteDummyThread(getattr(threading, "_DeleteDummyThreadOnDel", object)):  # type: ignore[misc]
@@ -39,8 +48,8 @@ class DeleteDummyThread(getattr(threading, "_DeleteDummyThreadOnDel", object)): 
         else:
             thread.when_over(_forget_dummy)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_tident"):
+    def __del__(self, over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "_tident") and not over():
             super().__del__()
 
 
@@ -124,12 +133,63 @@ def start_new_thread(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     thread = current_thread()
     if thread is None:
         return START_PLAIN(function, args, kwargs or {})
-    begun = GreenThread(thread.loop, function, args, kwargs, daemon=True)
+    if not callable(function):
+        raise TypeError("first arg must be callable")
+    if not isinstance(args, tuple):
+        raise TypeError("2nd arg must be a tuple")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise TypeError("optional 3rd arg must be a dictionary")
+    begun = GreenThread(thread.loop, _to_its_end, (function, args, kwargs or {}), daemon=True)
     begun.start()
     return id(begun)
 
 
+def _to_its_end(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        function(*args, **kwargs)
+    except SystemExit:
+        pass
+    except BaseException as error:  # noqa: BLE001  a thread's end
+        tell_unraisable(error, function)
+
+
 start_new_thread._flexsc = True  # type: ignore[attr-defined]
+
+
+# ---- fork
+
+# The number of a real thread that forks just now -> the threading.Thread that its green thread is.
+_forking: dict[int, Any] = {}
+
+
+def _before_fork() -> None:
+    thread = current_thread()
+    if thread is not None and not thread.is_main:
+        _forking[_get_ident()] = threading._active.get(id(thread))  # type: ignore[attr-defined]
+
+
+def _after_fork() -> None:
+    _forking.pop(_get_ident(), None)
+
+
+def _after_fork_in_child() -> None:
+    """The thread that has forked is the child's main thread, and the only one."""
+    ident = _get_ident()
+    thread = _forking.get(ident)
+    _forking.clear()
+    for other in everybody:
+        if not other.is_main and other is not getattr(thread, "_green", None):
+            other.abandon()
+    if thread is not None:
+        before: Any = threading.main_thread()
+        for name in ("_handle", "_tstate_lock"):  # by which its end is told
+            if hasattr(before, name):
+                setattr(thread, name, getattr(before, name))
+        thread._ident = ident
+        threading._main_thread = threading._active[ident] = thread  # type: ignore[attr-defined]
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 # ---- asyncio in a green thread

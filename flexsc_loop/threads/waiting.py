@@ -127,13 +127,14 @@ def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /)
     green.let_others_run()
     if thread is None or (timeout is not None and timeout <= 0):
         return _select(rlist, wlist, xlist, timeout)
-    rlist, wlist, xlist = list(rlist), list(wlist), list(xlist)
+    # Lists as they are: their objects' fileno() may change them.
+    rlist, wlist, xlist = (one if isinstance(one, list) else list(one) for one in (rlist, wlist, xlist))
     ready = _select(rlist, wlist, xlist, 0)
     if any(ready):
         return ready
-    events = [(_fd(one), select.EPOLLIN) for one in rlist]
-    events += [(_fd(one), select.EPOLLOUT) for one in wlist]
-    events += [(_fd(one), select.EPOLLPRI) for one in xlist]
+    events = [(_fd(one), select.EPOLLIN) for one in [*rlist]]
+    events += [(_fd(one), select.EPOLLOUT) for one in [*wlist]]
+    events += [(_fd(one), select.EPOLLPRI) for one in [*xlist]]
     _wait_for_any(events, timeout)
     return _select(rlist, wlist, xlist, 0)
 

@@ -23,6 +23,7 @@ from tests.suites import (
     io_suite,
     report,
     runs,
+    threads_suite,
     tornado_suite,
     uvicorn_suite,
     uvloop_suite,
@@ -39,7 +40,7 @@ PROJECTS: dict[str, Project] = {
     )
 }  # fmt: skip
 #: What comes with the interpreter.
-PYTHONS = {"cpython": cpython, io_suite.NAME: io_suite}
+PYTHONS = {"cpython": cpython, io_suite.NAME: io_suite, threads_suite.NAME: threads_suite}
 SUITES = [*PYTHONS, *PROJECTS]
 OURS = [name for name, way in WAYS.items() if way.ours and name != "auto"]
 

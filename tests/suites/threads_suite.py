@@ -1,0 +1,56 @@
+"""CPython's own tests of what blocks, with the standard library patched and each module's tests in a green thread."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.suites.cpython import VERSION
+from tests.suites.runs import Exclusion, Part
+
+NAME = "threads"
+#: Patterns of modules of `test`; of those that are folders, each module in them.  The longest first.
+MODULES = (
+    "test_subprocess", "test_socket", "test_concurrent_futures", "test_threading", "test_ssl", "test_asyncio",
+    "test_thread", "test_threading_local", "test_queue", "test_socketserver", "test_httplib", "test_httpservers",
+    "test_urllib", "test_urllib2", "test_urllib2_localnet", "test_urllib_response", "test_urlparse", "test_wsgiref",
+    "test_ftplib", "test_smtplib", "test_poplib", "test_imaplib", "test_xmlrpc", "test_select", "test_selectors",
+    "test_context", "test_contextlib", "test_contextlib_async", "test_poll", "test_epoll",
+)  # fmt: skip
+#: For a short run: what the methods of sockets, locks and selectors are asked for most.
+QUICK = ("test_thread", "test_queue", "test_socketserver", "test_selectors", "test_smtplib")
+
+EXCLUDED: list[Exclusion] = []
+
+
+def modules() -> Iterator[str]:
+    for name in MODULES:
+        found = importlib.util.find_spec(f"test.{name}")
+        if found is None:
+            continue
+        if not found.submodule_search_locations:
+            yield name
+        for folder in found.submodule_search_locations or ():
+            yield from (f"{name}.{path.stem}" for path in sorted(Path(folder).glob("test_*.py")))
+
+
+def command(module: str, loop: str) -> list[str]:
+    return [sys.executable, "-W", "default", "-bb", "-m", "tests.suites.threads_child", module, f"--loop={loop}"]
+
+
+def parts(quick: bool) -> list[Part]:
+    """One part for each module; raises RuntimeError where the tests are not installed."""
+    names = [*modules()]
+    if not names:
+        raise RuntimeError(f"Python's tests are not installed: Debian has them in libpython{VERSION}-testsuite")
+    return [
+        Part(name, lambda loop, name=name: command(name, loop), seconds=600, test_seconds=30)  # type: ignore[misc]
+        for name in names
+        if not quick or name in QUICK
+    ]
+
+
+def exclusions() -> list[Exclusion]:
+    return [one for one in EXCLUDED if one.holds(VERSION)]

@@ -185,7 +185,7 @@ def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypat
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "suite", ["cpython", "io", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"]
+    "suite", ["cpython", "io", "threads", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"]
 )
 def test_suite(request, suite):
     if not request.config.getoption("suites"):

@@ -75,7 +75,8 @@ class Way:
         else:
             loop = flexsc_loop.new_event_loop(pages=self.pages, threads=self.threads)
         if self.restless_hands:
-            loop._steer(HandChanger(loop))
+            loop.changer = HandChanger(loop)
+            loop._steer(loop.changer)
         return loop
 
     def prelude(self) -> str:
@@ -109,6 +110,8 @@ class HandChanger:
         self.changes += 1
         began = time.perf_counter()
         self.loop.page.change_hands(spare_cpu() if self.changes % 2 else None)
+        if self.changes % 6 == 0:
+            self.loop.page.let_go()
         self.longest = max(self.longest, time.perf_counter() - began)
         return self.every_ns
 
@@ -120,6 +123,7 @@ WAYS = {
     "user-own": Way("user-own", "user", "off"),
     "user-pinned": Way("user-pinned", "user", str(spare_cpu())),
     "user-changing": Way("user-changing", "user", "off", restless_hands=True),
+    "kernel-changing": Way("kernel-changing", "kernel", "auto", restless_hands=True),
     "stdlib": Way("stdlib"),
 }
 
@@ -182,6 +186,8 @@ def restless(loop: Any, seconds: float = 2.0) -> str | None:
     """What keeps a loop that has nothing to do from sleeping; None as soon as it and its syscall thread sleep."""
     if loop.is_closed() or not hasattr(loop, "stats") or loop.is_running():
         return None
+    if hasattr(loop, "changer"):
+        loop._steer(None)  # it has something to do as long as its page changes hands
     end = time.monotonic() + seconds
     window = WINDOW
     while True:

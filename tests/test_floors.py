@@ -7,7 +7,7 @@ import pytest
 from support import ROOT
 
 PACKAGE = ROOT / "flexsc_loop"
-ENTRIES = {"operation", "page", "kernel_page", "user_page", "interest", "file_call"}
+ENTRIES = {"operation", "page", "kernel_page", "changing_page", "user_page", "interest", "file_call"}
 EXTERNS = {"cpython_extra", "posix_socket", "stats"}
 SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".h", ".c"}
 

@@ -7,9 +7,8 @@ has found is passed in, so that the same looks always lead to the same decisions
 from __future__ import annotations
 
 import enum
-import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from flexsc_loop.scheduler import NOTHING_COUNTED
@@ -281,14 +280,14 @@ class Decider:
         return [_compare(own, thread) for own, thread in pairs]
 
     def _own_rate(self) -> float:
-        return statistics.median(step.messages for step in self._steps if not step.threaded)
+        return _median(step.messages for step in self._steps if not step.threaded)
 
     def _is_hopeless(self) -> bool:
         return len(self._steps) == 2 and self._ratios()[0] < HOPELESS
 
     def _judge(self, load: Load, found: Machine) -> Decision:
         ratios = self._ratios()
-        median = statistics.median(ratios)
+        median = _median(ratios)
         better = sum(ratio > 1 for ratio in ratios)
         wanted = WIN_START if self._incumbent is State.OWN else WIN_KEEP
         figures = f"{median:.2f} times what the own thread got done, better in {better} of {len(ratios)} pairs"
@@ -379,6 +378,13 @@ class Decider:
         else:
             self._failed_as = None
         return self._tell(None, WINDOW_NS, f"{news}; next trial in {self._backoff / SECOND:.0f} s at the earliest")
+
+
+def _median(values: Iterable[float]) -> float:
+    """As of the standard library's `statistics`, which takes longer to load than all of this."""
+    ranked = sorted(values)
+    half = len(ranked) // 2
+    return ranked[half] if len(ranked) % 2 else (ranked[half - 1] + ranked[half]) / 2
 
 
 def _measure(threaded: bool, load: Load) -> Step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import resource
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flexsc_loop.scheduler.decider import (
     MESSAGES_LEAST,
@@ -22,7 +22,9 @@ from flexsc_loop.scheduler.decider import (
     State,
 )
 from flexsc_loop.scheduler.lease import Lease
-from flexsc_loop.scheduler.signals import Signals
+
+if TYPE_CHECKING:
+    from flexsc_loop.scheduler.signals import Signals
 
 logger = logging.getLogger("flexsc_loop")
 
@@ -32,6 +34,9 @@ class Hands(Protocol):
 
     def change_hands(self, cpu: int | None) -> None:
         """Have a syscall thread on `cpu` serve from now on, or the own thread.  Raises OSError, and nothing changes."""
+
+    def let_go(self) -> None:
+        """Free what was kept for a syscall thread that is to serve again soon."""
 
     def thread_id(self) -> int:
         """Of the syscall thread; 0: not known, or there is none."""
@@ -109,6 +114,9 @@ class Pilot:
 
     def _machine(self, loop_cpu: int, elapsed: int) -> Machine:
         if self._signals is None:
+            # Only a busy loop needs them.
+            from flexsc_loop.scheduler.signals import Signals
+
             self._signals = Signals()
         tid = self._page.thread_id() if self._cpu is not None else 0
         found, best = self._signals.machine(loop_cpu, self._cpu, tid, elapsed)
@@ -125,6 +133,8 @@ class Pilot:
                 self._cpu = self._served.cpu = decision.cpu
             except OSError as error:
                 decision = self.decider.refuse(now, str(error))
+        if not self.steers:
+            self._page.let_go()
         if decision.news is not None:
             logger.info("%s", decision.news)
         if not self.decider.wants_cpu:

@@ -68,6 +68,7 @@ enum {
     COMPLETION_BUFFER = 1 << 0,   /* a pool buffer holds the data */
     COMPLETION_MORE = 1 << 1,     /* the operation goes on: more completions follow */
     COMPLETION_NONEMPTY = 1 << 2, /* RECV: the socket holds more data already */
+    COMPLETION_SECOND = 1 << 12, /* from a page's second ring, which has receive buffers of its own */
     COMPLETION_BY_THREAD = 1 << 13, /* of a file job: the result is there, in 64 bits */
     COMPLETION_ABANDONED = 1 << 14, /* whoever serves it does not end: the loop does, and the memory stays for ever */
     COMPLETION_PLAIN = 1 << 15, /* not from the page: of a plain call that was made together with others */

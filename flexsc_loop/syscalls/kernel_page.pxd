@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport Page, flexsc_completion, flexsc_pool, flexsc_spin
+from flexsc_loop.syscalls.page cimport EAGAIN, EBUSY, EINTR, Page, flexsc_completion, flexsc_pool, flexsc_spin
 
 
 cdef extern from "uring.h":
@@ -111,8 +111,28 @@ cdef extern from *:
     int64_t cpu_ns_of "flexsc_cpu_ns_of"(int tid) noexcept
 
 
+cdef inline int raise_unless_passing(int res) except -1:
+    """What io_uring_enter says and another try does not.
+
+    EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
+    """
+    if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
+        raise OSError(-res, "io_uring_enter")
+    return 0
+
+
+cdef class WakeRead(Operation):
+    cdef KernelPage page
+    cdef uring* ring
+    cdef uint64_t count
+    cdef bint retired                      # its ring is about to be gone
+
+    cdef int prepare(self) except -1
+
+
 cdef class KernelPage(Page):
-    cdef uring ring
+    cdef uring first
+    cdef uring* ring                       # the one that is filled
     cdef readonly int poller_cpu           # or URING_NO_POLLER, or -1: any
     cdef readonly bint halved              # there was no memory for a ring of the size that was asked for
     cdef uint32_t entries, capacity
@@ -123,18 +143,22 @@ cdef class KernelPage(Page):
     cdef object waker
     cdef dict cancelling                   # user_data -> operation that the kernel has been asked to end
 
-    cdef uring_sqe* next_sqe(self) except NULL
+    cdef uring_sqe* next_sqe(self, uring* ring) except NULL
+    cdef int set_up(self, uring* ring, int cpu) except -1
     cdef int open_ring(self) except -1
-    cdef int await_room(self) except -1
-    cdef int register_pool(self, flexsc_pool* pool, int group) except -1
+    cdef WakeRead keep_read(self, uring* ring)
+    cdef int await_room(self, uring* ring) except -1
+    cdef uring* carrier(self, Operation op) noexcept
+    cdef int register_pool(self, uring* ring, flexsc_pool* pool, int group) except -1
     cdef int register_pools(self) except -1
-    cdef int queue_cancel(self, uint64_t user_data) except -1
+    cdef int queue_cancel(self, Operation op, uint64_t user_data) except -1
     cdef bint unpublished(self, Operation op) noexcept
     cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil
     cdef int move(self) except -1
     cdef int give_up(self, Operation op) except -1
     cdef int change_user(self) except -1
     cdef list operations(self)
+    cdef int poller_fd(self) noexcept
     cdef int find_poller(self) except -1
     cdef int await_poller(self) except -1
     cdef int forget_poller(self) except -1

@@ -15,7 +15,7 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     BATCH, CALL_ACCEPT, CALL_CANCEL, CALL_CLOSE, CALL_FADVISE, CALL_FALLOCATE, CALL_FSYNC, CALL_FTRUNCATE,
     CALL_LINKAT, CALL_MKDIRAT, CALL_NOP, CALL_OPENAT, CALL_POLL, CALL_READ, CALL_READV, CALL_RECVMSG, CALL_RENAMEAT,
-    CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITEV, COMPLETION_MORE, EAGAIN, EBUSY, ECANCELED,
+    CALL_STATX, CALL_SYMLINKAT, CALL_UNLINKAT, CALL_WRITE, CALL_WRITEV, COMPLETION_MORE, ECANCELED,
     EINTR, ENOMEM, ENTRY_LINK, ENTRY_MULTISHOT, ENTRY_POLL_FIRST, ENTRY_POOL, ENTRY_SLEEPS, FIRST_BUFFERS, Page,
     faults_hold_any, faults_release, flexsc_completion, flexsc_now_ns, flexsc_pool, pool_close, pool_grow, pool_reset,
     spin_worth, sched_getcpu, ticks_now,
@@ -49,16 +49,6 @@ for _call in (CALL_READ, CALL_READV, CALL_WRITE, CALL_WRITEV, CALL_FSYNC, CALL_F
     FILE_ENTRIES |= <uint64_t> 1 << <int> _call
 
 
-cdef inline int raise_unless_passing(int res) except -1:
-    """What io_uring_enter says and another try does not.
-
-    EAGAIN: no memory just now; EBUSY: the completion ring has overflowed and wants to be reaped first.
-    """
-    if res < 0 and res != -EINTR and res != -EAGAIN and res != -EBUSY:
-        raise OSError(-res, "io_uring_enter")
-    return 0
-
-
 cdef void ring_bell(void* ring) noexcept nogil:
     """A file thread, without the GIL: there are results."""
     uring_wake(<uring*> ring)
@@ -66,15 +56,19 @@ cdef void ring_bell(void* ring) noexcept nogil:
 
 cdef class WakeRead(Operation):
     """Keeps a read on the wake-up eventfd in flight, so that another thread can end the loop's sleep."""
-    cdef KernelPage page
-    cdef uint64_t count
 
     cdef int prepare(self) except -1:
-        return self.page.submit(self, CALL_READ, self.page.ring.wake_fd, &self.count, sizeof(self.count),
-                                <uint64_t> -1, 0, 0)
+        # On this ring, whichever the page fills now.
+        cdef uring* filled = self.page.ring
+        self.page.ring = self.ring
+        try:
+            return self.page.submit(self, CALL_READ, self.ring.wake_fd, &self.count, sizeof(self.count),
+                                    <uint64_t> -1, 0, 0)
+        finally:
+            self.page.ring = filled
 
     cdef int complete(self, int res, uint32_t flags) except -1:
-        if not self.page.closed and self.page.waker is self:
+        if not self.retired and not self.page.closed:
             self.prepare()
         return 0
 
@@ -86,8 +80,11 @@ cdef class KernelPage(Page):
     Raises OSError when the kernel refuses; its errno says why (EPERM, ENOSYS, ENOMEM, EINVAL, EOPNOTSUPP).
     """
 
+    def __cinit__(self, *args, **kwargs):
+        self.ring = &self.first
+        self.first.fd = self.first.wake_fd = -1
+
     def __init__(self, *, uint32_t entries, uint32_t completions, uint32_t buffers, uint32_t buffer_size, cpu=None):
-        self.ring.fd = self.ring.wake_fd = -1
         self.cancelling = {}
         self.poller_cpu = URING_NO_POLLER if cpu is None else cpu
         self.eager = cpu is not None
@@ -106,79 +103,95 @@ cdef class KernelPage(Page):
 
     def __dealloc__(self):
         if self.pid == getpid():
-            uring_close(&self.ring)
+            uring_close(&self.first)
         else:
-            uring_close_fds(&self.ring)
+            uring_close_fds(&self.first)
 
-    cdef int open_ring(self) except -1:
-        cdef int res = uring_open(&self.ring, self.entries, self.capacity, self.poller_cpu, IDLE_MS)
+    cdef int set_up(self, uring* ring, int cpu) except -1:
+        """Open a ring, of half the size if there is no memory for more."""
+        cdef int res = uring_open(ring, self.entries, self.capacity, cpu, IDLE_MS)
         self.halved = res == -ENOMEM
         if self.halved:
-            res = uring_open(&self.ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), self.poller_cpu,
-                             IDLE_MS)
+            res = uring_open(ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), cpu, IDLE_MS)
         if res < 0:
-            self.closed = True
             raise OSError(-res, "io_uring_setup")
+        return 0
+
+    cdef int open_ring(self) except -1:
+        try:
+            self.set_up(self.ring, self.poller_cpu)
+        except OSError:
+            self.closed = True
+            raise
         self.await_poller()
         self.owner = 0
+        self.waker = self.keep_read(self.ring)
+        return 0
+
+    cdef WakeRead keep_read(self, uring* ring):
+        """Have a read in flight on the ring's wake-up eventfd, again and again."""
         cdef WakeRead waker = WakeRead()
         waker.page = self
+        waker.ring = ring
         waker.retractable = True
-        self.waker = waker
         waker.prepare()
-        return 0
+        return waker
 
     cdef int register_pools(self) except -1:
         try:
-            self.register_pool(&self.pool, STREAMS)
+            self.register_pool(self.ring, &self.pool, STREAMS)
             if self.datagrams.ring != NULL:
-                self.register_pool(&self.datagrams, DATAGRAMS)
+                self.register_pool(self.ring, &self.datagrams, DATAGRAMS)
         except OSError:
-            uring_close(&self.ring)
+            uring_close(self.ring)
             self.closed = True
             raise
         return 0
 
-    cdef int register_pool(self, flexsc_pool* pool, int group) except -1:
+    cdef int register_pool(self, uring* ring, flexsc_pool* pool, int group) except -1:
         cdef uring_buf_reg reg
         memset(&reg, 0, sizeof(reg))
         reg.ring_addr = <uint64_t> <void*> pool.ring
         reg.ring_entries = pool.slots
         reg.bgid = group
-        cdef int res = uring_sys_register(&self.ring, URING_REGISTER_PBUF_RING, &reg, 1)
+        cdef int res = uring_sys_register(ring, URING_REGISTER_PBUF_RING, &reg, 1)
         if res < 0:
             raise OSError(-res, "io_uring_register of the receive buffers")
         return 0
 
     cdef int share_datagrams(self) except -1:
-        return self.register_pool(&self.datagrams, DATAGRAMS)
+        return self.register_pool(self.ring, &self.datagrams, DATAGRAMS)
 
-    cdef uring_sqe* next_sqe(self) except NULL:
+    cdef uring_sqe* next_sqe(self, uring* ring) except NULL:
         cdef uring_sqe* sqe
         self.refuse_if_away()
-        sqe = uring_next_sqe(&self.ring)
+        sqe = uring_next_sqe(ring)
         while sqe == NULL:
-            self.await_room()
-            sqe = uring_next_sqe(&self.ring)
+            self.await_room(ring)
+            sqe = uring_next_sqe(ring)
         return sqe
 
-    cdef int await_room(self) except -1:
+    cdef int await_room(self, uring* ring) except -1:
         """The submission queue is too full: hand over what is in it."""
         cdef int res
-        if not self.ring.enabled:
+        if not ring.enabled:
             self.bind()
         with nogil:
-            res = uring_make_room(&self.ring)
+            res = uring_make_room(ring)
         return raise_unless_passing(res)
 
+    cdef uring* carrier(self, Operation op) noexcept:
+        """The ring that `op` is in flight on."""
+        return self.ring
+
     cdef int make_room(self, uint32_t count) except -1:
-        while uring_room(&self.ring) < min(count, self.ring.sq_entries):
-            self.await_room()
+        while uring_room(self.ring) < min(count, self.ring.sq_entries):
+            self.await_room(self.ring)
         return 0
 
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                    uint32_t call_flags, uint32_t flags) except -1:
-        cdef uring_sqe* sqe = self.next_sqe()
+        cdef uring_sqe* sqe = self.next_sqe(self.ring)
         op.place = self.ring.sqe_tail - 1
         sqe.opcode = call
         sqe.fd = fd
@@ -203,7 +216,7 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int quietly(self, int call, int fd, uint32_t length) except -1:
-        cdef uring_sqe* sqe = self.next_sqe()
+        cdef uring_sqe* sqe = self.next_sqe(self.ring)
         sqe.opcode = call
         sqe.fd = fd
         sqe.len = length
@@ -222,22 +235,24 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int cancel(self, Operation op) except -1:
+        cdef uring* ring
         cdef uring_sqe* sqe
         if op.user_data == 0 or self.closed:
             return 0
         if self.unpublished(op):
-            sqe = &self.ring.sqes[op.place & self.ring.sq_mask]
+            ring = self.carrier(op)
+            sqe = &ring.sqes[op.place & ring.sq_mask]
             memset(sqe, 0, sizeof(uring_sqe))
             sqe.opcode = CALL_NOP
             sqe.user_data = op.user_data
             op.withdrawn = True
             return 0
         self.cancelling[op.user_data] = op
-        return self.queue_cancel(op.user_data)
+        return self.queue_cancel(op, op.user_data)
 
-    cdef int queue_cancel(self, uint64_t user_data) except -1:
-        """Ask the kernel to end an operation.  Only a failure is reported, and then `cancel_failed` sees it."""
-        cdef uring_sqe* sqe = self.next_sqe()
+    cdef int queue_cancel(self, Operation op, uint64_t user_data) except -1:
+        """Ask the kernel to end an operation.  Only a failure is reported, and then `tagged` sees it."""
+        cdef uring_sqe* sqe = self.next_sqe(self.carrier(op))
         sqe.opcode = CALL_CANCEL
         sqe.fd = -1
         sqe.addr = user_data
@@ -256,7 +271,7 @@ cdef class KernelPage(Page):
         if user_data & CANCEL and not self.closed:
             op = self.cancelling.get(target)
             if op is not None and not op.on_file:
-                self.queue_cancel(target)
+                self.queue_cancel(op, target)
         return 0
 
     cdef void release(self, Operation op) noexcept:
@@ -265,8 +280,9 @@ cdef class KernelPage(Page):
 
     cdef bint unpublished(self, Operation op) noexcept:
         """Whether the SQE of `op` still lies on our side only."""
-        return (<uint32_t> (op.place - self.ring.sqe_published) < uring_unpublished(&self.ring)
-                and self.ring.sqes[op.place & self.ring.sq_mask].user_data == op.user_data)
+        cdef const uring* ring = self.carrier(op)
+        return (<uint32_t> (op.place - ring.sqe_published) < uring_unpublished(ring)
+                and ring.sqes[op.place & ring.sq_mask].user_data == op.user_data)
 
     cdef int cancel_now(self, Operation op) except -1:
         if op.user_data == 0 or self.closed:
@@ -284,15 +300,15 @@ cdef class KernelPage(Page):
 
     cdef int publish(self) except -1:
         cdef int res
-        if not self.ring.enabled or uring_unpublished(&self.ring) == 0:
+        if not self.ring.enabled or uring_unpublished(self.ring) == 0:
             return 0
         if self.eager:
             self.giving()
-            res = uring_publish(&self.ring)
+            res = uring_publish(self.ring)
         else:
             self.away = True
             with nogil:
-                res = uring_publish(&self.ring)
+                res = uring_publish(self.ring)
             self.away = False
         return raise_unless_passing(res)
 
@@ -300,14 +316,14 @@ cdef class KernelPage(Page):
         cdef int res
         if self.results_there() or faults_hold_any(&self.faults):
             timeout_ns = 0
-        if self.eager and uring_unpublished(&self.ring):
+        if self.eager and uring_unpublished(self.ring):
             self.giving()
         self.away = True
         with nogil:
             if self.eager:
                 res = self.wait_polled(timeout_ns)
             else:
-                res = uring_wait_own(&self.ring, timeout_ns, spin_worth(&self.spin, self.reaped), &self.spin)
+                res = uring_wait_own(self.ring, timeout_ns, spin_worth(&self.spin, self.reaped), &self.spin)
         self.away = False
         if res == -EINTR:
             return 1
@@ -321,7 +337,7 @@ cdef class KernelPage(Page):
         cdef int64_t before = 0 if timeout_ns == 0 else flexsc_now_ns()
         # On the poller's own CPU, to look is to keep it from working.
         cdef int64_t spin_ns = 0 if timeout_ns == 0 or sched_getcpu() == self.server_cpu else self.spin_ns
-        cdef int res = uring_wait_polled(&self.ring, timeout_ns, spin_ns, &self.spin, &found)
+        cdef int res = uring_wait_polled(self.ring, timeout_ns, spin_ns, &self.spin, &found)
         if spin_ns == 0:
             return res
         if found == URING_BEHIND and spin_ns == self.spin_most:
@@ -335,21 +351,21 @@ cdef class KernelPage(Page):
     cdef bint idle(self, uint64_t now) noexcept:
         if self.given:
             self.behind(now)
-        return (uring_unpublished(&self.ring) == 0 and not uring_has_completions(&self.ring)
-                and not uring_wants_enter(&self.ring) and not self.results_there()
+        return (uring_unpublished(self.ring) == 0 and not uring_has_completions(self.ring)
+                and not uring_wants_enter(self.ring) and not self.results_there()
                 and not faults_hold_any(&self.faults))
 
     cdef bint hungry(self) noexcept:
-        return uring_all_taken(&self.ring)
+        return uring_all_taken(self.ring)
 
     cdef bint asleep(self) noexcept:
-        return self.eager and uring_poller_sleeps(&self.ring)
+        return self.eager and uring_poller_sleeps(self.ring)
 
     cdef uint32_t copy_out(self) noexcept:
-        return uring_reap(&self.ring, self.batch, BATCH)
+        return uring_reap(self.ring, self.batch, BATCH)
 
     cdef void wake(self) noexcept:
-        if not self.closed and uring_wake(&self.ring):
+        if not self.closed and uring_wake(self.ring):
             self.wakeups += 1
 
     cpdef bind(self):
@@ -358,11 +374,11 @@ cdef class KernelPage(Page):
         cdef bint changed
         cdef int res
         self.check()
-        changed = self.eager and uring_user_changed(&self.ring)
+        changed = self.eager and uring_user_changed(self.ring)
         if self.ring.enabled and (self.owner != here or changed):
             self.move()
         if not self.ring.enabled:
-            res = uring_enable(&self.ring)
+            res = uring_enable(self.ring)
             if res < 0:
                 raise OSError(-res, "io_uring_register to enable the ring")
             self.owner = here
@@ -377,7 +393,7 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int hang_bell(self) except -1:
-        return self.set_bell(ring_bell, &self.ring)
+        return self.set_bell(ring_bell, self.ring)
 
     cdef int move(self) except -1:
         """Give up the ring for a new one.  What was in flight ends with -ECANCELED, and its owner submits it anew."""
@@ -386,9 +402,10 @@ cdef class KernelPage(Page):
         cdef list held = self.last_results()
         self.forget_poller()
         self.take_bell_down()
-        cdef uring old = self.ring
+        cdef uring old = self.ring[0]
         cdef flexsc_completion completion
         try:
+            (<WakeRead> self.waker).retired = True
             self.open_ring()
             self.hang_bell()
             for completion in held:
@@ -471,7 +488,7 @@ cdef class KernelPage(Page):
         return 0
 
     cdef int queue_cancel_all(self) except -1:
-        cdef uring_sqe* sqe = self.next_sqe()
+        cdef uring_sqe* sqe = self.next_sqe(self.ring)
         sqe.opcode = CALL_CANCEL
         sqe.fd = -1
         sqe.op_flags = URING_CANCEL_ALL | URING_CANCEL_ANY
@@ -510,13 +527,13 @@ cdef class KernelPage(Page):
             # The kernel has not let go in time (never seen): what it may still touch must outlive the ring.
             for op in self.operations():
                 Py_INCREF(op)
-            uring_close(&self.ring)
+            uring_close(self.ring)
             self.pool.ring = self.datagrams.ring = NULL
             return
         for op in self.operations():
             self.give_up(op)
         self.waker = None
-        uring_close(&self.ring)
+        uring_close(self.ring)
         pool_close(&self.pool)
         pool_close(&self.datagrams)
 
@@ -524,7 +541,7 @@ cdef class KernelPage(Page):
         Page.disown(self)
         self.poller = 0
         # The mappings are not inherited.  An open copy of the ring would keep the parent's files open after its end.
-        uring_close_fds(&self.ring)
+        uring_close_fds(&self.first)
 
     def features(self):
         names = ["multishot receive", "multishot accept", "buffer ring"]
@@ -543,16 +560,21 @@ cdef class KernelPage(Page):
     cpdef int thread_id(self) noexcept:
         return self.poller
 
+    cdef int poller_fd(self) noexcept:
+        """Of the ring that has a poller; -1: there is none."""
+        return self.ring.fd if self.eager else -1
+
     cdef int find_poller(self) except -1:
         """The thread id of the poller, which the ring's fdinfo tells; 0 without one, and while it is not told.
 
         Asked when the ring is new: after a change of the user /proc may be closed to us.  Until the poller has run for
         the first time, fdinfo names the thread that made the ring instead: hence the look at the name.
         """
-        if not self.eager or self.ring.fd < 0:
+        cdef int fd = self.poller_fd()
+        if fd < 0:
             return 0
         try:
-            with open(f"/proc/self/fdinfo/{self.ring.fd}") as file:
+            with open(f"/proc/self/fdinfo/{fd}") as file:
                 found = [int(line.split()[1]) for line in file if line.startswith("SqThread:")]
             if not found or found[0] <= 0:
                 return 0

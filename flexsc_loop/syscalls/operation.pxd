@@ -1,9 +1,10 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef class Operation:
     cdef uint64_t user_data          # address and generation while in flight, 0 otherwise
     cdef uint32_t generation
+    cdef uint8_t ring                # kernel page of two rings: which of them carries it, 0: none
     cdef uint32_t place              # kernel page: number of the SQE that carries it
     cdef bint withdrawn              # cancelled before anybody saw it: its result is -ECANCELED
     cdef bint retractable            # may be abandoned half-way without loss: nothing has been done until it completes

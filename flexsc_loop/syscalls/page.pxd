@@ -61,6 +61,7 @@ cdef extern from "calls.h":
         COMPLETION_BUFFER
         COMPLETION_MORE
         COMPLETION_NONEMPTY
+        COMPLETION_SECOND
         COMPLETION_BY_THREAD
         COMPLETION_ABANDONED
         COMPLETION_PLAIN
@@ -194,9 +195,11 @@ cdef enum:
 cdef class Page:
     cdef flexsc_pool pool
     cdef flexsc_pool datagrams             # large buffers, opened with the first datagram endpoint
+    cdef flexsc_pool second_pool, second_datagrams     # likewise, of a second ring
     cdef flexsc_completion* batch
     cdef uint32_t batch_at, batch_end
     cdef void* newest                      # head of the list of operations in flight
+    cdef void* mover                       # of them, the next one that another ring may have to carry; NULL: none
     cdef readonly unsigned int in_flight
     cdef readonly unsigned int housekeeping    # of them, the page's own
     cdef readonly uint64_t submitted, completions, pool_empty, stale
@@ -258,6 +261,7 @@ cdef class Page:
     cpdef int64_t thread_cpu_ns(self) except? -1
     cdef uint64_t faults_met(self) noexcept
     cpdef change_hands(self, cpu)
+    cpdef let_go(self)
 
     # What all have in common.
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
@@ -289,3 +293,12 @@ cdef class Page:
     cdef int refuse_if_away(self) except -1
     cdef int end_with(self, Operation op, int res) except -1
     cdef void tell_common(self, flexsc_counts* counts) noexcept
+
+
+cdef inline flexsc_pool* stream_pool(Page page, uint32_t flags) noexcept:
+    """The pool that the buffer of a completion with these flags is from."""
+    return &page.second_pool if flags & COMPLETION_SECOND else &page.pool
+
+
+cdef inline flexsc_pool* datagram_pool(Page page, uint32_t flags) noexcept:
+    return &page.second_datagrams if flags & COMPLETION_SECOND else &page.datagrams

@@ -55,6 +55,8 @@ cdef class Page:
                 file_threads_free(self.threads)
             pool_close(&self.pool)
             pool_close(&self.datagrams)
+            pool_close(&self.second_pool)
+            pool_close(&self.second_datagrams)
 
     cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1:
         cdef int res = pool_open(&self.pool, buffers, buffer_size)
@@ -180,6 +182,8 @@ cdef class Page:
             self.newest = op.following
         if op.following != NULL:
             (<Operation> op.following).previous = op.previous
+        if self.mover == <void*> op:
+            self.mover = op.following
         op.previous = op.following = NULL
         self.in_flight -= 1
         if op.by_thread:
@@ -374,13 +378,18 @@ cdef class Page:
             pool_publish(&self.pool)
             if self.datagrams.ring != NULL:
                 pool_publish(&self.datagrams)
+            if self.second_pool.ring != NULL:
+                pool_publish(&self.second_pool)
+            if self.second_datagrams.ring != NULL:
+                pool_publish(&self.second_datagrams)
         return count
 
     cdef bytes take_buffer(self, int res, uint32_t flags):
         """The `res` bytes that a receive put into a pool buffer; the buffer goes back to the pool."""
         cdef uint32_t id = flags >> COMPLETION_BUFFER_SHIFT
-        cdef bytes data = PyBytes_FromStringAndSize(pool_buffer(&self.pool, id), res)
-        pool_give(&self.pool, id)
+        cdef flexsc_pool* pool = stream_pool(self, flags)
+        cdef bytes data = PyBytes_FromStringAndSize(pool_buffer(pool, id), res)
+        pool_give(pool, id)
         return data
 
     cdef int carry(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
@@ -501,6 +510,9 @@ cdef class Page:
         Raises OSError if there is no such thread to be had; then the own thread serves.
         """
         raise OSError(EOPNOTSUPP, "this page keeps whoever serves it")
+
+    cpdef let_go(self):
+        """The own thread serves, and is to do so for longer: free what was kept for a syscall thread."""
 
     # ---- what is counted
 

@@ -1,6 +1,6 @@
 """Floor 2: which kind of page, served by whom, on which CPU, and why.
 
-Owns: the choice and its reasons.  Imports: kernel_page, user_page.
+Owns: the choice and its reasons.  Imports: kernel_page, changing_page, user_page.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flexsc_loop.scheduler import NOTHING_COUNTED
+from flexsc_loop.syscalls.changing_page import ChangingKernelPage
 from flexsc_loop.syscalls.kernel_page import KernelPage
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.syscalls.user_page import UserPage
@@ -96,7 +97,7 @@ def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
     cpu = _cpu_for(threads, reasons)
     if pages != "user":
         try:
-            page = _open(KernelPage, sizes, cpu)
+            page = _open(ChangingKernelPage if threads == "auto" else KernelPage, sizes, cpu)
             reasons.append("kernel page: io_uring works here" if pages == "auto" else "kernel page: asked for")
             if page.halved:
                 reasons.append(f"of half the size, {max(sizes.entries // 2, 1)} entries: {REFUSALS[errno.ENOMEM]}")
@@ -112,14 +113,12 @@ def choose(pages: str, threads: str | tuple[int, ...], sizes: Sizes) -> Choice:
 
 def _steered(choice: Choice, threads: str | tuple[int, ...]) -> Choice:
     """With threads="auto": somebody who decides while the loop runs, where the page can change hands."""
-    if threads == "auto" and choice.kind == "user":
+    if threads == "auto":
         choice.reasons.append("own thread at first: a syscall thread is tried when the loop is busy and a CPU is idle")
-        # Most loops have a kernel page, or are told: they need none of it.
+        # Other loops need none of it.
         from flexsc_loop.scheduler.pilot import Pilot
 
         choice.pilot = Pilot(choice.page, choice)
-    elif threads == "auto":
-        choice.reasons.append("own thread: the default")
     return choice
 
 

@@ -45,7 +45,7 @@ struct uring {
     uint32_t sqe_published; /* of them, handed to the kernel */
     struct uring_sqe *sqes;
 
-    _Atomic uint32_t *cq_head, *cq_tail;
+    _Atomic uint32_t *cq_head, *cq_tail, *cq_flags;
     uint32_t cq_mask, cq_entries;
     struct flexsc_completion *cqes;
 

@@ -107,7 +107,13 @@ enum { /* sq ring flags */
     URING_SQ_TASKRUN = 1u << 2,
 };
 
+enum { /* cq ring flags: written by us */
+    URING_CQ_EVENTFD_DISABLED = 1u << 0,
+};
+
 enum { /* io_uring_register */
+    URING_REGISTER_EVENTFD = 4,
+    URING_UNREGISTER_EVENTFD = 5,
     URING_REGISTER_ENABLE_RINGS = 12,
     URING_REGISTER_PBUF_RING = 22,
     URING_UNREGISTER_PBUF_RING = 23,

@@ -65,6 +65,7 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
     ring->sqes = ring->sqe_memory;
     ring->cq_head = (_Atomic uint32_t *)(base + p->cq_off.head);
     ring->cq_tail = (_Atomic uint32_t *)(base + p->cq_off.tail);
+    ring->cq_flags = (_Atomic uint32_t *)(base + p->cq_off.flags);
     ring->cq_mask = *(uint32_t *)(base + p->cq_off.ring_mask);
     ring->cq_entries = p->cq_entries;
     ring->cqes = (struct flexsc_completion *)(base + p->cq_off.cqes);

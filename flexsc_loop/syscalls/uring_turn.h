@@ -123,6 +123,14 @@ static inline uint32_t uring_reap(struct uring *ring, struct flexsc_completion *
     return ready;
 }
 
+/* Whether completions ring the eventfd that is registered with the ring. */
+static inline void uring_set_bell(struct uring *ring, bool rings)
+{
+    atomic_store_explicit(ring->cq_flags, rings ? 0 : URING_CQ_EVENTFD_DISABLED, memory_order_relaxed);
+    /* The kernel must be told before the loop looks for completions, for the last time before it sleeps. */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
 /* ---- waiting ---- */
 
 /* One enter with a timeout: submit what is published, wait for `wait` completions.  timeout_ns -1: no limit. */

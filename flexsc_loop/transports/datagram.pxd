@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport flexsc_datagram
 from flexsc_loop.syscalls.posix_socket cimport msghdr
 from flexsc_loop.transports.addresses cimport AddressBook
 from flexsc_loop.transports.outgoing cimport Outgoing
@@ -25,7 +26,7 @@ cdef class Datagrams(Outgoing):
 
     cdef int arm(self) except -1
     cdef int received(self, int res, uint32_t flags) except -1
-    cdef int take(self, uint32_t id) except -1
+    cdef int take(self, const flexsc_datagram* datagram) except -1
     cdef int deliver(self) except -1
     cdef int deliver_each(self) except -1
     cdef int deliver_errors(self) except -1

@@ -25,7 +25,8 @@ from flexsc_loop.syscalls.cpython_extra cimport VECTORCALL_OFFSET, PyObject_Vect
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_RECVMSG, COMPLETION_BUFFER, COMPLETION_BUFFER_SHIFT, DATAGRAM_MOST, EAGAIN, EBADF, ECANCELED, ENOBUFS,
-    ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, flexsc_datagram, pool_buffer, pool_give, pool_grow,
+    ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL, FIRST_DATAGRAMS, datagram_pool, flexsc_datagram, pool_buffer,
+    pool_give, pool_grow,
 )
 from flexsc_loop.syscalls.posix_socket cimport AF_UNIX, MSG_TRUNC
 from flexsc_loop.syscalls.stats cimport stats_less
@@ -108,22 +109,21 @@ cdef class Datagrams(Outgoing):
         if flags & COMPLETION_BUFFER:
             id = flags >> COMPLETION_BUFFER_SHIFT
             if self.state == OPEN and res >= 0:
-                self.take(id)
-            pool_give(&self.page.datagrams, id)
+                self.take(<flexsc_datagram*> pool_buffer(datagram_pool(self.page, flags), id))
+            pool_give(datagram_pool(self.page, flags), id)
             if self.paused and self.receive.user_data != 0:
                 self.page.cancel(self.receive)
         elif res == -ENOBUFS:
             self.page.pool_empty += 1
-            pool_grow(&self.page.datagrams, FIRST_DATAGRAMS)
+            pool_grow(datagram_pool(self.page, flags), FIRST_DATAGRAMS)
         elif res == -EBADF or res == -ENOTSOCK:
             self.fatal(OSError(-res, os.strerror(-res)), "Fatal read error on datagram transport")
         elif res < 0 and res != -ECANCELED and res != -EAGAIN and self.state == OPEN:
             self.note_error(OSError(-res, os.strerror(-res)))
         return 0 if self.queued else self.wake_up()
 
-    cdef int take(self, uint32_t id) except -1:
+    cdef int take(self, const flexsc_datagram* datagram) except -1:
         """Copy the datagram out of a pool buffer."""
-        cdef flexsc_datagram* datagram = <flexsc_datagram*> pool_buffer(&self.page.datagrams, id)
         cdef char* name = <char*> datagram + sizeof(flexsc_datagram)
         if datagram.flags & MSG_TRUNC:
             return self.note_error(OSError(EMSGSIZE, f"a datagram of more than {DATAGRAM_MOST} bytes was dropped"))

@@ -19,7 +19,7 @@ from flexsc_loop.syscalls.cpython_extra cimport new_bytes
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_POLL, CALL_RECV, COMPLETION_MORE, EAGAIN, ECANCELED, EINTR, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL,
-    FIRST_BUFFERS, pool_grow,
+    FIRST_BUFFERS, pool_grow, stream_pool,
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, POLLIN, POLLRDHUP, recv
 from flexsc_loop.syscalls.stats cimport stats_received
@@ -126,7 +126,7 @@ cdef class Reading(Writing):
             self.note_end(END_CAME)
         elif res == -ENOBUFS:
             self.page.pool_empty += 1
-            pool_grow(&self.page.pool, FIRST_BUFFERS)
+            pool_grow(stream_pool(self.page, flags), FIRST_BUFFERS)
         elif res != -ECANCELED and res != -EAGAIN:
             self.note_end(-res)
         return self.wake_up()

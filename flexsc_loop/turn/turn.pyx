@@ -164,8 +164,9 @@ cdef class Turn(Timers):
         self.flush_at = THREAD_FLUSH_AT if page.eager else OWN_FLUSH_AT
 
     def _steer(self, pilot):
-        """From now on `pilot` says who serves the page."""
+        """From now on `pilot` says who serves the page; None: whoever does so now goes on."""
         self.pilot = pilot
+        self.steered = False
         self.looked_at = ticks_now()
         self.look_at = self.looked_at + ticks_in_us(FIRST_LOOK_US)
 

@@ -427,3 +427,26 @@ async def test_closing_the_socket_under_a_receive(loop, pair, size):
         pass
     new_ours.close()
     new_theirs.close()
+
+
+@pytest.mark.parametrize("first", ["data", "room"])
+async def test_both_directions_wait_on_one_socket(loop, pair, first):
+    """What comes for one of them leaves the other one waiting, and told when it is its turn."""
+    ours, theirs = pair
+    data = payload(8_000_000)
+    sending = asyncio.ensure_future(loop.sock_sendall(ours, data))
+    receiving = asyncio.ensure_future(loop.sock_recv(ours, 100))
+    await asyncio.sleep(0.01)
+    assert not sending.done() and not receiving.done()
+    for what in ("data", "room") if first == "data" else ("room", "data"):
+        if what == "data":
+            await loop.sock_sendall(theirs, b"data")
+            assert await receiving == b"data"
+            assert first == "room" or not sending.done()
+        else:
+            came = bytearray()
+            while len(came) < len(data):
+                came += await loop.sock_recv(theirs, 1 << 20)
+            await sending
+            assert digest(came) == digest(data)
+            assert first == "data" or not receiving.done()

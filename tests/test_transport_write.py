@@ -324,6 +324,24 @@ async def test_buffer_size_counts_what_is_unsent(loop, connect):
 # -- end of file
 
 
+async def test_resumes_at_the_low_mark(connect):
+    """Not only when all has gone: a peer that reads a part and rests leaves the protocol free to write."""
+    left = []
+
+    class Protocol(Recorder):
+        def resume_writing(self):
+            super().resume_writing()
+            left.append(self.transport.get_write_buffer_size())
+
+    transport, _, peer = await connect(Protocol, prepare=shrink)
+    transport.set_write_buffer_limits(high=1_000_000, low=900_000)
+    transport.write(bytes(2_000_000))
+    while not left:
+        await peer.recv(10_000)
+    assert 500_000 < left[0] <= 900_000
+    transport.abort()
+
+
 async def test_write_eof_comes_after_the_data(loop, connect):
     transport, protocol, peer = await connect()
     assert transport.can_write_eof()

@@ -36,10 +36,11 @@ class Signal(Thing):
     def _called(self) -> None:
         self.note("called")
 
-    @operation(weight=8)
-    def send(self) -> None:
+    @operation(weight=8, times=(1, 1, 2, 5))
+    def send(self, times: int = 1) -> None:
         self.sent_in, self.sent_at = self.world.step, self.loop.time()
-        signal.raise_signal(self.number)
+        for _ in range(times):
+            signal.raise_signal(self.number)
 
     @operation(weight=3)
     def remove(self) -> None:

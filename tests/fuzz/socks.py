@@ -63,6 +63,13 @@ class Sock(Consumer):
             file.seek(0)
             await self.loop.sock_sendfile(self.sock, file)
 
+    @operation(weight=4)
+    def wait_both_ways(self) -> None:
+        """For room and for data, on one descriptor."""
+        self.peer_reads(False)
+        self.sendall(LARGE)
+        self.recv(100, False)
+
     @operation(weight=6)
     def cancel_recv(self) -> None:
         self.cancel("recv")

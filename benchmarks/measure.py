@@ -14,10 +14,12 @@ from __future__ import annotations
 import os
 import statistics
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks import databases
@@ -26,6 +28,7 @@ from benchmarks.loadgen import LoadSpec, run_load
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.placement import Placement
 from benchmarks.process import Server, running_server, thread_times
+from benchmarks.servers.wsgi import DATABASE_PORT
 from benchmarks.syscalls import Counted, count_syscalls
 from benchmarks.workloads import Workload
 
@@ -409,13 +412,33 @@ def _run_once(
 
 
 @contextmanager
+def http_server(*, place: databases.Place) -> Iterator[databases.Database]:
+    """A quick HTTP server for programs that ask one."""
+    choice = LoopChoice.parse(BASELINE)
+    with running_server("static", choice, python=sys.executable, cpu=place.cpus[0]) as server:
+        yield databases.Database(server.port, server.pid, Path(), Path())
+
+
+@contextmanager
 def with_database(load: Workload, settings: Settings) -> Iterator[Settings]:
-    """The settings, with the database that the workload asks, in the load generator's place, until the block ends."""
+    """The settings, with whom the workload asks, in the load generator's place, until the block ends.
+
+    A database behind a server, which the load generator asks, has that one's CPU, and yields to it.
+    """
+    starts = {"postgresql": databases.postgresql, "mariadb": databases.mariadb, "http": http_server}
+    placement = settings.placement
+    if load.behind:
+        with starts[load.behind](place=databases.Place(placement.database_cpus)) as base:
+            os.environ[DATABASE_PORT] = str(base.port)
+            try:
+                yield settings
+            finally:
+                del os.environ[DATABASE_PORT]
+        return
     if not load.database:
         yield settings
         return
-    start = {"postgresql": databases.postgresql, "mariadb": databases.mariadb}[load.database]
-    with start(place=databases.Place(settings.placement.database_cpus, settings.placement.fifo)) as base:
+    with starts[load.database](place=databases.Place(placement.database_cpus, placement.fifo)) as base:
         yield replace(settings, database=base)
 
 

@@ -78,6 +78,7 @@ class Server:
         if "error" in hello:
             raise BenchmarkError(str(hello["error"]))
         self.port = int(hello["port"])
+        self.pid = int(hello.get("pid", process.pid))  # a worker's, where those serve
         self.loop_class = str(hello["loop"])
 
     def _read_line(self, limit_s: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.measure import Comparison
 from benchmarks.placement import shown
 from benchmarks.report import machine
 
@@ -67,6 +68,8 @@ class Result:
     panels: list[Panel] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    """Those that the page of all results draws as bars."""
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -135,6 +138,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "heading": result.heading,
         "notes": list(dict.fromkeys(result.notes)),
         "tables": [asdict(table) for table in result.tables],
+        "comparisons": [comparison.as_dict() for comparison in result.comparisons],
         "raw": result.raw,
     }
 

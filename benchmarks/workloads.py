@@ -21,7 +21,9 @@ class Workload:
     rate: float = 0.0
     tls: bool = False
     database: str = ""
-    """Which database the measured program asks, instead of being asked: ``postgresql`` or ``mariadb``."""
+    """Whom the measured program asks, instead of being asked: ``postgresql``, ``mariadb``, or ``http``."""
+    behind: str = ""
+    """Which database the measured program asks to answer: ``mariadb``."""
 
     def varied(self, *, connections: int | None = None, size: int | None = None, rate: float | None = None) -> Workload:
         """The same with other parameters; None leaves one as it is."""
@@ -69,6 +71,12 @@ _ALL = (
     Workload("aiomysql", "aiomysql", "query", "aiomysql `select 1`", connections=16, database="mariadb"),
     Workload("blocking-echo", "blocking-echo", "echo", "blocking echo (socketserver, unmodified)"),
     Workload("blocking-http", "blocking-http", "http", "http.server's ThreadingHTTPServer, 1 KiB"),
+    Workload("wsgi", "wsgi", "http", "a bare WSGI callable under gunicorn"),
+    Workload("wsgi-flask", "wsgi-flask", "http", "Flask hello under gunicorn"),
+    Workload("wsgi-mysql", "wsgi-mysql", "http", "WSGI with a PyMySQL query for each request, under gunicorn",
+             behind="mariadb"),
+    Workload("blocking-requests", "blocking-requests", "query", "`requests.get` of 1 KiB, a thread for each",
+             database="http"),
     Workload("udp", "udp", "udp", "UDP echo"),
 )
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import time
+import urllib.request
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +17,16 @@ pytest.importorskip("matplotlib.pyplot", reason="imported here: it starts a thre
 
 from rich.console import Console
 
-from benchmarks import connections, page, tables
+from benchmarks import blocking, connections, page, tables
 from benchmarks.batches import __main__ as batches
 from benchmarks.batches import gate
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
+from benchmarks.measure import Comparison, Row, Sample
 from benchmarks.placement import Placement
+from benchmarks.process import running_server
+from benchmarks.servers import wsgi
+from benchmarks.workloads import workload
 
 needs_compiler = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="there is no C compiler")
 
@@ -115,3 +123,54 @@ def test_every_way_makes_its_calls():
     assert all(len(values) == 1 and values[0] > 0 for way in figures.values() for values in way.values())
     assert set(figures["plain"]) == set(batches.BATCHES)
     assert json.dumps(figures)
+
+
+# ---- blocking programs
+
+
+def row(label: str, rate: float, unavailable: str | None = None) -> Row:
+    sample = Sample(rate, 1e6 / rate, 0.0, 801.0, 900.0, 1234.0, 1500.0, 2000.0, 0, 0.5)
+    return Row(LoopChoice.parse(label), [sample], [[sample]], unavailable=unavailable)
+
+
+def test_what_green_threads_lose_is_bold():
+    rows = [row("gevent", 100.0), row("threads", 200.0), row("flexsc:kernel:off", 150.0)]
+    rows.append(row("flexsc:user:off", 1.0, "why"))
+    comparison = Comparison(workload("blocking-echo"), rows, "gevent")
+    table = blocking.program_table([comparison])
+    assert table.rows[2][3:8] == ("1.50", "**0.75**", "6666.7", "0.67", "**1.33**")
+    assert table.rows[1][4] == "1.00" and table.rows[3][2] == "n/a" and "why" in table.notes[0]
+    assert {len(each) for each in table.rows} == {len(table.columns)}
+    lines = blocking.panel([comparison]).lines
+    assert [line.points for line in lines[:3]] == [((64, 100.0),), ((64, 200.0),), ((64, 150.0),)]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workload_name", ["wsgi", "wsgi-flask"])
+@pytest.mark.parametrize("label", ["threads", "gevent", "flexsc:user:off"])
+def test_gunicorn_serves_with_each_kind_of_threads(label, workload_name):
+    for module in ("gunicorn", "flask", "gevent", "greenlet"):
+        pytest.importorskip(module)
+    cpu = Placement.choose().server_cpu
+    with running_server(workload_name, LoopChoice.parse(label), python=sys.executable, cpu=cpu) as server:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/", timeout=20) as answer:
+            assert answer.read() == wsgi.HELLO
+        worker = server.pid
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < deadline, "the worker has outlived the benchmark"
+        time.sleep(0.01)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("label", ["threads", "flexsc:user:off"])
+def test_a_blocking_client_measures_itself(label):
+    pytest.importorskip("requests")
+    cpu = Placement.choose().server_cpu
+    with (
+        running_server("static", LoopChoice.parse("asyncio"), python=sys.executable, cpu=cpu) as server,
+        running_server("blocking-requests", LoopChoice.parse(label), python=sys.executable, cpu=cpu) as client,
+    ):
+        found = client.ask(40, port=server.port, connections=4, seconds=0.5, warmup=0.2)
+        assert found["errors"] == {"requests": 0}
+        assert found["requests"] > 0 and found["latency_us"]["p50"] > 0

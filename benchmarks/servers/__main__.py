@@ -20,12 +20,14 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import NAMES, PAGES, LoopChoice
-from benchmarks.servers import Client, Starter, blocking, clients, starters
+from benchmarks.servers import Client, Starter, blocking, clients, starters, wsgi
+
+BLOCKING = {*blocking.SERVERS, *wsgi.SERVERS, blocking.CLIENT}
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
-    parser.add_argument("workload", choices=sorted({**starters(), **clients(), **blocking.SERVERS}))
+    parser.add_argument("workload", choices=sorted({*starters(), *clients(), *BLOCKING}))
     parser.add_argument("--loop", choices=NAMES, default="asyncio")
     parser.add_argument("--pages", choices=PAGES, help="flexsc only")
     parser.add_argument("--threads", help="flexsc only: auto, off, on, or a CPU list such as 1")
@@ -77,10 +79,21 @@ def serve_blocking(args: argparse.Namespace) -> None:
     def started(port: int) -> None:
         say({"port": port, "pid": os.getpid(), "loop": args.loop})
 
+    def worker_started(port: int, pid: int) -> None:
+        say({"port": port, "pid": pid, "loop": args.loop})
+
     def main() -> None:
+        if args.workload == blocking.CLIENT:
+            started(0)
+            blocking.ask_as_told(say)
         blocking.serve(args.workload, args.host, args.port, started)
 
-    blocking.end_with_stdin(say)
+    if args.workload in wsgi.SERVERS:
+        ways = args.pages, args.threads
+        wsgi.serve(args.workload, args.loop, (args.host, args.port), ways, worker_started)
+        return
+    if args.workload != blocking.CLIENT:
+        blocking.end_with_stdin(say)
     blocking.run(args.loop, main, args.pages, args.threads)
 
 
@@ -92,7 +105,7 @@ def main() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        if args.workload in blocking.SERVERS:
+        if args.workload in BLOCKING:
             serve_blocking(args)
             return 0
         factory = LoopChoice(args.loop, args.pages, args.threads).factory()

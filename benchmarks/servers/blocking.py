@@ -8,13 +8,17 @@ from __future__ import annotations
 import _thread
 import http.server
 import importlib
+import json
 import os
 import socketserver
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
+from benchmarks.servers.figures import percentiles
 
 RECEIVE = 4096  # bytes
 FILE = b"x" * 1024
@@ -68,6 +72,66 @@ SERVERS: dict[str, tuple[type[socketserver.BaseServer], type[socketserver.BaseRe
     "blocking-http": (HelloServer, Hello),
 }
 CHOICES = ("threads", "gevent", "flexsc")
+
+
+CLIENT = "blocking-requests"
+"""A program that asks an HTTP server instead of being one."""
+
+
+class Asking:
+    """Threads that get a page again and again; counts and times within a window, which begins after the warm-up."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.over = False
+        self.latencies: list[int] = []
+        self.errors: list[str] = []
+
+    def client(self) -> None:
+        """One thread: a connection for each request, as `requests.get` makes them."""
+        get = importlib.import_module("requests").get
+        while not self.over:
+            began = time.perf_counter_ns()
+            try:
+                if len(get(self.url, timeout=10).content) != len(FILE):
+                    raise BenchmarkError("another page came than was to come")
+            except Exception as error:  # noqa: BLE001 - whatever went wrong is counted and told
+                self.errors.append(f"{type(error).__name__}: {error}")
+                return
+            self.latencies.append(time.perf_counter_ns() - began)
+
+    def window(self, seconds: float, warmup: float) -> dict[str, Any]:
+        """The figures, named as the load generator's are."""
+        time.sleep(warmup)
+        total, self.latencies = len(self.latencies), []
+        before = time.perf_counter_ns(), time.thread_time_ns(), time.process_time_ns()
+        time.sleep(seconds)
+        after = time.perf_counter_ns(), time.thread_time_ns(), time.process_time_ns()
+        seen = self.latencies
+        self.over, self.latencies = True, []
+        wall, thread, process = (end - start for start, end in zip(before, after, strict=True))
+        return {"requests": len(seen), "rate": len(seen) / wall * 1e9, "server_main_ns": thread,
+                "server_cpu_ns": process, "latency_us": percentiles(sorted(seen)), "total_requests": total + len(seen),
+                "errors": {"requests": len(self.errors)}}  # fmt: skip
+
+
+def ask(port: int, connections: int, seconds: float, warmup: float) -> dict[str, Any]:
+    """What the load generator would print of a server, of this program as a client."""
+    asking = Asking(f"http://127.0.0.1:{port}/{len(FILE)}")
+    threads = [threading.Thread(target=asking.client) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    found = asking.window(seconds, warmup)
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def ask_as_told(answer: Callable[[Any], None]) -> None:
+    """A window for each line of standard input; the input's end ends the process.  Blocks while nothing is to do."""
+    for line in sys.stdin:
+        answer(None if line.strip() == "stats" else ask(**json.loads(line)))
+    os._exit(0)
 
 
 def serve(workload: str, host: str, port: int, started: Callable[[int], None]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.databases import DATABASE, PASSWORD, USER
 from benchmarks.errors import BenchmarkError
+from benchmarks.servers.figures import percentiles
 
 HOST = "127.0.0.1"
 
@@ -79,14 +80,6 @@ class Run:
         wall, thread, process = (end - start for start, end in zip(before, after, strict=True))
         return {"requests": len(seen), "rate": len(seen) / wall * 1e9, "server_main_ns": thread,
                 "server_cpu_ns": process, "latency_us": percentiles(seen), "errors": {}}
-
-
-def percentiles(ordered_ns: list[int]) -> dict[str, float]:
-    """The load generator's: in microseconds; zeros when there is nothing."""
-    ordered = ordered_ns or [0]
-    last = len(ordered) - 1
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-    return {name: ordered[round(share * last)] / 1e3 for name, share in shares.items()}
 
 
 async def measure(connect: Connect, port: int, connections: int, seconds: float, warmup: float) -> dict[str, Any]:

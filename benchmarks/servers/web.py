@@ -50,7 +50,7 @@ async def start_websocket(host: str, port: int) -> int:
     return await _serve(app, host, port)
 
 
-STATIC_BYTES = (4096, 1 << 20)
+STATIC_BYTES = (1024, 4096, 1 << 20)
 
 
 async def start_static(host: str, port: int) -> int:

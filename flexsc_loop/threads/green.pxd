@@ -3,20 +3,37 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport Interest
 from flexsc_loop.syscalls.operation cimport Operation
+from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
+cdef class Hub:
+    cdef Turn turn
+    cdef PyObject* who               # borrowed: the greenlet that runs the loop
+    cdef GreenThread running         # the thread that runs now
+    cdef uint64_t turns              # the turn of which the following tell
+    cdef size_t budget               # so many more may be switched to past the loop
+    cdef size_t batch                # so many were ready when it began
+
+    cdef int begin_turn(self) except -1
+    cdef bint sends_at_once(self) noexcept
+
+
 cdef class GreenThread(Endpoint):
+    cdef Hub hub
     cdef object function, args, kwargs
     cdef object who                  # the greenlet to go on with: ours, or one that our program has made
-    cdef PyObject* hub               # borrowed: the greenlet that has resumed us, and runs the loop
     cdef object thrown               # to be raised where it waits
     cdef object joiners              # futures-like callbacks to call at the end, or None
     cdef uint64_t parks              # how often it has waited
     cdef readonly unsigned long home         # the number of the real thread that it runs in
     cdef uint64_t since              # ticks: when it was resumed
+    cdef bint begun                  # has a stack
     cdef bint parked
     cdef public bint awaited         # somebody has asked, or will, what it returned or raised
+    cdef Call spare                  # for the next call
+    cdef int emptied                 # the socket that its last receive has emptied; -1: none
+    cdef bint filled                 # its last receive has filled what it was given
     cdef readonly bint started, finished
     cdef readonly object result, error
     cdef public object name
@@ -24,14 +41,18 @@ cdef class GreenThread(Endpoint):
     cdef public bint is_main         # its program's main thread: has the real thread's number
 
     cdef int park(self) except -1
+    cdef int leave(self) except -1
+    cdef int goes_on(self) except -1
     cdef int unpark(self) except -1
     cdef int end(self) except -1
 
 
 cdef class Call(Operation):
     cdef GreenThread thread
-    cdef object kept                 # whose memory the call uses
+    cdef object kept                 # whose memory the call uses, or what came in a pool buffer
+    cdef Page page
     cdef int res
+    cdef uint32_t flags
     cdef bint over, expired
     cdef bint gone                   # its descriptor is being closed
     cdef Call following              # another one on the same fd
@@ -45,6 +66,8 @@ cdef class Ready(Interest):
 
 
 cdef GreenThread current()
+cdef Call a_call(GreenThread me)
+cdef int done_with(GreenThread me, Call op) except -1
 cdef int breathe(GreenThread me) except -1
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
               uint32_t flags, object timeout) except? -1

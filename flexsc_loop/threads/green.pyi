@@ -14,6 +14,9 @@ from flexsc_loop.turn.turn import Endpoint
 everybody: WeakSet[GreenThread]
 
 @disjoint_base
+class Hub: ...
+
+@disjoint_base
 class GreenThread(Endpoint):
     awaited: bool
     daemon: bool

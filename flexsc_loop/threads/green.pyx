@@ -5,9 +5,9 @@ Owns: which green thread runs in this thread, and which calls wait on which desc
 page, turn; greenlet, by the table of functions that it exports.
 
 A green thread is a greenlet that the loop's greenlet, the *hub*, resumes as it delivers to any endpoint.  A call that
-would block becomes an entry of the page, or an interest in a descriptor; the thread goes back to the hub, and the
-call's completion has it resumed in the same turn, without a future, a task or a handle in between.  What the green
-threads of one turn have asked for is handed over together.
+would block becomes an entry of the page, or an interest in a descriptor; the thread switches to the next one that is
+ready, or back to the hub, and the call's completion has it resumed in the same turn, without a future, a task or a
+handle in between.  What the green threads of one turn have asked for is handed over together.
 """
 import contextvars
 import os
@@ -19,9 +19,11 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
+from flexsc_loop.syscalls.kernel_page cimport KernelPage
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
-from flexsc_loop.syscalls.page cimport EBADF, ECANCELED
+from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED, Page
 from flexsc_loop.syscalls.stats cimport stats_less
+from flexsc_loop.turn.handles cimport queue_count
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 try:
@@ -50,6 +52,8 @@ cdef extern from "tick_count.h" nogil:
 
 cdef enum:
     TURN_US = 5000               # as long as the interpreter lets a real thread run: sys.getswitchinterval()
+    RESUMED_MOST = 512           # in one turn, past the loop; or as many as are ready when it begins
+    FEW = 2                      # so few are ready: what they send is sent when they ask for it
 
 # Positions in greenlet's table.  Source: greenlet.h.
 cdef enum:
@@ -99,6 +103,32 @@ def current_thread():
     return current()
 
 
+cdef class Hub:
+    """The green threads of one loop, and what they may do in this turn."""
+
+    cdef int begin_turn(self) except -1:
+        self.turns = self.turn.turns
+        self.batch = queue_count(&self.turn.arrived) + 1
+        self.budget = max(self.batch, <size_t> RESUMED_MOST)
+        return 0
+
+    cdef bint sends_at_once(self) noexcept:
+        """Whether what a thread sends is best sent when it asks for that.
+
+        A user page would make the same call, only later; and with few threads there is little that could go with it.
+        """
+        cdef Page page = self.turn.page
+        return not page.eager and (self.batch <= FEW or not isinstance(page, KernelPage))
+
+
+cdef Hub hub_of(Turn turn):
+    cdef Hub hub = turn.hub
+    if hub is None:
+        hub = turn.hub = Hub.__new__(Hub)
+        hub.turn = turn
+    return hub
+
+
 cdef class GreenThread(Endpoint):
     """A function that runs beside others on one loop, and may block.
 
@@ -109,6 +139,8 @@ cdef class GreenThread(Endpoint):
         if not callable(function):
             raise TypeError(f"a green thread needs something to call, not {function!r}")
         self.turn = <Turn?> loop
+        self.hub = hub_of(self.turn)
+        self.emptied = -1
         self.function = function
         self.args = tuple(args)
         self.kwargs = kwargs or {}
@@ -210,28 +242,41 @@ cdef class GreenThread(Endpoint):
         finally:
             stats_less(&self.turn.stats.counts.green_threads)
             self.function = self.args = self.kwargs = None
+        if self.hub.running is self:
+            # Else nobody can switch to it any more, and greenlet has ended it.
+            self.end()
 
     cdef int run(self, Turn turn) except -1:
-        """Resume it; returns when it waits again, or is over."""
+        """Resume it; returns when it, or who has run after it, waits and nobody is ready, or is over."""
         global running_thread
         cdef PyObject* before = running_thread
+        cdef Hub hub = self.hub
         self.queued = False
         if self.finished:
             return 0
-        hub = current_greenlet()
-        if self.hub == NULL:
+        who = current_greenlet()
+        hub.who = <PyObject*> who
+        if hub.turns != turn.turns:
+            hub.begin_turn()
+        if not self.begun:
+            self.begun = True
             self.home = PyThread_get_thread_ident()
-            set_parent(<PyObject*> self.who, <PyObject*> hub)
-        self.hub = <PyObject*> hub
-        self.parked = False
-        self.since = ticks_now()
-        running_thread = <PyObject*> self
+            set_parent(<PyObject*> self.who, hub.who)
         try:
+            self.goes_on()
             switch_to(<PyObject*> self.who, NULL, NULL)
         finally:
             running_thread = before
-        if not self.parked:
-            self.end()
+            hub.running = None
+        return 0
+
+    cdef int goes_on(self) except -1:
+        """It is the one that runs from now on; whoever calls this switches to it."""
+        global running_thread
+        self.queued = self.parked = False
+        self.since = ticks_now()
+        self.hub.running = self
+        running_thread = <PyObject*> self
         return 0
 
     cdef int end(self) except -1:
@@ -255,10 +300,31 @@ cdef class GreenThread(Endpoint):
             self.who = current_greenlet()
             self.parks += 1
             self.parked = True
-            switch_to(self.hub, NULL, NULL)
+            self.leave()
         if self.thrown is not None:
             error, self.thrown = self.thrown, None
             raise error
+        return 0
+
+    cdef int leave(self) except -1:
+        """Switch to who is next, past the loop if it is a thread that has a stack.
+
+        Each gets its stack from the hub, so that none stands on another's.
+        """
+        cdef Hub hub = self.hub
+        cdef PyObject* following = hub.who
+        if hub.budget:
+            first = self.turn.first_arrived()
+            if type(first) is GreenThread and (<GreenThread> first).begun and not (<GreenThread> first).finished:
+                hub.budget -= 1
+                self.turn.take_first()
+                if first is self:
+                    return self.goes_on()
+                (<GreenThread> first).goes_on()
+                following = <PyObject*> (<GreenThread> first).who
+            # Whoever waits must not hold who has gone on instead.
+            first = None
+        switch_to(following, NULL, NULL)
         return 0
 
     cdef int unpark(self) except -1:
@@ -337,7 +403,10 @@ cdef class Call(Operation):
 
     cdef int complete(self, int res, uint32_t flags) except -1:
         self.res = res
+        self.flags = flags
         self.over = True
+        if flags & COMPLETION_BUFFER:
+            self.kept = self.page.take_buffer(res, flags)
         return self.thread.unpark() if self.thread is not None else 0
 
     def time_out(self):
@@ -349,6 +418,24 @@ cdef class Call(Operation):
         """Have it end as cancelled.  In the loop's thread."""
         if in_flight(self) and self.thread is not None:
             self.thread.turn.page.cancel(self)
+
+
+cdef Call a_call(GreenThread me):
+    """One to make a call with."""
+    cdef Call op = me.spare
+    me.spare = None
+    if op is None:
+        op = Call.__new__(Call)
+    op.page = me.turn.page
+    return op
+
+
+cdef int done_with(GreenThread me, Call op) except -1:
+    """The call is over, unless its thread has left it: then it keeps its memory until it is."""
+    if not in_flight(op):
+        op.kept = None
+        me.spare = op
+    return 0
 
 
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
@@ -385,6 +472,7 @@ cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t si
         forget(fd, op)
         if timer is not None:
             timer.cancel()
+    op.thread = None
     if op.res == -ECANCELED:
         if op.expired:
             raise TimeoutError("timed out")

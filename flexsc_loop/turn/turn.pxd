@@ -51,6 +51,7 @@ cdef class Turn(Timers):
     cdef uint64_t look_at, looked_at     # ticks of its next look, and of the last one
     cdef bint steered                # it must look even if nothing happens
     cdef uint64_t waited             # ticks since its last look in which the loop could have slept
+    cdef object hub                  # of green threads; None: there were none
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
     cdef bint inside                 # in `_run_turns`,
     cdef unsigned long runner        # by this thread
@@ -68,6 +69,8 @@ cdef class Turn(Timers):
     cdef void count(self) noexcept
     cdef int run_all(self) except -1
     cdef int run_arrived(self, size_t count) except -1
+    cdef Endpoint first_arrived(self)
+    cdef int take_first(self) except -1
     cdef int run_endpoint(self, Endpoint endpoint) except -1
     cdef int run_endpoint_slowly(self, Endpoint endpoint) except -1
     cdef int drop_endpoints(self) except -1

@@ -26,7 +26,7 @@ from flexsc_loop.syscalls.stats cimport (
     stats_tick_ns, stats_turn_begins, stats_turn_ends,
 )
 from flexsc_loop.turn.handles cimport (
-    Handle, monotonic, queue_count, queue_free, queue_pop, queue_push, running_is, running_key, stack_here,
+    Handle, monotonic, queue_count, queue_free, queue_peek, queue_pop, queue_push, running_is, running_key, stack_here,
 )
 from flexsc_loop.turn.timers cimport Timers
 
@@ -232,6 +232,24 @@ cdef class Turn(Timers):
             Py_DECREF(endpoint)
             self.run_endpoint(endpoint)
             self.ran()
+        return 0
+
+    cdef Endpoint first_arrived(self):
+        """Who is next, for one of its kind to deliver to it, past this loop; None: that is not possible."""
+        cdef void* first
+        if queue_count(&self.arrived) == 0 or self.dirty_count or self._debug or self.instrumented:
+            return None
+        first = queue_peek(&self.arrived, 0)
+        return <Endpoint> first
+
+    cdef int take_first(self) except -1:
+        """Take `first_arrived()` off the queue: whoever calls this delivers to it."""
+        cdef void* first = queue_pop(&self.arrived)
+        endpoint = <Endpoint> first
+        Py_DECREF(endpoint)
+        self.stats.counts.deliveries += 1
+        shown = endpoint.shown()
+        running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> shown))
         return 0
 
     cdef int run_endpoint(self, Endpoint endpoint) except -1:

@@ -1,0 +1,191 @@
+"""Green threads: how they switch, receive and send, whatever their number and whatever becomes of them."""
+
+import pytest
+from threads_support import check
+
+pytest.importorskip("greenlet")
+pytestmark = pytest.mark.ours
+
+
+def test_threads_that_never_wait_for_long_hold_nobody_up(way):
+    """Who is ready again at once is switched to past the loop, which has its turn all the same."""
+    check(way, """
+        def main():
+            ours, theirs = tcp_pair()
+            over, rounds = threading.Event(), Collected()
+
+            def busy():
+                while not over.is_set():
+                    time.sleep(0)
+
+            def ping():
+                for number in range(20):
+                    theirs.sendall(bytes([number]))
+                    rounds(ours.recv(1))
+                    time.sleep(0.001)
+                over.set()
+
+            begun = [in_thread(busy) for _ in range(3)] + [in_thread(ping)]
+            for thread in begun:
+                thread.join(20)
+            assert over.is_set() and rounds == [bytes([number]) for number in range(20)]
+    """)  # fmt: skip
+
+
+def test_two_that_wake_each_other_hold_nobody_up(way):
+    check(way, """
+        def main():
+            mine, yours, slept = threading.Semaphore(0), threading.Semaphore(1), threading.Event()
+
+            def pass_on(get, give):
+                while not slept.is_set():
+                    get.acquire()
+                    give.release()
+
+            def sleeper():
+                time.sleep(0.05)
+                slept.set()
+
+            begun = [in_thread(pass_on, mine, yours), in_thread(pass_on, yours, mine), in_thread(sleeper)]
+            begun[2].join(20)
+            assert slept.is_set()
+            mine.release()
+            yours.release()
+            for thread in begun:
+                thread.join(20)
+                assert not thread.is_alive()
+    """)  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [1, 100, 4096, 65536, 1 << 20])
+def test_what_comes_is_received_in_order_whatever_is_asked_for(way, ask):
+    """Little and much, in pieces that fill what was asked for and in pieces that don't, with and without a time-out."""
+    check(way, f"""
+        def main():
+            pieces = [bytes([n % 251]) * size for n, size in enumerate((1, 100, 4096, 4096, 20000, 3, 300000, 5, 9))]
+            if {ask} < 100:
+                pieces = [piece[:500] for piece in pieces]
+            for timeout in (None, 30):
+                ours, theirs = tcp_pair()
+                ours.settimeout(timeout)
+                theirs.settimeout(timeout)
+                seen = Collected()
+
+                def reader():
+                    while data := ours.recv({ask}):
+                        assert len(data) <= {ask} and type(data) is bytes
+                        seen(data)
+
+                thread = in_thread(reader)
+                for piece in pieces:
+                    theirs.sendall(piece)
+                    time.sleep(0)
+                theirs.close()
+                thread.join(30)
+                assert b"".join(seen) == b"".join(pieces)
+    """)  # fmt: skip
+
+
+def test_datagrams_keep_their_bounds(way):
+    check(way, """
+        def main():
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            for size in (10, 5000, 1, 0, 3):
+                theirs.send(b"d" * size)
+            assert [len(ours.recv(4096)) for _ in range(5)] == [10, 4096, 1, 0, 3]
+    """)  # fmt: skip
+
+
+def test_flags_mean_what_they_mean(way):
+    check(way, """
+        def main():
+            ours, theirs = tcp_pair()
+            raised(BlockingIOError, ours.recv, 10, socket.MSG_DONTWAIT)
+            raised(BlockingIOError, ours.recv_into, bytearray(10), 10, socket.MSG_DONTWAIT)
+            theirs.sendall(b"peeked")
+            assert ours.recv(4096, socket.MSG_PEEK) == b"peeked" and ours.recv(4096) == b"peeked"
+            late = in_thread(lambda: (time.sleep(0.01), theirs.sendall(b"de")))
+            theirs.sendall(b"abc")
+            assert ours.recv(5, socket.MSG_WAITALL) == b"abcde"
+            late.join()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            filled = 0
+            try:
+                while True:
+                    filled += theirs.send(b"x" * 65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+            assert filled and len(ours.recv(100)) == 100
+    """)  # fmt: skip
+
+
+def test_a_full_socket_takes_part_of_what_is_sent_in_time(way):
+    """As a plain socket does: with a time-out send() is content with a part, and without one it goes on."""
+    check(way, """
+        def main():
+            ours, theirs = tcp_pair()
+            data = bytes(range(256)) * 40000
+            theirs.settimeout(0.2)
+            sent = theirs.send(data)
+            assert 0 < sent < len(data)
+            raised(TimeoutError, lambda: [theirs.send(data) for _ in range(100)])
+            ours.close()
+            theirs.close()
+            ours, theirs = tcp_pair()
+            got = Collected()
+
+            def reader():
+                while len(b"".join(got)) < len(data):
+                    got(ours.recv(1 << 20))
+
+            thread = in_thread(reader)
+            assert theirs.send(data) == len(data)
+            thread.join(30)
+            assert b"".join(got) == data
+    """)  # fmt: skip
+
+
+def test_what_was_thrown_into_a_call_takes_nothing_from_the_next(way):
+    """The memory of a call that was left is not the next one's, and what one socket had is not expected of another."""
+    check(way, """
+        def main():
+            ours, theirs = tcp_pair()
+
+            class Enough(Exception):
+                pass
+
+            def reader():
+                raised(Enough, ours.recv, 4096)
+                pairs = [tcp_pair() for _ in range(5)]
+                for number, (mine, yours) in enumerate(pairs):
+                    yours.sendall(bytes([number]) * 10)
+                    assert mine.recv(4096) == bytes([number]) * 10
+                    mine.close()
+                    yours.close()
+                raised(OSError, mine.recv, 4096)
+                return True
+
+            thread = threads.spawn(reader)
+            time.sleep(0.02)
+            thread.throw(Enough())
+            for _ in range(500):
+                if thread.finished:
+                    break
+                time.sleep(0.01)
+            assert thread.result is True, thread.error
+    """)  # fmt: skip
+
+
+def test_what_is_no_socket_is_refused(way):
+    check(way, """
+        import errno
+
+        def main():
+            for method in (socket.socket.recv, socket.socket.send, socket.socket.sendall, socket.socket.recv_into):
+                raised(TypeError, method, object(), b"")
+            closed, _other = tcp_pair()
+            closed.close()
+            for call in (lambda: closed.recv(4096), lambda: closed.send(b"x"), lambda: closed.sendall(b"x"),
+                         lambda: closed.recv_into(bytearray(1))):
+                assert raised(OSError, call).errno == errno.EBADF
+    """)  # fmt: skip

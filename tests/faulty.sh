@@ -13,6 +13,8 @@ python=${PYTHON:-$(.ci/venv make "${1:-any}" test)}
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 built=build/faulty/$version
 mkdir -p "$built"
+# What fails here is for a debugger.
+export CFLAGS="${CFLAGS--g}"
 # The compiler looks at the dates of sources only.
 force=
 [ ! -e "$built/build.log" ] || [ -z "$(find flexsc_loop pyproject.toml -name "*.[hp]*d" -newer "$built/build.log" -o -name "*.h" -newer "$built/build.log")" ] || force=--force

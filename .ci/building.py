@@ -1,0 +1,87 @@
+"""How the extension modules are compiled: by pip, in place by the scripts beside this one, and for wheels.
+
+Small and soon: no debug information, no symbols, nothing exported but each module's initialization; what Cython puts into
+every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hard with those modules only
+through which every message passes; all CPUs are used.  Whoever sets CFLAGS says himself how to compile and what to keep.
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension
+from setuptools.command.build_ext import build_ext
+
+SHARED = "flexsc_loop.cython_shared"
+COMPILE = ["-g0", "-fvisibility=hidden"]
+LINK = ["-Wl,-s"]
+# Most of the instructions that a message costs; of the others -O1 makes no slower ones, in a half of the time.
+HOT = {
+    f"flexsc_loop.{name}"
+    for name in (
+        "syscalls.page",
+        "syscalls.kernel_page",
+        "syscalls.user_page",
+        "threads.green",
+        "transports.datagram",
+        "transports.reading",
+        "transports.writing",
+        "turn.handles",
+        "turn.timers",
+        "turn.turn",
+    )
+}
+
+
+def optimization(extension):
+    """The compiler's option for how hard to try with an extension."""
+    return "-O3" if extension.name in HOT else "-O1"
+
+
+def add_shared(extensions):
+    """Put the module of what all have in common into the list of extensions, once; return the list."""
+    if all(extension.name != SHARED for extension in extensions):
+        extensions.append(Extension(SHARED, [SHARED.replace(".", "/") + ".c"]))
+    return extensions
+
+
+def translate(extensions, folder, jobs, **options):
+    """Make C out of Cython in `folder`, by `jobs` processes; only what is out of date, unless force=True.
+
+    The extensions' sources are those of C afterwards.
+    """
+    includes = sorted({name for extension in extensions for name in extension.include_dirs})
+    made = cythonize(
+        extensions,
+        nthreads=jobs if jobs > 1 else 0,
+        build_dir=folder,
+        include_path=includes,
+        shared_utility_qualified_name=SHARED,
+        **options,
+    )
+    sources = {extension.name: extension.sources for extension in made}
+    for extension in extensions:
+        extension.sources = sources[extension.name]
+
+
+class BuildExtensions(build_ext):
+    """setuptools' `build_ext`."""
+
+    def finalize_options(self):
+        add_shared(self.distribution.ext_modules)
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = len(os.sched_getaffinity(0))
+
+    def build_extensions(self):
+        translate(self.extensions, self.build_temp, int(self.parallel), force=self.force, quiet=self.verbose == 0)
+        if "CFLAGS" not in os.environ:
+            for extension in self.extensions:
+                extension.extra_compile_args += [optimization(extension), *COMPILE]
+                extension.extra_link_args += LINK
+        super().build_extensions()
+
+    def get_source_files(self):
+        """For the sdist: this file, too, and not the one that Cython writes."""
+        generated = {name for extension in self.extensions if extension.name == SHARED for name in extension.sources}
+        own = os.path.relpath(__file__)
+        return [name for name in super().get_source_files() if name not in generated] + [own]

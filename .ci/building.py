@@ -1,8 +1,9 @@
 """How the extension modules are compiled: by pip, in place by the scripts beside this one, and for wheels.
 
-Small and soon: no debug information, no symbols, nothing exported but each module's initialization; what Cython puts into
-every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hard with those modules only
-through which every message passes; all CPUs are used.  Whoever sets CFLAGS says himself how to compile and what to keep.
+Small and soon: no debug information, no symbols, nothing exported but each module's initialization; what Cython puts
+into every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hard with those
+modules only through which every message passes; all CPUs are used.  Whoever sets CFLAGS says himself how to compile and
+what to keep.
 """
 
 import os
@@ -67,12 +68,14 @@ class BuildExtensions(build_ext):
     """setuptools' `build_ext`."""
 
     def finalize_options(self):
+        """Use all CPUs, unless told otherwise."""
         add_shared(self.distribution.ext_modules)
         super().finalize_options()
         if self.parallel is None:
             self.parallel = len(os.sched_getaffinity(0))
 
     def build_extensions(self):
+        """Cython to C, then C to modules."""
         translate(self.extensions, self.build_temp, int(self.parallel), force=self.force, quiet=self.verbose == 0)
         if "CFLAGS" not in os.environ:
             for extension in self.extensions:

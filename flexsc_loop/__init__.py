@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from flexsc_loop import files
     from flexsc_loop.files import open
 
+    __version__: str
+
 __all__ = ["FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`files` and `open` are loaded when they are first asked for: most programs that start a loop never do."""
+    """`files`, `open` and `__version__` are found when they are first asked for: most programs never do."""
+    if name == "__version__":
+        from flexsc_loop.version import find_version
+
+        return globals().setdefault(name, find_version(__path__[0]))
     if name not in ("files", "open"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module("flexsc_loop.files")

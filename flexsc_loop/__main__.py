@@ -18,7 +18,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop import __version__, programs, settings, watchdog
+import flexsc_loop
+from flexsc_loop import programs, settings, watchdog
 from flexsc_loop.loop import Loop
 
 
@@ -28,7 +29,7 @@ def describe() -> dict[str, Any]:
     try:
         choice = loop.choice
         return {
-            "version": __version__,
+            "version": flexsc_loop.__version__,
             "pages": choice.kind,
             "threads": "own" if choice.cpu is None else "syscall thread",
             "cpu": choice.cpu,
@@ -59,11 +60,19 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     print(f"features: {', '.join(found['features']) or '-'}")
 
 
+class _Version(argparse.Action):
+    """Shows the version, which is looked for only now."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"flexsc_loop {flexsc_loop.__version__}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flexsc_loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] (info | top | app.py | -m module | -c code) ...", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"flexsc_loop {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.add_argument("--pages", choices=settings.PAGES, help="what the program's loops use; sets FLEXSC_PAGES")
     parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
                         "FLEXSC_THREADS")

@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import picture, report
-from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import build_load
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.measure import Settings, compare
@@ -74,17 +73,5 @@ def run(args: argparse.Namespace, console: Console) -> None:
         picture.write_picture(args.picture, comparisons, notes=settings.placement.notes)
 
 
-def main() -> int:
-    console = report.make_console()
-    try:
-        run(parse_args(), console)
-    except BenchmarkError as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report.command(run, parse_args))

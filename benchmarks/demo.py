@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import picture, report
-from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import build_load
 from benchmarks.loops import LoopChoice
 from benchmarks.measure import MAX_SWING, Comparison, Settings, compare
@@ -97,17 +96,5 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.print(f"\nThe same as a picture: {shown(args.picture)}", highlight=False)
 
 
-def main() -> int:
-    console = report.make_console()
-    try:
-        run(parse_args(), console)
-    except BenchmarkError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report.command(run, parse_args))

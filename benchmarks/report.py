@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison, Row, Settings
 
 MISSING = "–"
@@ -79,6 +81,19 @@ def comparison_table(comparison: Comparison) -> Table:
 def make_console() -> Console:
     """A console that does not squeeze tables when its output goes to a file."""
     return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def command(run: Callable[[argparse.Namespace, Console], None], parse_args: Callable[[], argparse.Namespace]) -> int:
+    """What a benchmark does when it is called as a program; its exit status."""
+    console = make_console()
+    try:
+        run(parse_args(), console)
+    except BenchmarkError as error:
+        console.print(f"error: {error}", highlight=False, markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def show(console: Console, comparison: Comparison) -> None:

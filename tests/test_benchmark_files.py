@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from support import ROOT
 
@@ -73,3 +75,26 @@ def test_a_round(files, tmp_path):
     assert [row.reason for row in small.rows if row not in small.measured] == [
         "'flexsc:nonsense': unknown pages 'nonsense'; choose from auto, kernel, user"
     ]
+
+
+def test_what_is_written_of_it(files, row, tmp_path):
+    """A table for a README, and a result file that the page of all results shows."""
+    from benchmarks.files import show
+
+    rows = [row("plain", [99]), row("pyaio/asyncio", [60]), row("flexsc/flexsc:user:off", [90])]
+    rows.append(row("aiofile/uvloop"))
+    rows[-1].reason = "it is not installed"
+    found = files["compare"].Comparison(files["loads"].LOADS["cached64"], rows)
+    text = show.markdown([found])
+    (line,) = [line for line in text.splitlines() if line.startswith("| cached read")]
+    assert line.count("|") == text.splitlines()[0].count("|") == 7
+    assert "| pyaio/asyncio 60/s, 16666.7 µs | plain 99/s, 10101.0 µs | – | 1.50 ×: 90/s, 11111.1 µs | – |" in line
+    assert "1.50, met" in text and "uvloop " in text.splitlines()[-1]
+
+    page = pytest.importorskip("benchmarks.page")
+    result = tmp_path / "files.json"
+    result.write_text(json.dumps({"machine": {}, "tables": [show.as_table(found)], "loads": [show.as_windows(found)]}))
+    (sheet,) = page.read(result).sheets
+    assert sheet.rows[2][:2] == ("flexsc/flexsc:user:off", "90") and len(sheet.columns) == 5
+    assert "aiofile/uvloop: n/a because it is not installed" in sheet.notes
+    assert not [*page.comparisons_in([result])]

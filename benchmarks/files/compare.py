@@ -52,10 +52,6 @@ class Contestant:
         """Another library, on a loop that is not this package's."""
         return self.api not in (*OWN, *LIMITS) and self.loop is not None and self.loop.name != "flexsc"
 
-    @property
-    def is_own(self) -> bool:
-        return self.api in OWN
-
 
 class Child:
     """A contestant's process."""

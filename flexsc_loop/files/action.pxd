@@ -1,5 +1,10 @@
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
+
+cdef extern from "action.h":
+    void flexsc_stop_with(PyObject* value)
+    void flexsc_set_next(PyTypeObject* type, PyObject* (*next)(PyObject*) except? NULL)
+
 
 # Begins what was asked for: gives the result, or leaves in `action.running` the coroutine that will.
 ctypedef object (*beginning)(Action action)

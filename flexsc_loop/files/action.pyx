@@ -15,11 +15,6 @@ cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject** result) except? -1
 
 
-cdef extern from "action.h":
-    void flexsc_stop_with(PyObject* value)
-    void flexsc_set_next(PyTypeObject* type, PyObject* (*next)(PyObject*) except? NULL)
-
-
 cdef enum:
     NEW
     RUNNING

@@ -7,6 +7,7 @@ from flexsc_loop.turn.turn cimport Turn
 
 cdef extern from "file_now.h" nogil:
     enum file_place:
+        FILE_ELSEWHERE
         FILE_IN_MEMORY
 
     struct file_mounts:

@@ -114,7 +114,8 @@ cdef class AtOnce:
         """What there is to know of an open file.  flags: with which it has just been opened, if that is known.
 
         Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, whether reading it waits
-        for nobody, and whether reading it always waits.
+        for nobody, whether reading it always waits, and in which turn it was seen that closing it waits for nobody, if
+        it was opened for reading; 0: that is not known.
         """
         cdef statx_result about
         cdef file_place place = file_now_place(&self.mounts, fd, &about)
@@ -124,5 +125,7 @@ cdef class AtOnce:
         cdef bint fresh = flags is not None and kind == S_IFREG
         cdef int64_t position = 0 if fresh else lseek(fd, 0, SEEK_CUR)
         cdef int how = flags if fresh else fcntl(fd, F_GETFL)
+        # Nothing is freed of what has a name; it does not lose that, and wait for its last close, within a turn.
+        cdef uint64_t closable = self.turn.turns if fresh and place != FILE_ELSEWHERE and about.stx_nlink else 0
         return (kind, about.stx_size, about.stx_blksize, None if position < 0 else position, place == FILE_IN_MEMORY,
-                how & O_DIRECT != 0)
+                how & O_DIRECT != 0, closable)

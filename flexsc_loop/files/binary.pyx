@@ -457,14 +457,14 @@ cdef class BinaryFile(Buffered):
         self.check()
         return self
 
-    async def __aexit__(self, *error):
-        await self.close()
+    def __aexit__(self, *error):
+        return self.close()
 
     cdef bint closes_at_once(self) except -1:
         """Close it if there is nothing to be written and nothing to wait for."""
         if self.busy or self.unwritten or self.in_flight or self.ours is None or not self.closefd or self.can_write:
             return False
-        if not self.ours.close_at_once(self.fd):
+        if not self.ours.close_at_once(self.fd, self.opened_in):
             return False
         self.fd = -1
         self.state = FILE_CLOSED

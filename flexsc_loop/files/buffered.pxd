@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from flexsc_loop.files.file cimport File
 
@@ -10,6 +10,7 @@ cdef class Buffered(File):
     cdef Py_ssize_t buffer_size      # 0: unbuffered
     cdef int64_t position            # where the next byte is read or written, if calls carry offsets
     cdef int64_t size_hint           # the file's size, when it was last heard of
+    cdef uint64_t opened_in          # the turn in which closing it was seen to wait for nobody, or 0
     cdef bint truncated              # by being opened, if io's `mode` says so
     cdef bint in_order               # the last read began where the one before had ended
 

@@ -15,6 +15,7 @@ cdef class Call(FileCall):
     cdef list more                   # (callback, context) of others
     cdef bint blocking
 
+    cdef object step(self)
     cdef int tell_all(self) except -1
     cdef int tell_one(self, object callback, object context) except -1
 
@@ -33,7 +34,7 @@ cdef class FileCalls(AtOnce):
     cdef object known_at_once(self, object value)
     cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient)
     cdef object read_later(self, Call call, int res, size_t moved)
-    cdef bint close_at_once(self, int fd) except -1
+    cdef bint close_at_once(self, int fd, uint64_t opened_in) except -1
     cdef object start_stat(self, Call call, int fd)
     cdef int take_fd(self, int fd) except -1
     cdef int give_fd(self, int fd) except -1

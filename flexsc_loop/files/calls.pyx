@@ -9,14 +9,15 @@ an entry where it is a kernel page that has one for it, else by file threads.  A
 waited for any longer: its buffer and its descriptor are held until it is over, and one that changes something changes
 it all the same.
 """
-import os
-import sys
-from contextvars import copy_context
 from asyncio.exceptions import CancelledError, InvalidStateError
+from contextvars import copy_context
+from os import fsencode, fspath
+from sys import audit
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint64_t
 from posix.unistd cimport close as close_fd
 
@@ -28,6 +29,7 @@ from flexsc_loop.syscalls.page cimport (
 )
 from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, new_bytes
 from flexsc_loop.syscalls.file_call cimport GIVES_BYTES, GIVES_COUNT, GIVES_WHOLE, FileCall, statx_result
+from flexsc_loop.files.action cimport flexsc_set_next, flexsc_stop_with
 from flexsc_loop.files.at_once cimport AtOnce
 from flexsc_loop.turn.turn cimport Turn
 
@@ -35,13 +37,6 @@ from flexsc_loop.turn.turn cimport Turn
 cdef extern from "Python.h":
     int PyObject_AsFileDescriptor(object) except -1
     bytes PyUnicode_EncodeFSDefault(object)
-
-
-cdef extern from "<errno.h>" nogil:
-    enum:
-        EAGAIN
-        EBADF
-        EINVAL
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -54,6 +49,13 @@ cdef extern from "<fcntl.h>" nogil:
         O_CLOEXEC
 
 
+cdef extern from "<errno.h>" nogil:
+    enum:
+        EAGAIN
+        EBADF
+        EINVAL
+
+
 cdef extern from "<sys/stat.h>" nogil:
     enum:
         STATX_BASIC_STATS
@@ -61,11 +63,6 @@ cdef extern from "<sys/stat.h>" nogil:
 
 cdef enum:
     WHOLE_MOST = 256 * 1024      # a whole file that is larger takes two hops, and is copied once less
-
-
-cdef object fsencode = os.fsencode
-cdef object fspath = os.fspath
-cdef object audit = sys.audit
 
 
 cdef bytes encoded(object path):
@@ -100,6 +97,9 @@ cdef class Call(FileCall):
         return self
 
     def __next__(self):
+        return self.step()
+
+    cdef object step(self):
         if self.late:
             self.late = False
             return None
@@ -214,6 +214,21 @@ cdef class Call(FileCall):
         if self.other_fd >= 0:
             home.give_fd(self.other_fd)
         return self.tell_all()
+
+
+cdef PyObject* next_step(PyObject* awaited) except? NULL:
+    cdef Call call = <Call> awaited
+    if call.over and not call.late and not call.dropped and call.error is None:
+        call.opened = False
+        Py_INCREF(call.value)
+        flexsc_stop_with(<PyObject*> call.value)
+        return NULL
+    step = call.step()
+    Py_INCREF(step)
+    return <PyObject*> step
+
+
+flexsc_set_next(<PyTypeObject*> Call, next_step)
 
 
 cdef class FileCalls(AtOnce):
@@ -527,6 +542,15 @@ cdef class FileCalls(AtOnce):
         cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, flags)
         return self.end_at_once(call, opened) if opened >= 0 else self.start(call)
 
+    def open_described(self, path, int flags, int mode):
+        """The same; but of what is open at once there is a pair, at once: its descriptor, and what `describe` says."""
+        cdef Call call = self.open(path, flags, mode)
+        if not call.over or call.late or call.error is not None:
+            return call
+        about = self.describe(call.value, flags)
+        call.opened = False
+        return call.value, about
+
     def close(self, fd):
         """Close a descriptor when nothing of this loop is in flight on it any more; further calls on it fail."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
@@ -536,14 +560,20 @@ cdef class FileCalls(AtOnce):
         if call.job.fd in self.busy:
             self.closing[call.job.fd] = call
             return call
-        if self.close_at_once(call.job.fd):
+        if self.close_at_once(call.job.fd, 0):
             return self.end_at_once(call, 0)
         return self.start(call)
 
-    cdef bint close_at_once(self, int fd) except -1:
-        """Close a descriptor if nothing is in flight on it, and closing it waits for nobody."""
+    cdef bint close_at_once(self, int fd, uint64_t opened_in) except -1:
+        """Close a descriptor if nothing is in flight on it, and closing it waits for nobody.
+
+        opened_in: the turn in which `describe` has seen that of a file opened for reading; 0: it has not.
+        """
         if fd in self.busy or fd in self.closing or self.turn._closed:
             return False
+        if opened_in and opened_in == self.turn.turns:
+            close_fd(fd)
+            return True
         return self.close_now(fd)
 
     # ---- names

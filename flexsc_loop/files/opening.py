@@ -13,9 +13,9 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 from flexsc_loop.files.binary import BinaryFile
 from flexsc_loop.files.elsewhere import ExecutorCalls
@@ -26,8 +26,7 @@ MOST_BUFFER = 8 << 20
 
 
 class _AsyncFile(Protocol):
-    async def __aenter__(self) -> Any: ...
-    async def __aexit__(self, *error: object) -> None: ...
+    def __aexit__(self, *error: Any) -> Awaitable[None]: ...
 
 
 _File = TypeVar("_File", bound=_AsyncFile)
@@ -57,13 +56,14 @@ class Opening(Generic[_File]):
 
     async def __aenter__(self) -> _File:
         self._file = await self._opening
-        return await self._file.__aenter__()  # type: ignore[no-any-return]
+        return self._file
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            await self._file.__aexit__(kind, error, traceback)
+    ) -> Awaitable[None]:
+        if self._file is None:
+            raise RuntimeError("it was not entered")
+        return self._file.__aexit__(kind, error, traceback)
 
 
 def calls_of(loop: asyncio.AbstractEventLoop) -> Any:
@@ -178,12 +178,18 @@ async def open_file(
     text = encoding, errors, newline
     if isinstance(file, int):
         return make_file(calls, loop, file, file, wanted, buffering, text, closefd, shared=True)
-    if opener is None:
-        fd, flags = await calls.open(file, wanted.flags, 0o666), wanted.flags
-    else:
+    about = None
+    if opener is not None:
         fd, flags = await open_fd(loop, file, wanted, opener), None
+    else:
+        flags = wanted.flags
+        opening = calls.open_described(file, flags, 0o666)
+        if type(opening) is tuple:
+            fd, about = opening
+        else:
+            fd = await opening
     try:
-        return make_file(calls, loop, fd, file, wanted, buffering, text, closefd, flags)
+        return make_file(calls, loop, fd, file, wanted, buffering, text, closefd, flags, about)
     except BaseException:
         await calls.close(fd)
         raise
@@ -212,15 +218,17 @@ async def open_made(
 
 def make_file(
     calls: Any, loop: asyncio.AbstractEventLoop, fd: int, name: PathOrFd, mode: Mode, buffering: int,
-    text: tuple[str | None, str | None, str | None], closefd: bool, flags: int | None = None, *, shared: bool = False,
+    text: tuple[str | None, str | None, str | None], closefd: bool, flags: int | None = None, about: Any = None, *,
+    shared: bool = False,
 ) -> Any:
     """The object for an open descriptor.
 
-    flags: with which it has just been opened by name, None if somebody else has done that.  shared: others may use its
-    position, which is the kernel's therefore.
+    flags: with which it has just been opened by name, None if somebody else has done that.  about: what
+    `calls.describe` says, if it is known.  shared: others may use its position, which is therefore the kernel's.
     """
-    about = calls.describe(fd, flags)
-    kind, _, block_size, position, _, _ = about
+    if about is None:
+        about = calls.describe(fd, flags)
+    kind, _, block_size, position = about[:4]
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     if mode.appending and position is not None:
@@ -237,6 +245,33 @@ def make_file(
     except BaseException:
         binary.abandon()
         raise
+
+
+TextMode = Literal["r", "w", "a", "x", "r+", "w+", "a+", "x+", "rt", "wt", "at", "xt", "r+t", "w+t", "a+t", "x+t",
+                   "rt+", "wt+", "at+", "xt+", "tr", "tw", "ta", "tx", "+r", "+w", "+a", "+x"]
+BinaryMode = Literal["rb", "wb", "ab", "xb", "br", "bw", "ba", "bx", "r+b", "w+b", "a+b", "x+b", "rb+", "wb+", "ab+",
+                     "xb+", "+rb", "+wb", "+ab", "+xb", "+br", "+bw", "+ba", "+bx", "b+r", "b+w", "b+a", "b+x"]
+
+
+@overload
+def open(
+    file: PathOrFd, mode: TextMode = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None,
+) -> Opening[TextFile]: ...
+
+
+@overload
+def open(
+    file: PathOrFd, mode: BinaryMode, buffering: int = -1, encoding: None = None, errors: None = None,
+    newline: None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None,
+) -> Opening[BinaryFile]: ...
+
+
+@overload
+def open(
+    file: PathOrFd, mode: str, buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, closefd: bool = True, opener: Callable[[Any, int], int] | None = None,
+) -> Opening[Any]: ...
 
 
 def open(

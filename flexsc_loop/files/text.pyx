@@ -496,8 +496,8 @@ cdef class TextFile(Line):
         self.buffer.check()
         return self
 
-    async def __aexit__(self, *error):
-        await self.close()
+    def __aexit__(self, *error):
+        return self.close()
 
     async def _close_bytes(self):
         await self.buffer.close()

@@ -47,15 +47,14 @@ def _wait_until_accepted(pid: int, files: int) -> None:
 def idle_connections(port: int, count: int, *, silent_after: int | None = None) -> Iterator[None]:
     """Holds `count` accepted TCP connections on which nothing is sent.
 
-    silent_after: the server's process id, if it does not echo: then its open files tell when all are accepted.
+    silent_after: the server's process id, if it does not echo: its open files tell when about all are accepted.
     """
     _raise_file_limit(count)
     with ExitStack() as stack:
         if silent_after is not None:
-            before = _open_files(silent_after)
             for _ in range(count):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            _wait_until_accepted(silent_after, before + count)
+            _wait_until_accepted(silent_after, count)
             yield
             return
         for _ in range(count - 1):

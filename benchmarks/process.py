@@ -8,7 +8,7 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +133,12 @@ class Server:
 
 
 @contextmanager
-def running_server(workload: str, choice: LoopChoice, *, python: str, cpu: int) -> Iterator[Server]:
-    """A fresh server process, pinned to `cpu`; BenchmarkError with the reason when it cannot run."""
-    command = [python, "-m", "benchmarks.servers", workload, "--loop", choice.name, "--cpu", str(cpu)]
+def running_server(
+    workload: str, choice: LoopChoice, *, python: str, cpu: int | Sequence[int]
+) -> Iterator[Server]:
+    """A fresh server process, pinned to `cpu`, or to several; BenchmarkError with the reason when it cannot run."""
+    cpus = [cpu] if isinstance(cpu, int) else cpu
+    command = [python, "-m", "benchmarks.servers", workload, "--loop", choice.name, "--cpu", ",".join(map(str, cpus))]
     if choice.pages:
         command += ["--pages", choice.pages]
     if choice.threads:

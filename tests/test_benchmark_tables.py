@@ -17,10 +17,11 @@ pytest.importorskip("matplotlib.pyplot", reason="imported here: it starts a thre
 
 from rich.console import Console
 
-from benchmarks import blocking, connections, page, tables
+from benchmarks import blocking, connections, page, scenarios, tables
 from benchmarks.batches import __main__ as batches
 from benchmarks.batches import gate
 from benchmarks.errors import BenchmarkError
+from benchmarks.groups import parent_with_quota
 from benchmarks.loops import LoopChoice
 from benchmarks.measure import Comparison, Row, Sample
 from benchmarks.placement import Placement
@@ -174,3 +175,49 @@ def test_a_blocking_client_measures_itself(label):
         found = client.ask(40, port=server.port, connections=4, seconds=0.5, warmup=0.2)
         assert found["errors"] == {"requests": 0}
         assert found["requests"] > 0 and found["latency_us"]["p50"] > 0
+
+
+# ---- scenarios
+
+
+def found(own, pinned, auto, figure="requests/s", **changes) -> scenarios.Found:
+    windows = {"own": own, "pinned": pinned, "auto": auto}
+    return scenarios.Found(
+        replace(scenarios.SCENARIOS[1], **changes), "user",
+        {way: [{figure: value} for value in values] for way, values in windows.items() if values},
+        {"trials": 2, "trials_won": 1, "alarms_steal": 1, "alarms_throttled": 2},
+    )  # fmt: skip
+
+
+def test_auto_is_held_against_the_better_fixed_choice_within_the_windows():
+    one = found([100.0, 50.0, 100.0], [200.0, 100.0, 200.0], [190.0, 95.0, 300.0])
+    assert one.better("requests/s") == "pinned" and one.reached("requests/s") == 0.95
+    (row,) = scenarios.rows_of(one)
+    assert row[3:] == ("100.0", "200.0", "190.0", "0.95 (pinned)", "≥ 0.97", "**missed**", "2, 1, 3")
+    assert len(row) == len(scenarios.COLUMNS)
+    less = found([10.0], [20.0], [8.0], "p99 µs")
+    assert less.better("p99 µs") == "own" and less.reached("p99 µs") == 1.25
+    assert scenarios.rows_of(less)[0][8] == "met"
+    alone = found([10.0], [], [10.0], ways=("own", "auto"))
+    assert scenarios.rows_of(alone)[0][4:7] == ("–", "10.0", "1.00 (own)")
+    alone.unavailable = "no cgroup"
+    assert scenarios.rows_of(alone)[0][2] == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "threads", "verdict"), [(0.0, 3, "met"), (0.05, 3, "met"), (0.0, 4, "**missed**"), (2.0, 3, "**missed**")]
+)
+def test_idle_has_no_thread_left_and_uses_nothing(cpu, threads, verdict):
+    quiet = scenarios.Quiet("user", {"own": 0.0, "auto": cpu}, {"own": 3, "auto": threads})
+    assert scenarios.idle_row(quiet)[8] == verdict
+
+
+def test_where_a_quota_can_be_had(tmp_path):
+    with pytest.raises(BenchmarkError, match="no controller"):
+        parent_with_quota(tmp_path)
+    (tmp_path / "cgroup.subtree_control").write_text("memory\n")
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cgroup.procs").write_text("")
+    assert parent_with_quota(tmp_path) == tmp_path / "cpu"
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory\n")
+    assert parent_with_quota(tmp_path) == tmp_path

@@ -25,6 +25,11 @@ from benchmarks.servers import Client, Starter, blocking, clients, starters, wsg
 BLOCKING = {*blocking.SERVERS, *wsgi.SERVERS, blocking.CLIENT}
 
 
+def cpu_list(text: str) -> set[int]:
+    """CPUs from a text such as "0,1"."""
+    return {int(word) for word in text.split(",")}
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
     parser.add_argument("workload", choices=sorted({*starters(), *clients(), *BLOCKING}))
@@ -33,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--threads", help="flexsc only: auto, off, on, or a CPU list such as 1")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: the kernel chooses (default)")
-    parser.add_argument("--cpu", type=int, help="pin to this CPU")
+    parser.add_argument("--cpu", type=cpu_list, help="pin to this CPU, or to several: 0,1")
     return parser.parse_args()
 
 
@@ -100,7 +105,7 @@ def serve_blocking(args: argparse.Namespace) -> None:
 def main() -> int:
     args = parse_args()
     if args.cpu is not None:
-        os.sched_setaffinity(0, {args.cpu})
+        os.sched_setaffinity(0, args.cpu)
     allow_tracing()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,349 @@
+"""The scheduler's choices against fixed ones, with others about: ``python -m benchmarks.scenarios``.
+
+In each scenario three servers take turns under the same load: served by their own thread, by a syscall thread on the
+second CPU, and `threads=auto`.  All may use both CPUs; the load generator has the second (where there are three, one of
+its own).  Before its first window `auto` is loaded for long enough to have a trial: what is compared is what it has
+decided, and what deciding goes on to cost.  Ratios are taken within a window, their median is held against the wanted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks import idle, report, tables
+from benchmarks.errors import BenchmarkError
+from benchmarks.groups import Group
+from benchmarks.loadgen import LoadSpec, build_load, run_load
+from benchmarks.loops import LoopChoice
+from benchmarks.placement import Placement, find_python
+from benchmarks.process import Server, process_cpu_ns, running_server, thread_times
+from benchmarks.workloads import Workload, workload
+
+OWN, PINNED, AUTO = "own", "pinned", "auto"
+FIRST_WARMUP_S, WARMUP_S, WINDOW_S = 1.6, 0.4, 0.8
+PAUSE_S = 0.5
+IDLE_S, IDLE_CONNECTIONS, IDLE_MOST = 5.0, 1000, 0.1
+"""Of a sleeping loop no more than a tenth of a per cent of a CPU can be told from nothing."""
+SPIN = "import os, sys, time\ntime.sleep(float(sys.argv[1]))\nend = time.monotonic() + float(sys.argv[2])\n" \
+       "while time.monotonic() < end: pass\n"
+
+Measured = dict[str, float]
+"""What one window gave: the figure's name, and its value."""
+
+MORE_IS_BETTER = {"requests/s": True, "requests/s, full load": True}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What goes on, and what `auto` must reach of the better fixed choice."""
+
+    name: str
+    title: str
+    wanted: float
+    window: Callable[[Bench, Sequence[Server], float], Measured]
+    """Loads the servers of one choice, after a warm-up of so many seconds."""
+    ways: tuple[str, ...] = (OWN, PINNED, AUTO)
+    fixed: tuple[str, ...] = (OWN, PINNED)
+    """Of which the better one is what `auto` is held against."""
+    servers: int = 1
+    one_cpu: bool = False
+    quota: float | None = None
+
+
+@dataclass
+class Bench:
+    """What is common to all windows."""
+
+    load: Workload
+    placement: Placement
+    python: str
+    seconds: float
+    windows: int
+    peak: float = 0.0
+    """Requests per second of the own thread: what rates are shares of."""
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys((self.placement.server_cpu, self.placement.thread_cpu)))
+
+    def spec(self, server: Server, warmup: float, *, fifo: int | None = None, rate: float = 0.0) -> LoadSpec:
+        """A load on `server`; fifo: None for the usual priority."""
+        return LoadSpec(
+            mode=self.load.mode, port=server.port, path=self.load.path, size=self.load.size,
+            connections=self.load.connections, seconds=self.seconds, warmup=warmup, rate=rate,
+            cpu=self.placement.load_cpu, fifo=self.placement.fifo if fifo is None else fifo, server_pid=server.pid,
+        )  # fmt: skip
+
+
+def _rate(result: dict[str, Any]) -> float:
+    if not result["requests"]:
+        raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
+    return float(result["rate"])
+
+
+def _cpu_us(result: dict[str, Any]) -> float:
+    _rate(result)
+    return float(result["server_cpu_ns"] / result["requests"] / 1e3)
+
+
+def _closed(fifo: int | None) -> Callable[[Bench, Sequence[Server], float], Measured]:
+    def window(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
+        return {"requests/s": _rate(run_load(bench.spec(servers[0], warmup, fifo=fifo)))}
+
+    return window
+
+
+def light(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
+    """At a fixed rate."""
+    result = run_load(bench.spec(servers[0], warmup, rate=0.3 * bench.peak))
+    return {"CPU µs/request": _cpu_us(result), "p99 µs": result["latency_us"]["p99"]}
+
+
+def disturbed(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
+    """For the second half of the window somebody spins on the second CPU."""
+    half = bench.seconds / 2
+    command = ["taskset", "-c", str(bench.placement.thread_cpu), sys.executable, "-S", "-c", SPIN]
+    with subprocess.Popen([*command, str(warmup + half), str(half)]) as spinner:
+        try:
+            return {"requests/s": _rate(run_load(bench.spec(servers[0], warmup)))}
+        finally:
+            spinner.kill()
+
+
+def changing(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
+    """Nothing, a tenth of the peak, then as much as possible."""
+    time.sleep(PAUSE_S)
+    low = run_load(bench.spec(servers[0], 0.1, rate=0.1 * bench.peak))
+    full = run_load(bench.spec(servers[0], min(warmup, WARMUP_S)))
+    return {"CPU µs/request, 10 %": _cpu_us(low), "requests/s, full load": _rate(full)}
+
+
+def together(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
+    """A load on each, at the same time; the sum."""
+    each = replace(bench, load=bench.load.varied(connections=max(1, bench.load.connections // len(servers))))
+    with ThreadPoolExecutor(len(servers)) as pool:
+        results = list(pool.map(run_load, [each.spec(server, warmup, fifo=0) for server in servers]))
+    return {"requests/s": sum(map(_rate, results))}
+
+
+SCENARIOS = (
+    Scenario("light", "load generator at 30 % of the peak", 0.97, light),
+    Scenario("normal", "load generator on the second CPU, normal priority", 0.97, _closed(0)),
+    Scenario("real-time", "the same at real-time priority", 0.97, _closed(None)),
+    Scenario("spinning", "a process that spins on the second CPU, half of the time", 0.95, disturbed, fixed=(OWN,)),
+    Scenario("one-cpu", "`taskset` to one CPU", 0.99, _closed(None), (OWN, AUTO), one_cpu=True),
+    Scenario("quota-1", "cgroup quota of 1.0 CPU", 0.99, _closed(None), (OWN, AUTO), quota=1.0),
+    Scenario("quota-half", "cgroup quota of 0.5 CPU", 0.99, _closed(None), (OWN, AUTO), quota=0.5),
+    Scenario("changing", "load that changes: idle, 10 %, full", 0.95, changing),
+    Scenario("workers", "four worker processes", 0.97, together, servers=4),
+)
+IDLE = "idle"
+
+
+@dataclass
+class Found:
+    """One scenario on one page: the windows of each way, in the order in which they were taken."""
+
+    scenario: Scenario
+    page: str
+    windows: dict[str, list[Measured]] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+    """What `auto` has counted of its trials."""
+    unavailable: str | None = None
+
+    def figures(self) -> list[str]:
+        return list(self.windows[OWN][0])
+
+    def median(self, way: str, figure: str) -> float | None:
+        values = [window[figure] for window in self.windows.get(way, ())]
+        return statistics.median(values) if values else None
+
+    def better(self, figure: str) -> str:
+        """The better of the fixed choices: that with the better median."""
+        fixed = [way for way in self.scenario.fixed if self.windows.get(way)]
+        best = max if MORE_IS_BETTER.get(figure) else min
+        return best(fixed, key=lambda way: self.median(way, figure) or 0.0)
+
+    def reached(self, figure: str) -> float:
+        """What `auto` reached of the better fixed choice; above 1: more.  The median of the windows' ratios."""
+        pairs = zip(self.windows[AUTO], self.windows[self.better(figure)], strict=True)
+        more = MORE_IS_BETTER.get(figure, False)
+        return statistics.median(
+            auto[figure] / fixed[figure] if more else fixed[figure] / auto[figure] for auto, fixed in pairs
+        )
+
+
+def choice_of(way: str, page: str, placement: Placement) -> LoopChoice:
+    threads = {OWN: "off", PINNED: str(placement.thread_cpu), AUTO: "auto"}[way]
+    return LoopChoice.parse(f"flexsc:{page}:{threads}")
+
+
+@contextmanager
+def running(bench: Bench, scenario: Scenario, page: str) -> Iterator[dict[str, list[Server]]]:
+    """The servers of each way, in groups of their own where there is a quota."""
+    cpus = (bench.placement.server_cpu,) if scenario.one_cpu else bench.cpus
+    with ExitStack() as stack:
+        servers: dict[str, list[Server]] = {}
+        for way in scenario.ways:
+            for _ in range(scenario.servers):
+                choice = choice_of(way, page, bench.placement)
+                start = running_server(bench.load.server, choice, python=bench.python, cpu=cpus)
+                server = stack.enter_context(start)
+                servers.setdefault(way, []).append(server)
+                if scenario.quota is not None:
+                    stack.enter_context(Group(f"flexsc-{server.pid}", scenario.quota)).take(server.pid)
+        yield servers
+
+
+def measure(bench: Bench, scenario: Scenario, page: str) -> Found:
+    """All windows of one scenario, to and fro."""
+    found = Found(scenario, page, {way: [] for way in scenario.ways})
+    try:
+        with running(bench, scenario, page) as servers:
+            for number in range(bench.windows):
+                for way in scenario.ways if number % 2 == 0 else scenario.ways[::-1]:
+                    warmup = FIRST_WARMUP_S if way == AUTO and number == 0 else WARMUP_S
+                    found.windows[way].append(scenario.window(bench, servers[way], warmup))
+            for server in servers[AUTO]:
+                stats = server.stats() or {}
+                for name in ("trials", "trials_won", "alarms_run_delay", "alarms_throttled", "alarms_steal"):
+                    found.counters[name] = found.counters.get(name, 0) + int(stats.get(name, 0))
+    except (BenchmarkError, OSError) as error:
+        found.unavailable = str(error)
+    return found
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """What servers did that had nothing to do."""
+
+    page: str
+    cpu_percent: dict[str, float]
+    threads: dict[str, int]
+    """Threads of the process: of `auto` as many as of the own thread, or one is left running."""
+
+
+def measure_idle(bench: Bench, page: str, seconds: float) -> Quiet:
+    """All ways at once, after a load that `auto` may have tried a thread under, with idle connections."""
+    scenario = replace(SCENARIOS[1], ways=(OWN, AUTO))
+    with running(bench, scenario, page) as servers, ExitStack() as stack:
+        for (server,) in servers.values():
+            run_load(bench.spec(server, FIRST_WARMUP_S))
+            stack.enter_context(idle.idle_connections(server.port, IDLE_CONNECTIONS, silent_after=server.pid))
+        time.sleep(1.0)
+        pids = {way: server.pid for way, (server,) in servers.items()}
+        before = {way: process_cpu_ns(pid) for way, pid in pids.items()}
+        time.sleep(seconds)
+        percent = {way: 100 * (process_cpu_ns(pid) - before[way]) / (seconds * 1e9) for way, pid in pids.items()}
+        return Quiet(page, percent, {way: len(thread_times(pid)) for way, pid in pids.items()})
+
+
+# ---- what was found
+
+COLUMNS = ("scenario", "page", "figure", "own thread", "syscall thread", "auto", "of the better", "wanted", "",
+           "trials, won, alarms")  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def rows_of(found: Found) -> list[tuple[str, ...]]:
+    """A row for each figure of a scenario; what is missed is in bold."""
+    title, wanted = found.scenario.title, f"≥ {found.scenario.wanted:.2f}"
+    if found.unavailable:
+        return [(title, found.page, "n/a", "", "", "", "", wanted, "–", "")]
+    alarms = sum(count for name, count in found.counters.items() if name.startswith("alarms"))
+    trials = f"{found.counters.get('trials', 0)}, {found.counters.get('trials_won', 0)}, {alarms}"
+    rows = []
+    for figure in found.figures():
+        reached = found.reached(figure)
+        met = "met" if reached >= found.scenario.wanted else "**missed**"
+        values = [_number(found.median(way, figure)) for way in (OWN, PINNED, AUTO)]
+        beside = f"{reached:.2f} ({found.better(figure)})"
+        rows.append((title, found.page, figure, *values, beside, wanted, met, trials))
+    return rows
+
+
+def idle_row(quiet: Quiet) -> tuple[str, ...]:
+    """No CPU that can be measured, and no thread left."""
+    met = quiet.cpu_percent[AUTO] <= IDLE_MOST and quiet.threads[AUTO] <= quiet.threads[OWN]
+    own, auto = (f"{quiet.cpu_percent[way]:.3f}, {quiet.threads[way]}" for way in (OWN, AUTO))
+    title = f"idle, {IDLE_CONNECTIONS:,} connections, after a load"
+    return (title, quiet.page, "% of a CPU, threads", own, "–", auto, "", f"≤ {IDLE_MOST}, as own",
+            "met" if met else "**missed**", "")  # fmt: skip
+
+
+def run(args: argparse.Namespace, console: Console) -> tables.Result:
+    placement = Placement.choose()
+    build_load()
+    if placement.shared:
+        raise BenchmarkError("there is one CPU only: the scheduler has nothing to choose from")
+    python = find_python(args.python)
+    result = tables.Result("The scheduler", notes=list(placement.notes))
+    for name in args.workload:
+        bench = Bench(workload(name), placement, python, args.seconds, args.windows)
+        rows: list[tuple[str, ...]] = []
+        for page in args.pages:
+            with running(bench, SCENARIOS[1], page) as servers:
+                bench.peak = _rate(run_load(bench.spec(servers[OWN][0], WARMUP_S)))
+            for scenario in SCENARIOS:
+                if scenario.name not in args.only:
+                    continue
+                with console.status(f"{bench.load.title} · {page} page · {scenario.title}"):
+                    found = measure(bench, scenario, page)
+                rows += rows_of(found)
+                if found.unavailable:
+                    result.notes.append(f"{scenario.title}: n/a because {found.unavailable}")
+                result.raw[f"{name} {page} {scenario.name}"] = found.windows
+            if IDLE in args.only:
+                with console.status(f"{bench.load.title} · {page} page · idle"):
+                    try:
+                        rows.append(idle_row(measure_idle(bench, page, IDLE_S)))
+                    except BenchmarkError as error:
+                        result.notes.append(f"idle, {page} page: n/a because {error}")
+        title = f"{bench.load.label}: what `auto` reached of the better fixed choice"
+        result.tables.append(tables.Table(title, COLUMNS, tuple(rows), ("alarms: those of `auto`, of all kinds",)))
+    return result
+
+
+def main() -> int:
+    names = [*(scenario.name for scenario in SCENARIOS), IDLE]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=__doc__)
+    parser.add_argument("--workload", nargs="+", default=["hello"], help="hello (default), echo, ...")
+    parser.add_argument("--pages", nargs="+", default=["kernel", "user"])
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=WINDOW_S, help="of a window, the warm-up not counted")
+    parser.add_argument("--python", help="version of the servers' interpreter, such as 3.13")
+    parser.add_argument("--json", type=Path, default=tables.RESULTS / "scenarios.json", metavar="FILE")
+    args = parser.parse_args()
+    if args.windows < 1 or not args.seconds > 0:
+        parser.error("--windows must be at least 1, --seconds above 0")
+    console = report.make_console()
+    began = time.monotonic()
+    try:
+        tables.publish(console, run(args, console), args.json)
+    except BenchmarkError as error:
+        console.print(f"error: {error}", highlight=False, markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

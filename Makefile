@@ -50,8 +50,14 @@ bars:
 	@if .ci/venv find 3.13 >/dev/null; then .ci/venv make 3.13 bench >/dev/null; fi
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.bars $(ARGS)
 
-batches scenarios connections:
-	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.$@ $(ARGS)
+batches:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.batches $(ARGS)
+
+scenarios:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.scenarios $(ARGS)
+
+connections:
+	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.connections $(ARGS)
 
 blocking:
 	@python=$$(.ci/venv make $(PYTHON) bench ecosystem) && exec $$python -m benchmarks.blocking $(ARGS)

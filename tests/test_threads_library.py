@@ -503,6 +503,115 @@ def test_what_locks_refuse_and_what_low_level_threads_tell(way):
     """)
 
 
+def test_poll_refuses_what_poll_refuses(way):
+    """Time-outs that it can't wait for, and two who wait at once."""
+    check(way, """
+        import select
+
+        def main():
+            one, other = socket.socketpair()
+            poll = select.poll()
+            poll.register(one, select.POLLIN)
+            raised(OverflowError, poll.poll, 1 << 31)
+            found = Collected()
+            waiting = in_thread(lambda: found(poll.poll()))
+            raised(RuntimeError, poll.poll)
+            other.send(b"x")
+            waiting.join()
+            assert found == [[(one.fileno(), select.POLLIN)]] and poll.poll(0) == found[0]
+    """)
+
+
+def test_threads_are_counted_without_the_executor_s(way):
+    """Names are looked up by real threads, which the program has not started."""
+    check(way, """
+        import _thread
+
+        def main():
+            before = _thread._count()
+            socket.getaddrinfo("localhost", 80)
+            assert _thread._count() == before
+            go = threading.Event()
+            threads = [in_thread(go.wait) for _ in range(3)]
+            assert _thread._count() == before + 3
+            go.set()
+            for thread in threads:
+                thread.join()
+            assert _thread._count() == before
+    """)
+
+
+def test_calls_that_are_told_not_to_wait(way):
+    """By MSG_DONTWAIT, on a socket that would; and arguments by their names."""
+    check(way, """
+        def main():
+            ours, theirs = socket.socketpair()
+            room, flags = bytearray(8), socket.MSG_DONTWAIT
+            for name, args in dict(
+                recv=(8, flags), recv_into=(room, 8, flags), recvfrom=(8, flags), recvfrom_into=(room, 8, flags),
+                recvmsg=(8, 0, flags), recvmsg_into=([room], 0, flags),
+            ).items():
+                raised(BlockingIOError, getattr(ours, name), *args)
+            piece, sent = bytes(1 << 20), 0
+            for send in (lambda: ours.send(piece, flags), lambda: ours.sendmsg([piece], [], flags)):
+                def fill():
+                    nonlocal sent
+                    while True:
+                        sent += send()
+                raised(BlockingIOError, fill)
+            assert 0 < sent
+            raised(BlockingIOError, ours.sendall, piece, flags)
+            ours.close()
+            while got := theirs.recv(1 << 20):
+                sent -= len(got)
+            assert sent <= 0  # sendall() may have sent a part
+
+            ours, theirs = socket.socketpair()
+            theirs.send(b"abcdef")
+            assert ours.recvfrom_into(room, nbytes=3, flags=0)[0] == 3 and room[:3] == b"abc"
+            in_thread(lambda: (time.sleep(0.01), theirs.send(b"later")))
+            assert ours.recv_into(buffer=memoryview(room), nbytes=3, flags=socket.MSG_WAITALL) == 3
+            assert ours.recvfrom_into(buffer=room, flags=0)[0] == 5
+    """)
+
+
+def test_mistakes_are_told_as_ever(way):
+    """Calls with arguments that make no sense, joining oneself, errors of lookups that leave no cycle behind."""
+    check(way, """
+        import gc, weakref
+
+        def joins_itself():
+            found(raised(RuntimeError, threading.current_thread().join))
+
+        def main():
+            global found
+            found = Collected()
+            for thread in (in_thread(joins_itself), in_thread(joins_itself)):
+                thread.join()
+                assert "stopped" in repr(thread) and "started" not in repr(thread), thread
+            joins_itself()
+            assert len(found) == 3
+            raised(TypeError, threading.Lock, 1)
+            raised(TypeError, type, "Sub", (type(threading.Lock()),), {})
+            with socket.socket(type=socket.SOCK_DGRAM) as sock:
+                assert "1 given" in str(raised(TypeError, sock.sendto, b"x"))
+                assert "4 given" in str(raised(TypeError, sock.sendto, b"x", 0, ("127.0.0.1", 9), 4))
+                raised(TypeError, sock.sendto, b"x", None)
+
+            class Name(str):
+                pass
+
+            gc.disable()
+            name = Name("x" * 300)
+            gone = weakref.ref(name)
+            raised(Exception, socket.getaddrinfo, name, 80)
+            # The executor's thread lets go of its last job with the next one.
+            del name
+            socket.getaddrinfo("localhost", 80)
+            assert gone() is None, gc.get_referrers(gone())
+    """)
+
+
 def test_lists_and_names_of_unusual_kinds(way):
     """Lists that fileno() changes are selected from as they are; a host may be bytes."""
     check(way, """

@@ -11,11 +11,13 @@ import _thread
 import types
 from collections import deque
 
+cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 
 from flexsc_loop.threads.green cimport GreenThread, breathe, current
 
 cdef object allocate_plain = _thread.allocate_lock
+cdef object PlainRLock = _thread.RLock
 cdef object PlainQueue = _queue.SimpleQueue
 cdef object Empty = _queue.Empty
 cdef object NOTHING = object()
@@ -72,11 +74,15 @@ cdef class Line:
         return 0
 
 
+@cython.final
 cdef class Lock(Line):
     """What `threading.Lock()` gives.  Source: threading.Lock."""
 
     def __cinit__(self):
         self.real = allocate_plain()
+
+    def __init__(self):
+        pass  # takes no arguments: without it any are taken
 
     def __repr__(self):
         state = "locked" if self.real.locked() else "unlocked"
@@ -155,6 +161,10 @@ cdef class RLock:
 
     def __cinit__(self):
         self.block = Lock()
+
+    def __init__(self, *args, **kwargs):
+        if args or kwargs:
+            PlainRLock(*args, **kwargs)  # says what the running Python says
 
     def __repr__(self):
         state = "locked" if self.count else "unlocked"

@@ -24,25 +24,39 @@ from flexsc_loop.threads.waiting import in_place_of, in_real_thread
 _real_close = socket.socket._real_close  # type: ignore[attr-defined]
 
 
+#: Where the flags stand among a method's arguments.
+FLAGS_AT = {"recvfrom": 1, "recvfrom_into": 2, "recvmsg": 2, "recvmsg_into": 2, "sendmsg": 2}
+
+
+def _never_waits(sock: socket.socket, flags: Any) -> bool:
+    """Whether a call with these flags returns at once.  One with a time-out waits for the socket before."""
+    return isinstance(flags, int) and bool(flags & socket.MSG_DONTWAIT) and sockets.timeout_in(sock) is None
+
+
 def attempts(name: str, writes: bool) -> Callable[..., Any]:
     """A method that waits, then calls the plain one."""
     plain = getattr(_socket.socket, name)
+    at = FLAGS_AT.get(name, 0)
 
     @in_place_of(plain)
-    def method(self: socket.socket, *args: Any) -> Any:
+    def method(self: socket.socket, *args: Any, **kwargs: Any) -> Any:
         thread = current_thread()
-        return plain(self, *args) if thread is None else sockets.attempt(thread, self, plain, args, writes)
+        flags = args[at] if at and len(args) > at else kwargs.get("flags")
+        if thread is None or _never_waits(self, flags):
+            return plain(self, *args, **kwargs)
+        tried = functools.partial(plain, **kwargs) if kwargs else plain
+        return sockets.attempt(thread, self, tried, args, writes)
 
     return method
 
 
-def sendto(self: socket.socket, data: Any, *args: Any) -> int:
+def sendto(self: socket.socket, *args: Any) -> int:
     """Source: socket.socket.sendto."""
     thread = current_thread()
-    if thread is None:
-        return _socket.socket.sendto(self, data, *args)
+    if thread is None or not 2 <= len(args) <= 3 or (len(args) == 3 and _never_waits(self, args[1])):
+        return _socket.socket.sendto(self, *args)
     address = sockets.resolved(self, args[-1])
-    return int(sockets.attempt(thread, self, _socket.socket.sendto, (data, *args[:-1], address), True))
+    return int(sockets.attempt(thread, self, _socket.socket.sendto, (*args[:-1], address), True))
 
 
 _plain_sendfile = socket.socket._sendfile_use_sendfile  # type: ignore[attr-defined]

@@ -163,7 +163,7 @@ def recv(self, bufsize, int flags=0, /):
     cdef Py_ssize_t size
     timeout = patience(me, self)
     size = 0 if timeout is NO_WAIT else bufsize
-    if size <= 0 or flags & MSG_DONTWAIT:
+    if size <= 0 or never_waits(flags, timeout):
         let_others_run()
         return plain_recv(self, bufsize, flags)
     if flags == 0 and size >= me.turn.page.pool.buffer_size and not me.filled and is_stream(self):
@@ -178,7 +178,7 @@ def recv_into(self, buffer, nbytes=0, int flags=0):
     cdef Py_ssize_t size
     cdef Call op
     timeout = patience(me, self)
-    if timeout is NO_WAIT or flags & MSG_DONTWAIT:
+    if timeout is NO_WAIT or never_waits(flags, timeout):
         let_others_run()
         return plain_recv_into(self, buffer, nbytes, flags)
     size = nbytes
@@ -255,7 +255,7 @@ def send(self, data, int flags=0, /):
     cdef GreenThread me = current()
     cdef Py_buffer view
     timeout = patience(me, self)
-    if timeout is NO_WAIT or flags & MSG_DONTWAIT:
+    if timeout is NO_WAIT or never_waits(flags, timeout):
         let_others_run()
         return plain_send(self, data, flags)
     if timeout is None:
@@ -271,9 +271,14 @@ def sendall(self, data, int flags=0, /):
     """Send all bytes.  Source: socket.socket.sendall."""
     cdef GreenThread me = current()
     timeout = patience(me, self)
-    if timeout is NO_WAIT or flags & MSG_DONTWAIT:
+    if timeout is NO_WAIT or never_waits(flags, timeout):
         return plain_sendall(self, data, flags)
     send_all(me, self, data, flags, timeout)
+
+
+cdef bint never_waits(int flags, object timeout) noexcept:
+    """Whether a call returns at once.  On a socket with a time-out it waits for that before."""
+    return flags & MSG_DONTWAIT and timeout is None
 
 
 cdef int raise_error(int error) except -1:

@@ -21,6 +21,7 @@ from flexsc_loop.threads.waiting import in_real_thread, wait
 _start = threading.Thread.start
 _join = threading.Thread.join
 _is_alive = threading.Thread.is_alive
+_repr = threading.Thread.__repr__
 _get_ident = _thread.get_ident
 _count = _thread._count
 START_PLAIN = _thread.start_new_thread
@@ -34,8 +35,10 @@ def get_ident() -> int:
 
 
 def count() -> int:
-    """Source: _thread._count."""
-    return _count() + sum(one.started and not one.finished and not one.is_main for one in everybody)
+    """Source: _thread._count.  Without the executor's threads: its program has not started them."""
+    green = sum(one.started and not one.finished and not one.is_main for one in everybody)
+    ours = sum(hasattr(one, "_real") for one in [*threading._active.values()])  # type: ignore[attr-defined]
+    return _count() + green - ours
 
 
 class DeleteDummyThread(getattr(threading, "_DeleteDummyThreadOnDel", object)):  # type: ignore[misc]
@@ -75,11 +78,11 @@ def start(self: Any) -> None:
 
 def join_thread(self: Any, timeout: float | None = None) -> None:
     """Source: threading.Thread.join."""
+    if threading.current_thread() is self:
+        raise RuntimeError("cannot join current thread")
     other: GreenThread | None = getattr(self, "_green", None)
     if other is None:
         return _join(self, timeout) if current_thread() is None else _join_real(self, timeout)
-    if threading.current_thread() is self:
-        raise RuntimeError("cannot join current thread")
     join(other, timeout)
 
 
@@ -120,6 +123,15 @@ def is_alive(self: Any) -> bool:
     if other is None:
         return _is_alive(self)
     return bool(self._started.is_set()) and not other.finished
+
+
+def describe(self: Any) -> str:
+    """Source: threading.Thread.__repr__."""
+    other: GreenThread | None = getattr(self, "_green", None)
+    if other is None or not other.finished:
+        return _repr(self)
+    daemon = " daemon" if self.daemon else ""
+    return f"<{type(self).__name__}({self.name}, stopped{daemon} {self.ident})>"
 
 
 def set_lock(self: Any) -> None:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from flexsc_loop.threads import green
 from flexsc_loop.threads.green import GreenThread, current_thread
 
+POLL_MOST = (1 << 31) - 1  # milliseconds that poll() may be asked to wait
 PIPE_PIECE = 4096  # bytes that a pipe which is ready has room for, without waiting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,7 +55,10 @@ def wait(awaitable: Awaitable[T]) -> T:
     except BaseException:
         future.cancel()
         raise
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        del future  # whose error has this frame
 
 
 def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
@@ -145,6 +149,7 @@ class Poll:
     def __init__(self) -> None:
         self._plain = _poll()
         self._wanted: dict[int, int] = {}
+        self._polling = False
 
     def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT, /) -> None:
         """Source: select.poll.register."""
@@ -163,14 +168,24 @@ class Poll:
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """Wait for `timeout` milliseconds at most.  Source: select.poll.poll."""
+        if self._polling:
+            raise RuntimeError("concurrent poll() invocation")
         thread = current_thread()
         green.let_others_run()
         if thread is None or timeout == 0:
             return self._plain.poll(timeout)  # type: ignore[no-any-return]
+        if timeout is not None and timeout > POLL_MOST:
+            raise OverflowError("timeout is too large")
         found = self._plain.poll(0)
         if found:
             return found  # type: ignore[no-any-return]
-        seconds = None if timeout is None or timeout < 0 else timeout / 1000
+        self._polling = True
+        try:
+            return self._wait(None if timeout is None or timeout < 0 else timeout / 1000)
+        finally:
+            self._polling = False
+
+    def _wait(self, seconds: float | None) -> list[tuple[int, int]]:
         _wait_for_some(self._wanted.items(), seconds)
         return self._plain.poll(0)  # type: ignore[no-any-return]
 

@@ -22,7 +22,27 @@ MODULES = (
 #: For a short run: what the methods of sockets, locks and selectors are asked for most.
 QUICK = ("test_thread", "test_queue", "test_socketserver", "test_selectors", "test_smtplib")
 
-EXCLUDED: list[Exclusion] = []
+ONE_THREAD = "asks for the kernel's number of each thread: green threads have one in common"
+
+EXCLUDED = [
+    Exclusion("test.test_select.SelectTestCase.test_disallow_instantiation", "makes a poll object by its class"),
+    Exclusion("test.test_subprocess.MiscTests.test__all__", "the module has another object for its private name `io`"),
+    Exclusion("test.test_threading.MiscTestCase.test__all__", "`local` is the one in Python, of another module"),
+    Exclusion("test.test_threading.ThreadTests.test_various_ops*", ONE_THREAD),
+    Exclusion("test.test_threading.ThreadTests.test_PyThreadState_SetAsyncExc", ONE_THREAD),
+    Exclusion(
+        "test.test_threading.ThreadTests.test_limbo_cleanup",
+        "puts a function that fails in the place of a private one of `threading`",
+    ),
+    Exclusion(
+        "test.test_threading.InterruptMainTests.test_can_interrupt_tight_loops",
+        "the main thread computes and makes no call: others wait until it does",
+    ),
+    Exclusion(
+        "test.test_socket.GeneralModuleTests.testRefCountGetNameInfo",
+        "counts references in an `except` clause: the frame of the function in its place has one",
+    ),
+]
 
 
 def modules() -> Iterator[str]:

@@ -10,7 +10,8 @@ What may differ from the standard loop, and is therefore not in a view:
 - how a stream of bytes is cut into pieces, and how many turns anything takes.  Where a far end acts in the turn in
   which something is written, the program goes round once before that: what may wait for the end of a turn stands in
   flexsc_loop/README.md;
-- where the far end acts and we close, abort, pause, write or answer in one step: which comes first;
+- where the far end acts, or reading is resumed, and we close, abort, pause, write or answer in one step: which comes
+  first;
 - how much the kernel and the transports hold in between.  So how much the far end gets of a stream that was aborted,
   reset, or closed with unread data in it (it has to be a beginning of what was written), and whether a reset or an
   end is what it sees then;

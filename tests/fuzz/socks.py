@@ -123,6 +123,8 @@ class Sock(Consumer):
         if not self.watching:
             self.complain("a reader is called that was removed")
         self._by_hand()
+        # How much of a stream that goes on has come by then is free.
+        self.lossy = self.lossy or (action == "remove" and self.peer.backlog > 0)
         if self.eof or action == "remove":
             self.loop.remove_reader(self.sock)
             self.watching = False

@@ -195,7 +195,7 @@ class Stream(Thing):
         try:
             self.transport.write(data)
         except Exception as exc:
-            if not self.gone() and not answer:  # how often data comes is free
+            if not (self.gone() or self.hasty() or answer):  # how often data comes is free
                 self.note("write", type(exc).__name__, inside=False)
         else:
             if not self.transport.is_closing():
@@ -293,6 +293,7 @@ class Stream(Thing):
     def resume(self) -> None:
         if not self.active("send_file"):  # what comes then is a mistake, for the standard loop
             self.halted = self.adrift = False
+            self.world.stirred.add(self.slot)  # what has waited comes now, as what the far end does would
             self.attempt(self.transport.resume_reading)
 
     @operation(weight=1, high=(0, 1000, 100_000))
@@ -567,6 +568,9 @@ class Tls(Stream):
 
     def _writes(self) -> Any:
         return ANY  # the standard loop has two buffers there, and looks at one of them
+
+    def _may_have_ended(self) -> bool:
+        return self.hasty() and not self.peer.speaks  # whatever eof_received() returns
 
     @operation(weight=2, size=(700, LARGE))
     def send_file(self, size: int) -> None:

@@ -42,7 +42,7 @@ class ReadPipe(Stream):
     def view(self) -> Any:
         return {
             "calls": ANY if self.vague or (self.halted and not self.peer.speaks) else self._calls(),
-            "received": ANY if self.rushed or self.halted else self.received,
+            "received": ANY if self.rushed or self.halted or self.vague else self.received,
         }
 
     async def finish(self) -> None:

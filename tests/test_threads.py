@@ -218,6 +218,24 @@ def test_asyncio_run_in_a_green_thread(way):
     """)  # fmt: skip
 
 
+def test_blocking_code_sees_no_running_loop(way):
+    check(way, """
+        import asyncio
+        from asyncio import get_running_loop
+
+        def main():
+            for find in (get_running_loop, asyncio.get_running_loop, asyncio.events.get_running_loop):
+                assert str(raised(RuntimeError, find)) == "no running event loop"
+            assert asyncio._get_running_loop() is None
+
+            async def running():
+                await asyncio.sleep(0)
+                return asyncio.get_running_loop(), asyncio._get_running_loop(), get_running_loop()
+
+            assert set(asyncio.run(running())) == {threads.current_thread().loop}
+    """)  # fmt: skip
+
+
 def test_wait_and_spawn_outside_are_refused():
     end = run_python("""
         from flexsc_loop import threads

@@ -36,6 +36,13 @@ def tcp_pair():
         client = socket.create_connection(listener.getsockname())
         return client, listener.accept()[0]
 """
+SIDE_BY_SIDE = """
+def side_by_side(count, function):
+    seen = Collected()
+    for thread in [in_thread(lambda i=i: seen(function(i))) for i in range(count)]:
+        thread.join()
+    return seen
+"""
 AFTER = """
 sys.stdout.write("done\\n")
 """

@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
 from flexsc_loop.settings import Pages, Threads, Writes
+from flexsc_loop.threads.drivers import tell_psycopg2
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep, wait_readable, wait_writable
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
@@ -97,6 +98,7 @@ def run(
     pages, threads, writes: as for `new_event_loop`.  Ctrl-C is a KeyboardInterrupt in `main`.
     """
     patch()
+    tell_psycopg2()
     loop = new_event_loop(pages=pages, threads=threads, writes=writes)
     asyncio.set_event_loop(loop)
     try:

@@ -9,6 +9,7 @@ would block becomes an entry of the page, or an interest in a descriptor; the th
 ready, or back to the hub, and the call's completion has it resumed in the same turn, without a future, a task or a
 handle in between.  What the green threads of one turn have asked for is handed over together.
 """
+import asyncio
 import contextvars
 import os
 import weakref
@@ -101,6 +102,27 @@ def let_others_run():
 def current_thread():
     """The green thread that calls this, or None outside of one."""
     return current()
+
+
+# ---- the loop is nothing that blocking code knows of
+
+cdef object plain_get_running_loop = asyncio.get_running_loop
+cdef object plain_find_running_loop = asyncio._get_running_loop
+
+
+def get_running_loop():
+    """In a green thread there is none, which is how blocking code finds out that it may block.
+
+    Source: asyncio.get_running_loop.
+    """
+    if running_thread != NULL:
+        raise RuntimeError("no running event loop")
+    return plain_get_running_loop()
+
+
+def find_running_loop():
+    """Source: asyncio._get_running_loop."""
+    return None if running_thread != NULL else plain_find_running_loop()
 
 
 cdef class Hub:

@@ -1,6 +1,6 @@
 """Floor 5: what blocks in the standard library, and what stands in its place in a green thread.
 
-Owns: the plain functions, and whether they have been replaced.  Imports: green, locks, sockets.
+Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, sockets.
 
 Methods of classes written in Python are replaced in the classes, so that it does not matter who has imported what
 before.  Functions and classes written in C are replaced by name, in the modules that they are of: who has imported one
@@ -26,9 +26,11 @@ import time
 import warnings
 from typing import Any
 
-from flexsc_loop.threads import locks, network, sockets, starting, tls, waiting
+from flexsc_loop.threads import drivers, green, locks, network, sockets, starting, tls, waiting
 
 _state = {"patched": False}
+# Whoever has these from before does not block.
+RUNNING_LOOP = {"get_running_loop": green.get_running_loop, "_get_running_loop": green.find_running_loop}
 
 
 class PatchWarning(RuntimeWarning):
@@ -95,6 +97,8 @@ def names() -> list[tuple[Any, str, Any]]:
         (subprocess, "io", waiting.PipeIO()),
         (asyncio, "run", starting.asyncio_run), (asyncio.runners, "run", starting.asyncio_run),
     ]  # fmt: skip
+    for module in (asyncio, asyncio.events):
+        found += [(module, name, instead) for name, instead in RUNNING_LOOP.items()]
     if hasattr(threading, "_DeleteDummyThreadOnDel"):
         found.append((threading, "_DeleteDummyThreadOnDel", starting.DeleteDummyThread))
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getaddrinfo"):
@@ -140,12 +144,14 @@ def patch() -> None:
     sockets.resolve_with(network.resolve)
     replaced = names()
     plain = {id(getattr(module, name)) for module, name, _ in replaced if hasattr(module, name)}
-    late = _imported_before(plain - {id(waiting.PLAIN_IO)})
+    plain -= {id(waiting.PLAIN_IO), *(id(getattr(asyncio, name)) for name in RUNNING_LOOP)}
+    late = _imported_before(plain)
     for owner, name, instead in _methods():
         setattr(owner, name, instead)
     for module, name, instead in replaced:
         setattr(module, name, instead)
     _replace_locks()
+    drivers.tell_psycopg()
     if late:
         warnings.warn(
             f"imported before flexsc_loop.threads.patch(), these go on to block: {', '.join(late)}; call it first",

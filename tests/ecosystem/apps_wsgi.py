@@ -1,4 +1,4 @@
-"""WSGI applications for gunicorn's workers: a bare one, and Flask's."""
+"""WSGI applications for gunicorn's workers: a bare one, Flask's and Bottle's."""
 
 import os
 import threading
@@ -42,5 +42,18 @@ def make_flask():
     @app.post("/upload")
     def upload():
         return str(len(flask.request.files["file"].read()))
+
+    return app
+
+
+def make_bottle():
+    import bottle
+
+    app = bottle.Bottle()
+
+    @app.get("/json/<name>")
+    def answer_json(name):
+        time.sleep(0.05)
+        return {"name": name, "method": bottle.request.method}
 
     return app

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from programs import Program
+from programs import Program, module
 from support import Way, eventually
 
 from benchmarks import databases
@@ -103,3 +103,19 @@ def start(way: Way, tmp_path: Path) -> Iterator[Callable[..., Program]]:
             return stack.enter_context(Program(command, log, {**way.environment(), **(env or {})}, pass_fds))
 
         yield make
+
+
+@pytest.fixture
+def gunicorn(start: Callable[..., Program]) -> Callable[..., tuple[Program, int]]:
+    """Starts gunicorn with the worker whose connections are green threads; the program, and its port."""
+
+    def run(*arguments: Any, app: str = "apps_wsgi:bare", env: dict[str, str] | None = None) -> tuple[Program, int]:
+        port = databases.free_port()
+        program = start(
+            *module("gunicorn", "-k", "flexsc_loop.gunicorn.FlexSCThreadsWorker", "-b", f"127.0.0.1:{port}",
+                    "--no-control-socket", "--graceful-timeout", 15, *arguments, app), env=env,
+        )  # fmt: skip
+        program.wait_for("Booting worker with pid")
+        return program, port
+
+    return run

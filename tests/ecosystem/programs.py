@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,17 @@ def fetch(port: int, path: str, *, method: str = "GET", body: bytes | None = Non
 
 def fetch_json(port: int, path: str, **more: Any) -> Any:
     return json.loads(fetch(port, path, **more))
+
+
+def in_threads(count: int, function: Callable[[int], Any]) -> list[Any]:
+    """What `function(i)` gives for each i, all called at the same time."""
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda i=i: answers.append(function(i))) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def check_facts(facts: dict[str, Any], way: Way) -> None:

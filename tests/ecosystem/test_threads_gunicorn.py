@@ -7,10 +7,8 @@ import threading
 import time
 
 import pytest
-from programs import fetch, fetch_json, module
+from programs import fetch, fetch_json, in_threads
 from support import digest, eventually, payload
-
-from benchmarks.databases import free_port
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("greenlet")
@@ -18,30 +16,6 @@ pytest.importorskip("greenlet")
 pytestmark = [pytest.mark.ours, pytest.mark.one_way]
 
 CROWD = 60
-
-
-@pytest.fixture
-def gunicorn(start):
-    def run(*arguments, app="apps_wsgi:bare"):
-        port = free_port()
-        program = start(
-            *module("gunicorn", "-k", "flexsc_loop.gunicorn.FlexSCThreadsWorker", "-b", f"127.0.0.1:{port}",
-                    "--no-control-socket", "--graceful-timeout", 15, *arguments, app),
-        )  # fmt: skip
-        program.wait_for("Booting worker with pid")
-        return program, port
-
-    return run
-
-
-def in_threads(count, function):
-    answers = []
-    threads = [threading.Thread(target=lambda i=i: answers.append(function(i))) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return answers
 
 
 def test_requests_of_all_kinds(gunicorn, tmp_path):
@@ -135,6 +109,15 @@ def test_a_killed_worker_is_replaced(gunicorn):
     program.wait_for("Booting worker with pid", count=2)
     assert eventually(lambda: fetch(port, "/"), 10)
     assert program.stop() == 0
+
+
+def test_bottle(gunicorn):
+    pytest.importorskip("bottle")
+    program, port = gunicorn(app="apps_wsgi:make_bottle()")
+    answers = in_threads(CROWD, lambda i: fetch_json(port, f"/json/n{i}"))
+    assert {answer["name"] for answer in answers} == {f"n{i}" for i in range(CROWD)}
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()
 
 
 def test_flask(gunicorn):

@@ -1,0 +1,89 @@
+"""Floor 5: database drivers that wait in C unless they are told how else to.
+
+Owns: who is told when a module has been imported.  Imports: green.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import select
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from flexsc_loop.threads import green
+from flexsc_loop.threads.green import current_thread
+
+_poll: Any = select.poll
+
+
+class _Importing(importlib.abc.MetaPathFinder):
+    """Calls `then(module)` as soon as the module `name` has been imported, once."""
+
+    def __init__(self, name: str, then: Callable[[Any], None]) -> None:
+        self.name, self.then = name, then
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Source: importlib.abc.MetaPathFinder.find_spec."""
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = None if spec is None else spec.loader
+        if loader is None:
+            return spec
+        plain = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            plain(module)
+            self.then(module)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+def _once_imported(name: str, then: Callable[[Any], None]) -> None:
+    module = sys.modules.get(name)
+    if module is not None:
+        then(module)
+    else:
+        sys.meta_path.insert(0, _Importing(name, then))
+
+
+def wait_for_psycopg2(connection: Any) -> None:
+    """A wait callback for psycopg2.  In a green thread others run meanwhile.
+
+    Source: psycopg2.extensions.set_wait_callback.
+    """
+    while state := connection.poll():
+        writes = state == 2  # POLL_WRITE; 1 is POLL_READ
+        if current_thread() is not None:
+            (green.wait_writable if writes else green.wait_readable)(connection.fileno())
+        else:
+            poll = _poll()
+            poll.register(connection.fileno(), select.POLLOUT if writes else select.POLLIN)
+            poll.poll()
+
+
+def _tell_psycopg2(module: Any) -> None:
+    if module.extensions.get_wait_callback() is None:
+        module.extensions.set_wait_callback(wait_for_psycopg2)
+
+
+def _tell_psycopg(module: Any) -> None:
+    module.wait = getattr(module, "wait_poll", module.wait_selector)
+
+
+def tell_psycopg() -> None:
+    """Have psycopg 3 wait in Python, as it does where it has no part in C."""
+    _once_imported("psycopg.waiting", _tell_psycopg)
+
+
+def tell_psycopg2() -> None:
+    """Have psycopg2 wait by a callback of ours, unless there is one.  COPY and large objects do not work with any."""
+    _once_imported("psycopg2", _tell_psycopg2)

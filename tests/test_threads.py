@@ -335,6 +335,59 @@ def test_stacks_of_those_that_wait(way):
     """)  # fmt: skip
 
 
+@pytest.mark.parametrize("state", ["time.sleep(0.3)", "computing()"])
+def test_stacks_on_a_signal(way, state):
+    check(way, f"""
+        import io
+
+        def waits_here():
+            time.sleep(20)
+
+        def computing():
+            end = time.monotonic() + 20
+            while not out.getvalue() and time.monotonic() < end:
+                pass
+
+        def main():
+            thread = threading.Thread(target=waits_here, daemon=True)
+            thread.start()
+            threads.dump_on(signal.SIGUSR1, out)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+            {state}
+            text = out.getvalue()
+            assert "in waits_here" in text and "<GreenThread 'main' " in text and "in main" in text, text
+            assert "{state[:9]}" in text, text
+
+        out = io.StringIO()
+    """)  # fmt: skip
+
+
+def test_the_running_one_is_in_a_dump_and_in_faulthandler_s(way):
+    check(way, """
+        import faulthandler, io, tempfile
+
+        def main():
+            out = io.StringIO()
+            threads.dump(out)
+            assert "<GreenThread 'main' started>" in out.getvalue() and "in main" in out.getvalue()
+            with tempfile.TemporaryFile("w+") as file:
+                faulthandler.dump_traceback(file)
+                file.seek(0)
+                assert " in main" in file.read()
+    """)  # fmt: skip
+
+
+def test_free_threaded_builds_are_refused():
+    end = run_python("""
+        import sysconfig
+        plain = sysconfig.get_config_var
+        sysconfig.get_config_var = lambda name: 1 if name == "Py_GIL_DISABLED" else plain(name)
+        import flexsc_loop.threads
+    """)
+    assert end.code == 1 and "needs a Python with the GIL" in end.err.splitlines()[-1], end.err
+
+
 def test_a_forked_child_is_an_ordinary_process(way):
     check(way, """
         def main():

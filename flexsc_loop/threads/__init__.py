@@ -17,10 +17,15 @@ import contextvars
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, ParamSpec, TextIO, TypeVar
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    raise ImportError("flexsc_loop.threads needs a Python with the GIL: greenlets are not to be trusted in this build")
 
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
@@ -32,8 +37,8 @@ from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
 from flexsc_loop.threads.waiting import wait
 
 __all__ = [
-    "GreenThread", "Lock", "PatchWarning", "RLock", "call", "current_thread", "dump", "is_patched", "patch", "run",
-    "sleep", "spawn", "wait", "wait_readable", "wait_writable",
+    "GreenThread", "Lock", "PatchWarning", "RLock", "call", "current_thread", "dump", "dump_on", "is_patched", "patch",
+    "run", "sleep", "spawn", "wait", "wait_readable", "wait_writable",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -174,11 +179,25 @@ def _run_until(loop: Loop, thread: GreenThread) -> None:
 
 
 def dump(file: TextIO | None = None) -> None:
-    """Write the stacks of all green threads that wait to `file`, or to standard error."""
-    file = file or sys.stderr
+    """Write the stacks of all green threads, and of the caller, to `file`, or to standard error."""
+    _dump(file or sys.stderr, sys._getframe(1))
+
+
+def _dump(file: TextIO, frame: FrameType | None) -> None:
+    running = current_thread()
     for thread in sorted(everybody, key=lambda thread: thread.name):
         if thread.finished:
             continue
         print(repr(thread), file=file)
-        if thread.frame is not None:
-            traceback.print_stack(thread.frame, file=file)
+        stack = frame if thread is running else thread.frame
+        if stack is not None:
+            traceback.print_stack(stack, file=file)
+
+
+def dump_on(number: int = signal.SIGUSR1, file: TextIO | None = None) -> None:
+    """Have the signal `number` write what `dump()` does, whatever runs then.  In Python's main thread only.
+
+    What computes in C is interrupted only when that returns: for such, see `faulthandler.register`.  Raises ValueError
+    outside of the main thread.
+    """
+    signal.signal(number, lambda _number, frame: _dump(file or sys.stderr, frame))

@@ -23,6 +23,7 @@ MODULES = (
 QUICK = ("test_thread", "test_queue", "test_socketserver", "test_selectors", "test_smtplib")
 
 ONE_THREAD = "asks for the kernel's number of each thread: green threads have one in common"
+PRIVATE = "puts a function that fails in the place of a private one of `threading`"
 
 EXCLUDED = [
     Exclusion("test.test_select.SelectTestCase.test_disallow_instantiation", "makes a poll object by its class"),
@@ -30,10 +31,8 @@ EXCLUDED = [
     Exclusion("test.test_threading.MiscTestCase.test__all__", "`local` is the one in Python, of another module"),
     Exclusion("test.test_threading.ThreadTests.test_various_ops*", ONE_THREAD),
     Exclusion("test.test_threading.ThreadTests.test_PyThreadState_SetAsyncExc", ONE_THREAD),
-    Exclusion(
-        "test.test_threading.ThreadTests.test_limbo_cleanup",
-        "puts a function that fails in the place of a private one of `threading`",
-    ),
+    Exclusion("test.test_threading.ThreadTests.test_limbo_cleanup", PRIVATE),
+    Exclusion("test.test_concurrent_futures.test_process_pool.*.test_python_finalization_error", PRIVATE),
     Exclusion(
         "test.test_threading.InterruptMainTests.test_can_interrupt_tight_loops",
         "the main thread computes and makes no call: others wait until it does",

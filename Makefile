@@ -16,6 +16,7 @@
 #   make blocking  unmodified blocking servers: plain threads, gevent, green threads
 #   make report    all results that were measured, on one page (HTML, no network)
 #   make files     measure files against other libraries, and fio where it is installed (ARGS="--only cached small")
+#   make wheels    wheels for all supported Pythons, x86-64 and aarch64, glibc and musl, and the sdist: into build/wheels/
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
 
@@ -24,7 +25,7 @@ PYTHON ?= any
 demo files batches scenarios connections blocking: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
-.PHONY: demo test suites fuzz lint stress bars batches scenarios connections blocking files report build clean
+.PHONY: demo test suites fuzz lint stress bars batches scenarios connections blocking files report wheels build clean
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)
@@ -67,6 +68,9 @@ files:
 
 report:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.page $(ARGS)
+
+wheels:
+	@python=$$(.ci/venv make $(PYTHON) wheels) && exec $$python .ci/wheels.py $(ARGS)
 
 build:
 	@.ci/venv make $(PYTHON) test ecosystem bench lint

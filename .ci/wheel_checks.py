@@ -7,8 +7,8 @@ import sys
 import zipfile
 
 MOST_BYTES = 2_500_000
-# Beside Python itself: the C library, and the thread library of a glibc that still has one apart.
-LIBRARIES = re.compile(r"libc\.so(\.6)?|libpthread\.so\.0|ld-linux-[\w-]+\.so\.[12]")
+# The C library, with the parts that older glibcs have apart.
+LIBRARIES = re.compile(r"libc\.so(\.6)?|lib(dl|m|pthread|rt)\.so\.\d|ld-linux-[\w-]+\.so\.[12]")
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 
 

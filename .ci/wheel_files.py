@@ -1,6 +1,7 @@
 """What is in a wheel and in the source distribution, written so that the same content gives the same bytes."""
 
 import base64
+import functools
 import gzip
 import hashlib
 import io
@@ -32,7 +33,7 @@ class Project:
     def __init__(self, build):
         self.build = build
         self.date = source_date()
-        self.distribution = Distribution()
+        self.distribution = Distribution({"script_name": "setup.py"})
         self.distribution.parse_config_files()
         self.name, self.version = self.distribution.get_name(), self.distribution.get_version()
 
@@ -40,8 +41,9 @@ class Project:
         """The extension modules, as setuptools has them."""
         return list(self.distribution.ext_modules)
 
+    @functools.cached_property
     def plain_files(self):
-        """All of a wheel that needs no compiler: {path: content}."""
+        """All of a wheel that needs no compiler, the same in each: {path: content}."""
         lib = self.build / "lib"
         shutil.rmtree(lib, ignore_errors=True)
         command = self.distribution.get_command_obj("build_py", create=True)
@@ -49,6 +51,7 @@ class Project:
         command.ensure_finalized()
         command.run()
         info = setuptools.build_meta.prepare_metadata_for_build_wheel(str(lib))
+        shutil.rmtree(lib / f"{self.name}.egg-info", ignore_errors=True)
         for name in ("RECORD", "WHEEL"):
             (lib / info / name).unlink(missing_ok=True)
         paths = sorted(path for path in lib.rglob("*") if path.is_file())
@@ -58,7 +61,7 @@ class Project:
         """A wheel for a Python version such as "3.13"; `modules` are {path in it: file}.  Returns its path."""
         python = "cp" + version.replace(".", "")
         info = f"{self.name}-{self.version}.dist-info"
-        files = self.plain_files() | {name: path.read_bytes() for name, path in modules.items()}
+        files = self.plain_files | {name: path.read_bytes() for name, path in modules.items()}
         tags = "".join(f"Tag: {python}-{python}-{tag}\n" for tag in platform.split("."))
         files[f"{info}/WHEEL"] = f"Wheel-Version: 1.0\nGenerator: {self.name}\nRoot-Is-Purelib: false\n{tags}".encode()
         record = f"{info}/RECORD"

@@ -1,15 +1,16 @@
-"""What `make wheels` writes and what it refuses; the wheels themselves, where they have been made."""
+"""What `make wheels` writes and refuses; with FLEXSC_WHEELS=1, the wheels in build/wheels/ (of these sources)."""
 
 import base64
 import hashlib
 import importlib
+import os
 import zipfile
 
 import pytest
 from support import ROOT
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".ci").exists(), reason="not a checkout")
-MADE = sorted((ROOT / "build" / "wheels").glob("*.whl"))
+MADE = sorted((ROOT / "build" / "wheels").glob("*.whl")) if os.environ.get("FLEXSC_WHEELS") else []
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_which_platform_serves_which(checks, found, claimed, expected):
     assert checks.serves(found, claimed) is expected
 
 
-@pytest.mark.skipif(not MADE, reason="`make wheels` has made none")
+@pytest.mark.skipif(not MADE, reason="not asked for: FLEXSC_WHEELS=1, after `make wheels`")
 @pytest.mark.parametrize("path", MADE, ids=lambda path: path.stem)
 def test_a_wheel_is_small_and_whole(path):
     assert path.stat().st_size <= 2_500_000

@@ -85,7 +85,7 @@ class Span:
     @classmethod
     def of(cls, connections: int, share: float) -> Span:
         """Each connection must have had answers before the window, and several in it.  share: of the usual time."""
-        windows = 8 if connections <= 1024 else 4
+        windows = 6 if connections <= 1024 else 2
         seconds = max(0.15, connections / 10000) if connections <= 1024 else 0.6 + connections / 20000
         return cls(max(1, round(windows * share)), seconds, max(0.1, connections / 20000))
 

@@ -235,7 +235,8 @@ def test_the_package_is_marked_as_typed():
 def test_exports():
     import flexsc_loop
 
-    assert set(flexsc_loop.__all__) == {"FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run"}
+    assert set(flexsc_loop.__all__) == {
+        "FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run", "run_many"}
     for name in flexsc_loop.__all__:
         assert inspect.getdoc(getattr(flexsc_loop, name)), name
 

@@ -179,18 +179,18 @@ while time.monotonic() < end:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
 def test_a_thread_that_does_not_get_to_run_is_replaced_all_the_same(loop: Any) -> None:
     """Whoever has its CPU, and however, the loop need not wait for it to let go."""
-    here = min(os.sched_getaffinity(0) - {spare_cpu()})
-    allowed = os.sched_getaffinity(0)
+    allowed, spare = os.sched_getaffinity(0), spare_cpu()
+    here = min(allowed - {spare})
     os.sched_setaffinity(0, {here})
     try:
-        with subprocess.Popen([sys.executable, "-c", HOG, str(spare_cpu())], stdout=subprocess.PIPE,
+        with subprocess.Popen([sys.executable, "-c", HOG, str(spare)], stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL) as hog:
             assert hog.stdout is not None
             if not hog.stdout.readline():
                 pytest.skip("real-time priorities are not allowed here")
             began = time.monotonic()
             for _ in range(3):
-                loop.page.change_hands(spare_cpu())
+                loop.page.change_hands(spare)
                 loop.page.change_hands(None)
             took = time.monotonic() - began
             hog.kill()
@@ -199,6 +199,56 @@ def test_a_thread_that_does_not_get_to_run_is_replaced_all_the_same(loop: Any) -
     finally:
         os.sched_setaffinity(0, allowed)
     loop.run_until_complete(asyncio.sleep(0.001))
+
+
+class Notes:
+    """In place of the pilot: asks to be called in an hour, and notes how late the thread was when it is called."""
+
+    steers = True
+
+    def __init__(self) -> None:
+        self.late: list[int] = []
+
+    def look(self, loop_cpu: int, messages: int, received: int, waited: float, late_ns: int) -> int:
+        self.late.append(late_ns)
+        return 3_600_000 * MS
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
+def test_a_late_thread_is_noticed_before_the_next_look_is_due(loop: Any) -> None:
+    if loop.choice.kind == "user":
+        pytest.skip("a loop with a user page makes the calls itself that its thread is late with")
+    allowed, spare = os.sched_getaffinity(0), spare_cpu()
+    here = min(allowed - {spare})
+    notes = Notes()
+
+    async def talk_until_noticed() -> None:
+        server = await loop.create_server(Echo, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        while len(notes.late) == 1:
+            writer.write(b"again")
+            assert await reader.readexactly(5) == b"again"
+        writer.close()
+        server.close()
+
+    os.sched_setaffinity(0, {here})
+    try:
+        with subprocess.Popen([sys.executable, "-c", HOG, str(spare)], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL) as hog:
+            assert hog.stdout is not None
+            if not hog.stdout.readline():
+                pytest.skip("real-time priorities are not allowed here")
+            loop._steer(notes)
+            loop.run_until_complete(asyncio.sleep(0.15))
+            assert notes.late == [0]
+            loop.page.change_hands(spare)
+            loop.run_until_complete(asyncio.wait_for(talk_until_noticed(), 20))
+            loop._steer(None)
+            loop.page.change_hands(None)
+            hog.kill()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert notes.late[-1] >= 9 * MS
 
 
 # ---- the pilot

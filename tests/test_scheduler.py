@@ -183,6 +183,19 @@ def test_somebody_takes_the_thread_s_cpu() -> None:
     assert world.changes[-1][0] <= 10.1
 
 
+def test_what_the_thread_is_given_waits_for_it() -> None:
+    """The loop sees that by itself, and asks for a look before it is due."""
+    world = World().run(10)
+    assert world.serves(State.THREAD)
+    early = Load(world.now + 20 * MS, 20 * MS, 20 * MS, 0, 500, 64_000, 5 * MS, late_ns=10 * MS)
+    calm = Machine(2, float("inf"), False, 0.0, 0.0, 1, 1.0)
+    assert world.decider.look(early._replace(late_ns=1 * MS), lambda: calm).cpu == 1
+    decision = world.decider.look(early, lambda: calm)
+    assert decision.cpu is None
+    assert world.decider.counts["alarms_late"] == 1
+    assert "10 of 20 ms" in str(decision.news)
+
+
 @pytest.mark.parametrize(("what", "alarm"), [
     ({"throttled": lambda at: at >= 10}, "alarms_throttled"),
     ({"quota": lambda at: 1.0 if at >= 10 else 4.0}, "alarms_throttled"),

@@ -35,6 +35,7 @@ WIN_START, WIN_KEEP = 1.05, 1.0  # a thread must be so much better to be started
 THREAD_PRICE = 0.03              # of a CPU's time: what the thread's share counts against it
 HOPELESS = 0.75                  # a trial ends at once below that
 
+LATE_MOST_NS = 8 * MS            # of a window: the loop asks for a look when it has seen more
 RUN_DELAY_MOST = 0.10            # share of the window that the thread has waited for its CPU
 BACKOFF_LEAST_NS, BACKOFF_MOST_NS = SECOND, 300 * SECOND
 CALM_NS = 60 * SECOND            # a thread that has served so long has outlived former failures
@@ -48,7 +49,8 @@ class Load(NamedTuple):
 
     time_ns: monotonic.  elapsed_ns: since the last look.  busy_ns: of them, the loop's thread was at work; system_ns:
     in the kernel.  messages, received: how often something came in, and how many bytes.  Both are the same
-    whoever serves, as entries and completions are not.  thread_ns: CPU time of the syscall thread.
+    whoever serves, as entries and completions are not.  thread_ns: CPU time of the syscall thread.  late_ns: for how
+    long what it was given has waited for it to begin.
     """
 
     time_ns: int
@@ -58,6 +60,7 @@ class Load(NamedTuple):
     messages: int
     received: int = 0
     thread_ns: int = 0
+    late_ns: int = 0
 
 
 class Machine(NamedTuple):
@@ -265,7 +268,7 @@ class Decider:
             return self._abandon(load.time_ns, "the loop had less to do")
         threaded = self._order[len(self._steps)]
         found = machine()
-        alarm, what = self._alarm(found) if threaded else ("", "")
+        alarm, what = self._alarm(found, load) if threaded else ("", "")
         if alarm:
             self.counts["trials_lost"] += 1
             return self._fall_back(load.time_ns, alarm, f"own thread: the trial was ended: {what}", found)
@@ -332,7 +335,7 @@ class Decider:
         if load.messages == 0 and load.thread_ns == 0:
             return self._stay()
         found = machine()
-        alarm, what = self._alarm(found)
+        alarm, what = self._alarm(found, load)
         if alarm:
             return self._fall_back(load.time_ns, alarm, f"own thread: {what}", found)
         if load.time_ns - self._since > CALM_NS:
@@ -341,8 +344,11 @@ class Decider:
             return self._begin_trial(State.THREAD, self.cpu)
         return self._stay()
 
-    def _alarm(self, found: Machine) -> tuple[str, str]:
+    def _alarm(self, found: Machine, load: Load) -> tuple[str, str]:
         """Which alarm there is, and what it says."""
+        if load.late_ns > LATE_MOST_NS:
+            late, window = load.late_ns // MS, load.elapsed_ns // MS
+            return "alarms_late", f"what the syscall thread was given has waited for it for {late} of {window} ms"
         if found.run_delay > RUN_DELAY_MOST:
             return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
         if found.throttled:

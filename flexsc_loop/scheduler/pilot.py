@@ -71,11 +71,12 @@ class Pilot:
         """Whether it must look in time even if the loop has nothing to do."""
         return self.decider.state is not State.OWN
 
-    def look(self, loop_cpu: int, messages: int, received: int, waited: float) -> int:
+    def look(self, loop_cpu: int, messages: int, received: int, waited: float, late_ns: int = 0) -> int:
         """See who should serve, and have the page change hands.  Returns the time until the next look, in nanoseconds.
 
         loop_cpu: where the loop's thread runs.  messages, received: how often something came in, and how many bytes, so
-        far.  waited: the share of the time since the last look that the loop has waited.
+        far.  waited: the share of the time since the last look that the loop has waited.  late_ns: for how long of it
+        what the syscall thread was given has waited for it.
         """
         now = time.monotonic_ns()
         elapsed = now - self._looked_ns
@@ -87,7 +88,7 @@ class Pilot:
             self._forget()
             self.decider.look(Load(now, elapsed, 0, 0, came), self._never)
             return WINDOW_NS
-        load = self._load(now, elapsed, came, received - before, waited)
+        load = self._load(now, elapsed, came, received - before, waited, late_ns)
         if load is None:
             return WINDOW_NS
         decision = self.decider.look(load, lambda: self._machine(loop_cpu, elapsed))
@@ -96,7 +97,7 @@ class Pilot:
     def _never(self) -> Machine:
         raise AssertionError("few came shut the gate")
 
-    def _load(self, now: int, elapsed: int, came: int, received: int, waited: float) -> Load | None:
+    def _load(self, now: int, elapsed: int, came: int, received: int, waited: float, late_ns: int) -> Load | None:
         usage = resource.getrusage(resource.RUSAGE_THREAD)
         before, self._usage = self._usage, (usage.ru_utime, usage.ru_stime)
         thread_before = self._thread_ns
@@ -110,7 +111,7 @@ class Pilot:
             # Waiting and making calls is one thing then: what it has used is what it was at work.
             at_work = max(at_work, system + int((usage.ru_utime - before[0]) * SECOND))
         return Load(now, elapsed, min(at_work, elapsed), system, came, received,
-                    max(0, self._thread_ns - thread_before))
+                    max(0, self._thread_ns - thread_before), late_ns)
 
     def _machine(self, loop_cpu: int, elapsed: int) -> Machine:
         if self._signals is None:

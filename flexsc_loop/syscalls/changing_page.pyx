@@ -288,12 +288,12 @@ cdef class ChangingKernelPage(KernelPage):
 
         Returns whether it is time to wait.
         """
-        if ticks_now() - self.progress_at < ticks_in_us(STUCK_US):
-            return False
-        if not self.hurried:
+        if ticks_now() - self.progress_at >= ticks_in_us(STUCK_US):
+            # Again and again: a poller that has only begun to run goes to its own CPU first.
             self.hurried = True
             self.pin_poller(sched_getcpu())
-        return True
+            self.progress_at = ticks_now()
+        return self.hurried
 
     # ---- the former ring
 

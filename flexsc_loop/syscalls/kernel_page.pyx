@@ -337,11 +337,15 @@ cdef class KernelPage(Page):
         cdef int64_t before = 0 if timeout_ns == 0 else flexsc_now_ns()
         # On the poller's own CPU, to look is to keep it from working.
         cdef int64_t spin_ns = 0 if timeout_ns == 0 or sched_getcpu() == self.server_cpu else self.spin_ns
+        cdef uint64_t began = ticks_now()
         cdef int res = uring_wait_polled(self.ring, timeout_ns, spin_ns, &self.spin, &found)
         if spin_ns == 0:
             return res
-        if found == URING_BEHIND and spin_ns == self.spin_most:
-            self.late_at = ticks_now()
+        if found == URING_BEHIND:
+            self.late_seen = ticks_now()
+            self.late_ticks += self.late_seen - began
+            if spin_ns == self.spin_most:
+                self.late_at = self.late_seen
         if found == URING_SOMETHING or flexsc_now_ns() - before < 2 * self.spin_most:
             self.spin_ns = self.spin_most
         else:

@@ -210,6 +210,8 @@ cdef class Page:
     cdef bint given                        # it may not have taken all that it was given
     cdef uint64_t given_at                 # ticks when it had, last
     cdef uint64_t late_at                  # ticks when it was found to be behind, last
+    cdef uint64_t late_ticks               # for how long it was, since somebody has asked
+    cdef uint64_t late_seen                # ticks until when that is counted
     cdef uint64_t direct_calls             # system calls that the loop's thread has made past the page
     cdef readonly int pid
     cdef readonly bint closed
@@ -282,6 +284,7 @@ cdef class Page:
     cdef int drop_result(self, file_job* job) except -1
     cdef void giving(self) noexcept
     cdef bint behind(self, uint64_t now) noexcept
+    cdef uint64_t lateness(self) noexcept
     cdef bint late(self) noexcept
     cdef uint32_t direct_now(self) noexcept
     cdef int barrier(self) except -1

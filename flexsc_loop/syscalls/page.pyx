@@ -303,7 +303,15 @@ cdef class Page:
         if not self.given or <int64_t> (now - self.given_at) <= <int64_t> ticks_in_us(BEHIND_US):
             return False
         self.late_at = now
+        self.late_ticks += now - max(self.late_seen, self.given_at)
+        self.late_seen = now
         return True
+
+    cdef uint64_t lateness(self) noexcept:
+        """For how many ticks what the syscall thread was given has waited for it, since this was asked last."""
+        cdef uint64_t ticks = self.late_ticks
+        self.late_ticks = 0
+        return ticks
 
     cdef bint late(self) noexcept:
         """Whether what the syscall thread is given now may have to wait.

@@ -12,7 +12,7 @@ from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, CALL_CANCEL, CALL_CLOSE, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count,
+    BATCH, BEHIND_US, CALL_CANCEL, CALL_CLOSE, COMPLETION_PLAIN, EINTR, ENTRY_OWNED, FIRST_BUFFERS, Page, faults_count,
     faults_hold_any, pool_close, pool_grow, sched_getcpu, spin_worth, ticks_in_us, ticks_now,
 )
 from flexsc_loop.syscalls.stats cimport flexsc_counts
@@ -250,6 +250,7 @@ cdef class UserPage(Page):
         self.away = False
         self.looked_at = ticks_now()
         if self.started and counted_helps(self.user) != self.helps:
+            self.late_ticks += (counted_helps(self.user) - self.helps) * ticks_in_us(BEHIND_US)
             self.helps = counted_helps(self.user)
             self.late_at = self.looked_at
         self.calls_seen = self.direct_calls

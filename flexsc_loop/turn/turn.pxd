@@ -49,6 +49,7 @@ cdef class Turn(Timers):
     cdef size_t flush_at             # so many written-to endpoints are flushed at once
     cdef object pilot                # decides who serves the page; None: that is settled
     cdef uint64_t look_at, looked_at     # ticks of its next look, and of the last one
+    cdef uint64_t late_most              # a syscall thread that is so late, in ticks, is looked at now
     cdef bint steered                # it must look even if nothing happens
     cdef uint64_t waited             # ticks since its last look in which the loop could have slept
     cdef object hub                  # of green threads; None: there were none

@@ -82,6 +82,7 @@ cdef enum:
     QUIET_MOST = 2               # completions
     IDLE_MOST_US = 64_000        # so much idle time is saved up
     FIRST_LOOK_US = 100_000      # at who should serve
+    LATE_MOST_US = 10_000        # so late in all is a syscall thread before its next look is made now
     STEERED_NS = 50_000_000      # so long a loop sleeps at most while that may have to change
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
@@ -169,6 +170,7 @@ cdef class Turn(Timers):
         self.steered = False
         self.looked_at = ticks_now()
         self.look_at = self.looked_at + ticks_in_us(FIRST_LOOK_US)
+        self.late_most = ticks_in_us(LATE_MOST_US)
 
     def _forget_everything(self):
         """The loop is closed: let go of all that waits to be run or flushed."""
@@ -460,7 +462,7 @@ cdef class Turn(Timers):
             if patience != 0:
                 self.credit = min(self.credit_most, self.credit + now - before)
                 self.waited += now - before
-        if self.pilot is not None and now >= self.look_at:
+        if self.pilot is not None and (now >= self.look_at or self.page.late_ticks > self.late_most):
             self.consult(now)
         if self.page.eager:
             self.interests.look_for_oneself()
@@ -487,7 +489,8 @@ cdef class Turn(Timers):
         waited = min(1.0, self.waited / <double> max(1, now - self.looked_at))
         self.waited = 0
         next_ns = self.pilot.look(
-            sched_getcpu(), self.stats.counts.messages_in, self.stats.counts.bytes_in, waited)
+            sched_getcpu(), self.stats.counts.messages_in, self.stats.counts.bytes_in, waited,
+            int(self.page.lateness() * stats_tick_ns(&self.stats)))
         self.steered = self.pilot.steers
         self.stats.page.syscall_thread = self.page.thread_id()
         if self.page.eager != eager:

@@ -192,13 +192,15 @@ class Stream(Thing):
         self.dead = self.dead or not self.peer.open or self.adrift
         self.vague = self.vague or self._may_have_ended()
         data = piece(self.peer.key + 1, self.written, count)
+        before = self.transport.get_write_buffer_size()
         try:
             self.transport.write(data)
         except Exception as exc:
             if not (self.gone() or self.hasty() or answer):  # how often data comes is free
                 self.note("write", type(exc).__name__, inside=False)
         else:
-            if not self.transport.is_closing():
+            # A transport that is closing takes more as long as something waits.
+            if not self.transport.is_closing() or self.transport.get_write_buffer_size() > before:
                 self.written += count
 
     @operation(weight=8, size=(*SMALL, LARGE), times=(1, 1, 1, 3))
@@ -285,7 +287,8 @@ class Stream(Thing):
     def pause(self) -> None:
         if not self.active("send_file"):  # at its end the standard loop resumes what has been paused meanwhile
             self.halted = self.halted or self.hasty()
-            self.adrift = self.adrift or self._may_have_ended()
+            # Reactions that close included: whether there was something to react to is free.
+            self.adrift = self.adrift or self._may_have_ended() or (self.hasty() and bool(self.reaction))
             self.dead = self.dead or not self.peer.open
             self.attempt(self.transport.pause_reading)
 

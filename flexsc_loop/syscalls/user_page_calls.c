@@ -99,7 +99,8 @@ static enum outcome try_recv_pool(struct calls *calls, struct fd_state *state, s
             return finished(calls, entry, -ENOBUFS);
         }
         struct flexsc_pool_slot *slot = pool_slot(&calls->pool, 0);
-        size_t most = slot->len;
+        /* As in io_uring: an entry with a length wants no more than that. */
+        size_t most = entry->len != 0 && entry->len < slot->len ? entry->len : slot->len;
         void *buffer = (void *)(uintptr_t)slot->addr;
         ssize_t n = begin(calls, entry, &most) ? recv(entry->fd, buffer, most, MSG_FLAGS(entry)) : -1;
         if (n < 0 && errno == EINTR)

@@ -165,7 +165,7 @@ cdef class GreenThread(Endpoint):
         self.emptied = -1
         self.function = function
         self.args = tuple(args)
-        self.kwargs = kwargs or {}
+        self.kwargs = kwargs
         self.name = name or getattr(function, "__qualname__", repr(function))
         self.daemon = daemon
         self.who = greenlet.greenlet(self._main)
@@ -258,7 +258,7 @@ cdef class GreenThread(Endpoint):
             if self.thrown is not None:
                 error, self.thrown = self.thrown, None
                 raise error
-            self.result = self.function(*self.args, **self.kwargs)
+            self.result = self.function(*self.args, **self.kwargs) if self.kwargs else self.function(*self.args)
         except BaseException as error:
             self.error = error
         finally:

@@ -129,11 +129,13 @@ cdef Py_ssize_t call_to_receive(GreenThread me, Call op, int fd, char* target, P
     return done
 
 
-cdef bytes receive_pooled(GreenThread me, int fd, object timeout):
+cdef bytes receive_pooled(GreenThread me, int fd, Py_ssize_t size, object timeout):
     """Receive into a buffer that is taken when there is something to put into it."""
     cdef Call op = a_call(me)
     try:
-        me.filled = <uint32_t> call_to_receive(me, op, fd, NULL, 0, 0, ENTRY_POOL, timeout) == op.page.pool.buffer_size
+        size = min(size, <Py_ssize_t> op.page.pool.buffer_size)
+        size = call_to_receive(me, op, fd, NULL, size, 0, ENTRY_POOL, timeout)
+        me.filled = <uint32_t> size == op.page.pool.buffer_size
         return b"" if op.kept is None else op.kept
     finally:
         done_with(me, op)
@@ -166,8 +168,8 @@ def recv(self, bufsize, int flags=0, /):
     if size <= 0 or never_waits(flags, timeout):
         let_others_run()
         return plain_recv(self, bufsize, flags)
-    if flags == 0 and size >= me.turn.page.pool.buffer_size and not me.filled and is_stream(self):
-        return receive_pooled(me, fd_of(self), timeout)
+    if flags == 0 and not me.filled and is_stream(self):
+        return receive_pooled(me, fd_of(self), size, timeout)
     return receive(me, fd_of(self), min(size, <Py_ssize_t> RECEIVE_MOST), flags, timeout)
 
 

@@ -23,6 +23,7 @@ HOT = {
         "syscalls.kernel_page",
         "syscalls.user_page",
         "threads.green",
+        "threads.sockets",
         "transports.datagram",
         "transports.reading",
         "transports.writing",

@@ -189,3 +189,92 @@ def test_what_is_no_socket_is_refused(way):
                          lambda: closed.recv_into(bytearray(1))):
                 assert raised(OSError, call).errno == errno.EBADF
     """)  # fmt: skip
+
+
+def test_fifty_thousand(way):
+    """All wait at once, and each is switched to again."""
+    check(way, """
+        def main():
+            gate, seen = threading.Event(), Collected()
+
+            def wait(number):
+                gate.wait()
+                seen(number)
+
+            begun = [threads.spawn(wait, number) for number in range(50_000)]
+            time.sleep(0)
+            gate.set()
+            for thread in begun:
+                thread.join()
+            assert sorted(seen) == list(range(50_000))
+    """, timeout=120)  # fmt: skip
+
+
+def test_deep_stacks_and_collections_while_others_run(way):
+    """Each has a stack of its own, however deep in Python and in C, and what it holds is seen by the collector."""
+    check(way, """
+        import functools, gc, weakref
+
+        class Node:
+            pass
+
+        def deep(left, key):
+            if left:
+                return functools.reduce(lambda _a, b: deep(b, key), [0, left - 1])
+            node = Node()
+            node.itself, node.key = node, key
+            for _ in range(3):
+                time.sleep(0)
+                gc.collect(0)
+            assert node.itself.key == key
+            alive.add(node)
+            return key
+
+        alive = weakref.WeakSet()
+
+        def main():
+            begun = [threads.spawn(deep, 20 + 5 * (number % 10), number) for number in range(40)]
+            assert [thread.join() for thread in begun] == list(range(40))
+            del begun
+            gc.collect()
+            assert not alive
+    """)  # fmt: skip
+
+
+def test_errors_that_hold_themselves_are_each_threads_own(way):
+    """sys.exc_info() is its own while others raise theirs, and nothing of it stays."""
+    check(way, """
+        import gc, weakref
+
+        class Mine(Exception):
+            pass
+
+        alive = weakref.WeakSet()
+
+        def fail(number):
+            try:
+                raise Mine(number)
+            except Mine as error:
+                error.itself = error
+                alive.add(error)
+                for _ in range(5):
+                    time.sleep(0)
+                    assert sys.exc_info()[1].args == (number,)
+                try:
+                    raise ValueError(number)
+                except ValueError as other:
+                    time.sleep(0)
+                    assert other.__context__ is error and sys.exc_info()[1] is other
+            assert sys.exc_info() == (None, None, None)
+            raise Mine(-number)
+
+        def main():
+            begun = [threads.spawn(fail, number) for number in range(50)]
+            for thread in begun:
+                thread.awaited = True
+            for number, thread in enumerate(begun):
+                assert raised(Mine, thread.join).args == (-number,)
+            del begun, thread
+            gc.collect()
+            assert not alive
+    """)  # fmt: skip

@@ -357,7 +357,7 @@ def test_stacks_on_a_signal(way, state):
             {state}
             text = out.getvalue()
             assert "in waits_here" in text and "<GreenThread 'main' " in text and "in main" in text, text
-            assert "{state[:9]}" in text, text
+            assert "in {state.split("(")[0].split(".")[-1]}" in text, text
 
         out = io.StringIO()
     """)  # fmt: skip

@@ -129,6 +129,51 @@ class EchoToTheEnd(Echo):
         return False
 
 
+@pytest.mark.parametrize("goes_on_with", ["a thread", "the own thread"])
+def test_another_thread_runs_a_loop_whose_page_has_changed_hands(loop: Any, goes_on_with: str) -> None:
+    async def serve() -> Any:
+        return await loop.create_server(EchoToTheEnd, "127.0.0.1", 0)
+
+    server = loop.run_until_complete(serve())
+    port = server.sockets[0].getsockname()[1]
+    loop.page.change_hands(spare_cpu())
+    loop.run_until_complete(talk(port, 1, 100_000))
+    if goes_on_with == "the own thread":
+        loop.page.change_hands(None)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run_until_complete(talk(port, 2, 100_000))
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(2):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert not failures
+    loop.page.change_hands(None)
+    loop.run_until_complete(talk(port, 3, 100_000))
+    server.close()
+    loop.run_until_complete(server.wait_closed())
+
+
+@pytest.mark.parametrize("to", ["a thread", "the own thread"])
+def test_a_page_changes_hands_after_a_run_and_another_thread_closes_the_loop(loop: Any, to: str) -> None:
+    def run() -> None:
+        loop.run_until_complete(asyncio.sleep(0.001))
+        loop.page.change_hands(spare_cpu())
+        if to == "the own thread":
+            loop.page.change_hands(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    loop.close()
+    assert eventually(lambda: not threads_of_pages())
+
+
 def test_no_byte_is_lost_or_out_of_order_and_no_connection_dropped(loop: Any) -> None:
     changer = HandChanger(loop, 200_000)
     loop._steer(changer)

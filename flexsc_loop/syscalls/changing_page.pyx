@@ -206,7 +206,7 @@ cdef class ChangingKernelPage(KernelPage):
 
     cpdef change_hands(self, cpu):
         self.check()
-        if not self.first.enabled:
+        if not self.first.enabled or self.owner != gettid():
             self.bind()
         if cpu is None or cpu != self.second_cpu or self.second.fd < 0:
             if self.ring is &self.second:
@@ -426,6 +426,8 @@ cdef class ChangingKernelPage(KernelPage):
                 self.give_up(op)
         self.carried[FIRST] = 0
         uring_close(&self.first)
+        # It would go on to ring the bell of the one that is closed.
+        uring_sys_register(&self.second, URING_UNREGISTER_EVENTFD, NULL, 0)
         return 0
 
     cdef int renew_first(self) except -1:
@@ -447,11 +449,14 @@ cdef class ChangingKernelPage(KernelPage):
         return 0
 
     cdef int move(self) except -1:
-        # Never so in a run, which leaves one ring behind.
-        if self.second.fd >= 0:
-            self.finish()
-            self.close_second()
-        return KernelPage.move(self)
+        if self.second.fd < 0:
+            return KernelPage.move(self)
+        # A run leaves one ring behind, unless the poller could not end in time.
+        self.fill(&self.second)
+        self.renew_first()
+        self.fill(&self.first)
+        self.finish()
+        return self.close_second()
 
     cpdef leave(self):
         if self.former != NULL and not self.closed and self.pid == getpid() and self.mine():
@@ -465,6 +470,8 @@ cdef class ChangingKernelPage(KernelPage):
                 self.finish()
                 self.close_second()
             else:
+                if self.ring is &self.first:
+                    self.fill(&self.second)
                 self.abandon_first()
                 self.former = NULL
         KernelPage.shut(self)

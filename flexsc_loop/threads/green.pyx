@@ -241,7 +241,7 @@ cdef class GreenThread(Endpoint):
             error = self = None
 
     def when_over(self, callback):
-        """Have `callback(self)` called in the hub at the end; at once if it is over."""
+        """Have `callback(self)` called at the end, in this thread; at once if it is over."""
         if self.finished:
             callback(self)
         elif self.joiners is None:

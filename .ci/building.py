@@ -1,7 +1,7 @@
 """How the extension modules are compiled: by pip, in place by the scripts beside this one, and for wheels.
 
 Small and soon: no debug information, no symbols, nothing exported but each module's initialization; what Cython puts
-into every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hard with those
+into every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hardest with those
 modules only through which every message passes; all CPUs are used.  Whoever sets CFLAGS says himself how to compile and
 what to keep.
 """
@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 SHARED = "flexsc_loop.cython_shared"
 COMPILE = ["-g0", "-fvisibility=hidden"]
 LINK = ["-Wl,-s"]
-# Where most of the instructions that a message costs are; the others are compiled in half of the time by -O1.
+# Where most of the instructions that a message costs are.
 HOT = {
     f"flexsc_loop.{name}"
     for name in (
@@ -36,7 +36,7 @@ HOT = {
 
 def optimization(extension):
     """The compiler's option for how hard to try with an extension."""
-    return "-O3" if extension.name in HOT else "-O1"
+    return "-O3" if extension.name in HOT else "-O2"
 
 
 def add_shared(extensions):

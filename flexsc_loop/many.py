@@ -75,8 +75,8 @@ def run_many(
     raised when these have ended; so does Ctrl-C, with KeyboardInterrupt.  Raises ValueError for less than one loop, and
     RuntimeError in a running loop.
 
-    With the GIL one loop at a time runs Python: what runs side by side is what is done without it, system calls above
-    all.  On a free-threaded build all loops do.  Signals go to the main thread, which only waits: no loop can handle
+    One loop at a time runs Python, since this package needs the GIL: what runs side by side is what is done without it,
+    system calls above all.  Signals go to the main thread, which only waits: no loop can handle
     them with `add_signal_handler`.
     """
     count = len(os.sched_getaffinity(0)) if loops is None else loops

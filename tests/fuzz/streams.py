@@ -192,7 +192,7 @@ class Stream(Thing):
         self.dead = self.dead or not self.peer.open or self.adrift
         self.vague = self.vague or self._may_have_ended()
         data = piece(self.peer.key + 1, self.written, count)
-        before = self.transport.get_write_buffer_size()
+        before = self._waiting()
         try:
             self.transport.write(data)
         except Exception as exc:
@@ -200,7 +200,7 @@ class Stream(Thing):
                 self.note("write", type(exc).__name__, inside=False)
         else:
             # A transport that is closing takes more as long as something waits.
-            if not self.transport.is_closing() or self.transport.get_write_buffer_size() > before:
+            if not self.transport.is_closing() or self._waiting() > before:
                 self.written += count
 
     @operation(weight=8, size=(*SMALL, LARGE), times=(1, 1, 1, 3))
@@ -360,6 +360,13 @@ class Stream(Thing):
         """Before the far end sends something: if we are closing, that makes a reset of the end."""
         if self.peer.speaks and self.transport.is_closing():
             self.torn = True
+
+    def _waiting(self) -> int:
+        """How much of what was written has not been sent."""
+        try:
+            return int(self.transport.get_write_buffer_size())
+        except AttributeError:
+            return 0  # asyncio's, of a TLS connection that is gone
 
     def _may_have_ended(self) -> bool:
         """Whether an end that has come in this step closes the connection, if it has been seen."""

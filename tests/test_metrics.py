@@ -23,7 +23,8 @@ async def work(loop):
     await protocol.until_called("lost")
     server.close()
     await server.wait_closed()
-    await turns(5)
+    while loop.stats()["connections"]:
+        await asyncio.sleep(0.001)
 
 
 # ---- Prometheus

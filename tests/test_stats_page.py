@@ -223,12 +223,14 @@ seen = []
 
 def looking():
     (page,) = pages_of(os.getpid())
-    seen.append((page.running, read(asyncio.get_running_loop()).counts["green_threads"]))
+    seen.append((page.running, read(loop).counts["green_threads"]))
 
 async def main():
+    global loop
+    loop = asyncio.get_running_loop()
     await threads.call(looking)
     await asyncio.sleep(0)
-    print(seen, read(asyncio.get_running_loop()).counts["green_threads"])
+    print(seen, read(loop).counts["green_threads"])
 
 run(main())
 """

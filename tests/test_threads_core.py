@@ -1,6 +1,8 @@
 """Green threads: how they switch, receive and send, whatever their number and whatever becomes of them."""
 
 import pytest
+from sandbox import io_uring_blocked
+from support import WAYS
 from threads_support import check
 
 pytest.importorskip("greenlet")
@@ -29,6 +31,31 @@ def test_threads_that_never_wait_for_long_hold_nobody_up(way):
             for thread in begun:
                 thread.join(20)
             assert over.is_set() and rounds == [bytes([number]) for number in range(20)]
+    """)  # fmt: skip
+
+
+@pytest.mark.skipif(io_uring_blocked(), reason="io_uring is blocked on this machine")
+def test_more_receive_at_once_than_the_second_ring_has_buffers():
+    """They are its own: those of the first ring are of no use to it."""
+    check(WAYS["kernel-changing"], """
+        def main():
+            loop = threads.current_thread().loop
+            pairs = [tcp_pair() for _ in range(300)]
+            loop.page.change_hands(max(os.sched_getaffinity(0)))
+            before = loop.stats()["pool_buffers"]
+            received = Collected()
+            begun = [in_thread(lambda ours=ours: received(ours.recv(16384))) for ours, _ in pairs]
+            time.sleep(0.05)
+            for _, theirs in pairs:
+                theirs.setblocking(False)
+                theirs.send(b"x" * 1000)
+            for thread in begun:
+                thread.join(10)
+            assert received == [b"x" * 1000] * 300, len(received)
+            assert loop.stats()["pool_buffers"] == before
+            for pair in pairs:
+                for end in pair:
+                    end.close()
     """)  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT
 from flexsc_loop.syscalls.kernel_page cimport KernelPage
 from flexsc_loop.syscalls.page cimport (
     CALL_RECV, CALL_SEND, COMPLETION_NONEMPTY, EAGAIN, EBADF, EINTR, ENOBUFS, ENTRY_POLL_FIRST, ENTRY_POOL,
-    FIRST_BUFFERS, pool_grow,
+    FIRST_BUFFERS, pool_grow, stream_pool,
 )
 from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL
 from flexsc_loop.syscalls.posix_socket cimport send as plainly_send
@@ -120,7 +120,7 @@ cdef Py_ssize_t call_to_receive(GreenThread me, Call op, int fd, char* target, P
             if not all_of_it or done == size:
                 break
         elif res == -ENOBUFS:
-            pool_grow(&op.page.pool, FIRST_BUFFERS)
+            pool_grow(stream_pool(op.page, op.flags), FIRST_BUFFERS)
         elif res < 0 and done == 0:
             raise_error(-res)
         else:

@@ -560,3 +560,14 @@ def test_programs_by_command(way, tmp_path):
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=30,
         )  # fmt: skip
         assert (done.returncode, done.stdout, done.stderr) == (5, "['one', '--two'] green\n", "")
+
+
+def test_running_again_and_again_leaves_nothing_in_the_way_of_imports(way):
+    end = program(way, """
+        threads.run(lambda: None)
+        before = list(sys.meta_path)
+        for _ in range(3):
+            threads.run(lambda: None)
+        assert sys.meta_path == before, sys.meta_path
+    """)
+    assert (end.code, end.err) == (0, "")

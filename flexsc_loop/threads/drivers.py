@@ -51,7 +51,7 @@ def _once_imported(name: str, then: Callable[[Any], None]) -> None:
     module = sys.modules.get(name)
     if module is not None:
         then(module)
-    else:
+    elif not any(isinstance(one, _Importing) and one.name == name for one in sys.meta_path):
         sys.meta_path.insert(0, _Importing(name, then))
 
 

@@ -30,7 +30,7 @@ FLAGS_AT = {"recvfrom": 1, "recvfrom_into": 2, "recvmsg": 2, "recvmsg_into": 2, 
 
 def _never_waits(sock: socket.socket, flags: Any) -> bool:
     """Whether a call with these flags returns at once.  One with a time-out waits for the socket before."""
-    return isinstance(flags, int) and bool(flags & socket.MSG_DONTWAIT) and sockets.timeout_in(sock) is None
+    return isinstance(flags, int) and sockets.never_waits(flags, sockets.timeout_in(sock))
 
 
 def attempts(name: str, writes: bool) -> Callable[..., Any]:

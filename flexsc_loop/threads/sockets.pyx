@@ -278,7 +278,7 @@ def sendall(self, data, int flags=0, /):
     send_all(me, self, data, flags, timeout)
 
 
-cdef bint never_waits(int flags, object timeout) noexcept:
+cpdef bint never_waits(int flags, object timeout) noexcept:
     """Whether a call returns at once.  On a socket with a time-out it waits for that before."""
     return flags & MSG_DONTWAIT and timeout is None
 

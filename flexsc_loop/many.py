@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -96,7 +95,7 @@ def run_many(
         except BaseException as error:  # noqa: BLE001 - likewise: a loop that is not to be had, or an exit
             crew.fail(error)
 
-    if count > 1 and getattr(sys, "_is_gil_enabled", lambda: True)():
+    if count > 1:
         logger.info("%d loops share the GIL: one at a time runs Python, only system calls go on side by side", count)
     running = [
         threading.Thread(target=run_one, args=(number,), name=f"flexsc-loop-{number}") for number in range(count)]

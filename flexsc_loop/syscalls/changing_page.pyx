@@ -16,14 +16,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid
 
 from flexsc_loop.syscalls.kernel_page cimport (
-    URING_NO_POLLER, KernelPage, WakeRead, gettid, raise_unless_passing, uring, uring_all_taken, uring_close,
-    uring_close_fds, uring_enable, uring_has_completions, uring_publish, uring_reap, uring_room, uring_sys_register,
-    uring_unpublished, uring_user_changed, uring_wants_enter,
+    DATAGRAMS, DIRECT_MOST, PATIENCE_NS, SPIN_NS, STREAMS, URING_NO_POLLER, KernelPage, WakeRead, gettid,
+    raise_unless_passing, uring, uring_all_taken, uring_close, uring_close_fds, uring_enable, uring_has_completions,
+    uring_publish, uring_reap, uring_room, uring_sys_register, uring_unpublished, uring_user_changed, uring_wants_enter,
 )
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
-    BATCH, COMPLETION_SECOND, FIRST_BUFFERS, FIRST_DATAGRAMS, flexsc_now_ns, pool_close, pool_grow,
-    pool_keep_small, pool_open, pool_reset, sched_getcpu, ticks_in_us, ticks_now,
+    BATCH, COMPLETION_SECOND, FIRST_BUFFERS, flexsc_now_ns, pool_close, pool_grow, sched_getcpu, ticks_in_us, ticks_now,
 )
 from flexsc_loop.syscalls.stats cimport flexsc_counts
 
@@ -41,16 +40,11 @@ cdef extern from "uring_abi.h":
 cdef enum:
     FIRST = 1
     SECOND = 2
-    DIRECT_MOST = 2
-    SPIN_NS = 50_000
     MOVES = 32                   # operations that are moved in a turn
     LOOKS_AT_ONCE = 1024         # operations that are looked at for that
     STUCK_US = 500               # so long a poller may take to end what was cancelled
     TAKING_STEP_NS = 50_000
     HURRY_NS = 1_000_000         # so long the loop sleeps at most until it has
-    PATIENCE_NS = 1_000_000_000
-    STREAMS = 0
-    DATAGRAMS = 1
 
 
 cdef class ChangingKernelPage(KernelPage):
@@ -125,9 +119,7 @@ cdef class ChangingKernelPage(KernelPage):
             res = uring_enable(&self.second)
             if res < 0:
                 raise OSError(-res, "io_uring_register to enable the ring")
-            res = pool_open(&self.second_pool, self.pool.slots, self.pool.buffer_size)
-            if res < 0:
-                raise OSError(-res, "no memory for receive buffers")
+            self.open_pool(&self.second_pool, self.pool.slots, self.pool.buffer_size)
             pool_grow(&self.second_pool, FIRST_BUFFERS)
             self.register_pool(&self.second, &self.second_pool, STREAMS)
             if self.datagrams.ring != NULL:
@@ -150,11 +142,7 @@ cdef class ChangingKernelPage(KernelPage):
 
     cdef int share_second(self) except -1:
         """Have large buffers for datagrams, too."""
-        cdef int res = pool_open(&self.second_datagrams, self.datagrams.slots, self.datagrams.buffer_size)
-        if res < 0:
-            raise OSError(-res, "no memory for datagram buffers")
-        pool_keep_small(&self.second_datagrams)
-        pool_grow(&self.second_datagrams, FIRST_DATAGRAMS)
+        self.open_datagrams(&self.second_datagrams)
         return self.register_pool(&self.second, &self.second_datagrams, DATAGRAMS)
 
     cdef int share_datagrams(self) except -1:
@@ -435,11 +423,8 @@ cdef class ChangingKernelPage(KernelPage):
         self.set_up(&self.first, URING_NO_POLLER)
         self.owner = 0
         self.waker = self.keep_read(&self.first)
-        pool_reset(&self.pool)
-        self.register_pool(&self.first, &self.pool, STREAMS)
-        if self.datagrams.ring != NULL:
-            pool_reset(&self.datagrams)
-            self.register_pool(&self.first, &self.datagrams, DATAGRAMS)
+        self.reset_pools()
+        self.register_pools(&self.first)
         self.register_bells()
         uring_set_bell(&self.first, True)
         cdef int res = uring_enable(&self.first)

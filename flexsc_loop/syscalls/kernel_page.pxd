@@ -111,6 +111,14 @@ cdef extern from *:
     int64_t cpu_ns_of "flexsc_cpu_ns_of"(int tid) noexcept
 
 
+cdef enum:
+    DIRECT_MOST = 2              # more sends than that are cheaper in one io_uring_enter
+    SPIN_NS = 50_000             # so long the loop looks for what a poller has done
+    PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
+    STREAMS = 0                  # numbers of a ring's two pools of receive buffers
+    DATAGRAMS = 1
+
+
 cdef inline int raise_unless_passing(int res) except -1:
     """What io_uring_enter says and another try does not.
 
@@ -150,7 +158,9 @@ cdef class KernelPage(Page):
     cdef int await_room(self, uring* ring) except -1
     cdef uring* carrier(self, Operation op) noexcept
     cdef int register_pool(self, uring* ring, flexsc_pool* pool, int group) except -1
-    cdef int register_pools(self) except -1
+    cdef int register_pools(self, uring* ring) except -1
+    cdef int share_pools(self) except -1
+    cdef int reset_pools(self) except -1
     cdef int queue_cancel(self, Operation op, uint64_t user_data) except -1
     cdef bint unpublished(self, Operation op) noexcept
     cdef int wait_polled(self, int64_t timeout_ns) noexcept nogil

@@ -28,16 +28,12 @@ cdef extern from "<errno.h>" nogil:
         ESTALE
 
 cdef enum:
-    DIRECT_MOST = 2              # more sends than that are cheaper in one io_uring_enter
     IDLE_MS = 2                  # the poller sleeps after so much idleness
     POLLER_LOOKS = 16            # a new poller on a busy CPU does not run at once
     POLLER_STEP_US = 100
-    PATIENCE_NS = 1_000_000_000  # how long the kernel may take to end what was cancelled
     CANCEL_STEP_NS = 1_000_000
     CANCEL = 2                   # in user_data: a cancel of the operation that the rest names
     SILENT = 1                   # user_data of entries that nobody waits for
-    STREAMS = 0                  # numbers of the two pools of receive buffers
-    DATAGRAMS = 1
 
 
 # Calls on files that entries carry, which takes less CPU time than a thread of ours for each of them: all that a ring
@@ -90,16 +86,16 @@ cdef class KernelPage(Page):
         self.eager = cpu is not None
         self.server_cpu = cpu if cpu is not None else -1
         self.direct_most = 0 if self.eager else DIRECT_MOST
-        self.spin_most = 50_000 if self.eager else 0
+        self.spin_most = SPIN_NS if self.eager else 0
         self.spin_ns = self.spin_most
         self.file_entries = FILE_ENTRIES
         self.entries = entries
         self.capacity = completions
-        self.open_pool(buffers, buffer_size)
+        self.open_pool(&self.pool, buffers, buffer_size)
         self.open_ring()
         self.housekeeping = 1
         pool_grow(&self.pool, FIRST_BUFFERS)
-        self.register_pools()
+        self.share_pools()
 
     def __dealloc__(self):
         if self.pid == getpid():
@@ -137,11 +133,16 @@ cdef class KernelPage(Page):
         waker.prepare()
         return waker
 
-    cdef int register_pools(self) except -1:
+    cdef int register_pools(self, uring* ring) except -1:
+        self.register_pool(ring, &self.pool, STREAMS)
+        if self.datagrams.ring != NULL:
+            self.register_pool(ring, &self.datagrams, DATAGRAMS)
+        return 0
+
+    cdef int share_pools(self) except -1:
+        """Let the ring receive into the page's buffers; it is closed if that can't be had."""
         try:
-            self.register_pool(self.ring, &self.pool, STREAMS)
-            if self.datagrams.ring != NULL:
-                self.register_pool(self.ring, &self.datagrams, DATAGRAMS)
+            self.register_pools(self.ring)
         except OSError:
             uring_close(self.ring)
             self.closed = True
@@ -419,10 +420,14 @@ cdef class KernelPage(Page):
                     self.give_up(op)
         finally:
             uring_close(&old)
+        self.reset_pools()
+        return self.share_pools()
+
+    cdef int reset_pools(self) except -1:
+        """A ring is gone: all its buffers are free."""
         pool_reset(&self.pool)
         if self.datagrams.ring != NULL:
             pool_reset(&self.datagrams)
-        self.register_pools()
         return 0
 
     cdef int give_up(self, Operation op) except -1:

@@ -266,7 +266,8 @@ cdef class Page:
     cpdef let_go(self)
 
     # What all have in common.
-    cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1
+    cdef int open_pool(self, flexsc_pool* pool, uint32_t buffers, uint32_t buffer_size) except -1
+    cdef int open_datagrams(self, flexsc_pool* pool) except -1
     cdef int need_datagrams(self) except -1
     cdef int submit(self, Operation op, int call, int fd, void* addr, uint32_t length, uint64_t off,
                     uint32_t call_flags, uint32_t flags) except -1

@@ -58,22 +58,24 @@ cdef class Page:
             pool_close(&self.second_pool)
             pool_close(&self.second_datagrams)
 
-    cdef int open_pool(self, uint32_t buffers, uint32_t buffer_size) except -1:
-        cdef int res = pool_open(&self.pool, buffers, buffer_size)
+    cdef int open_pool(self, flexsc_pool* pool, uint32_t buffers, uint32_t buffer_size) except -1:
+        cdef int res = pool_open(pool, buffers, buffer_size)
         if res < 0:
             raise OSError(-res, f"no memory for {buffers} receive buffers of {buffer_size} bytes")
         return 0
 
+    cdef int open_datagrams(self, flexsc_pool* pool) except -1:
+        """A pool of large buffers, of which each holds a datagram and its sender's address."""
+        self.open_pool(pool, DATAGRAM_SLOTS, DATAGRAM_ROOM)
+        pool_keep_small(pool)
+        pool_grow(pool, FIRST_DATAGRAMS)
+        return 0
+
     cdef int need_datagrams(self) except -1:
         """Have the pool of large buffers that multishot CALL_RECVMSG takes."""
-        cdef int res
         if self.datagrams.ring != NULL:
             return 0
-        res = pool_open(&self.datagrams, DATAGRAM_SLOTS, DATAGRAM_ROOM)
-        if res < 0:
-            raise OSError(-res, f"no memory for {DATAGRAM_SLOTS} datagram buffers of {DATAGRAM_ROOM} bytes")
-        pool_keep_small(&self.datagrams)
-        pool_grow(&self.datagrams, FIRST_DATAGRAMS)
+        self.open_datagrams(&self.datagrams)
         try:
             self.share_datagrams()
         except BaseException:

@@ -48,7 +48,7 @@ cdef class UserPage(Page):
         # Served by the loop's own thread, each entry is a call all the same.
         self.direct_most = 0 if self.eager else <uint32_t> -1
         self.spin_most = self.spin_ns = 50_000
-        self.open_pool(buffers, buffer_size)
+        self.open_pool(&self.pool, buffers, buffer_size)
         self.user = flexsc_page_open(completions)
         if self.user == NULL:
             self.closed = True

@@ -139,6 +139,14 @@ cdef class Endpoint:
         return False
 
 
+cdef inline int delivers_to(Turn turn, Endpoint endpoint) except -1:
+    """Count a delivery, and show whoever looks from outside that it goes on."""
+    turn.stats.counts.deliveries += 1
+    shown = endpoint.shown()
+    running_is(&turn.stats, &turn.names, running_key(&turn.fields, <PyObject*> shown))
+    return 0
+
+
 cdef class Turn(Timers):
     """What of an event loop runs once per turn.  `Loop` adds everything else."""
 
@@ -249,16 +257,11 @@ cdef class Turn(Timers):
         cdef void* first = queue_pop(&self.arrived)
         endpoint = <Endpoint> first
         Py_DECREF(endpoint)
-        self.stats.counts.deliveries += 1
-        shown = endpoint.shown()
-        running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> shown))
-        return 0
+        return delivers_to(self, endpoint)
 
     cdef int run_endpoint(self, Endpoint endpoint) except -1:
         cdef bint done = False
-        self.stats.counts.deliveries += 1
-        shown = endpoint.shown()
-        running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> shown))
+        delivers_to(self, endpoint)
         try:
             if self._debug or self.instrumented:
                 self.run_endpoint_slowly(endpoint)

@@ -10,7 +10,6 @@ import argparse
 import math
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +138,7 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
     return result
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.blocking", description=__doc__)
     parser.add_argument("--programs", nargs="*", default=list(PROGRAMS), help=f"of {', '.join(PROGRAMS)}; none: skip")
     parser.add_argument("--figure", nargs="*", default=list(FIGURE), help="programs of the figure; none: skip")
@@ -152,18 +151,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.rounds < 1 or not math.isfinite(args.seconds) or args.seconds <= 0 or min(args.counts) < 1:
         parser.error("--rounds and --counts must be at least 1, --seconds above 0")
-    console = report.make_console()
-    began = time.monotonic()
-    try:
-        tables.publish(console, run(args, console), args.json)
-    except BenchmarkError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
-    return 0
+    return args
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tables.command(run, parse_args))

@@ -11,7 +11,6 @@ import argparse
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -300,7 +299,7 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
     return result
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.connections", description=__doc__)
     parser.add_argument("--workload", nargs="+", default=list(WORKLOADS))
     parser.add_argument("--counts", nargs="+", type=int, default=list(COUNTS), metavar="N")
@@ -311,18 +310,8 @@ def main() -> int:
     args = parser.parse_args()
     if min(args.counts) < 1 or args.share <= 0:
         parser.error("--counts must be at least 1, --share above 0")
-    console = report.make_console()
-    began = time.monotonic()
-    try:
-        tables.publish(console, run(args, console), args.json)
-    except BenchmarkError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
-    return 0
+    return args
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tables.command(run, parse_args))

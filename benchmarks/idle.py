@@ -68,14 +68,18 @@ def _open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def bytes_each(server: Server, connections: int) -> float:
-    """Resident memory that each of so many connections adds that say nothing, whatever the server's protocol is."""
-    with idle_connections(server.port, 10, silent_after=server.pid):
+def bytes_each(server: Server, connections: int, *, echoes: bool = False, settle: float = SETTLE_S / 2) -> float:
+    """Resident memory that each of so many idle connections adds.
+
+    echoes: whether the server's protocol does, else it may be any.  settle: seconds before each look.
+    """
+    silent_after = None if echoes else server.pid
+    with idle_connections(server.port, 10, silent_after=silent_after):
         pass
-    time.sleep(SETTLE_S / 2)
+    time.sleep(settle)
     before = resident_bytes(server.pid)
-    with idle_connections(server.port, connections, silent_after=server.pid):
-        time.sleep(SETTLE_S / 2)
+    with idle_connections(server.port, connections, silent_after=silent_after):
+        time.sleep(settle)
         return (resident_bytes(server.pid) - before) / connections
 
 
@@ -96,10 +100,4 @@ def idle_cpu_percent(
 def bytes_per_connection(choice: LoopChoice, placement: Placement, *, python: str, connections: int = 5000) -> float:
     """Resident memory that each idle connection of a plain protocol adds, the protocol object included."""
     with running_server("echo", choice, python=python, cpu=placement.server_cpu) as server:
-        with idle_connections(server.port, 10):
-            pass
-        time.sleep(SETTLE_S)
-        before = resident_bytes(server.pid)
-        with idle_connections(server.port, connections):
-            time.sleep(SETTLE_S)
-            return (resident_bytes(server.pid) - before) / connections
+        return bytes_each(server, connections, echoes=True, settle=SETTLE_S)

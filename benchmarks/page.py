@@ -20,9 +20,9 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
 from benchmarks.placement import shown
 from benchmarks.report import microseconds
+from benchmarks.tables import RESULTS, Table
 
 FOLDER = Path(__file__).parent
-RESULTS = FOLDER / "results"
 PAGE = RESULTS / "report.html"
 STAMP = re.compile(r"-\d{8}-\d{6}$")
 
@@ -51,16 +51,6 @@ class Chart:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table of cells."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
 @dataclass
 class Part:
     """What one result file holds."""
@@ -69,7 +59,7 @@ class Part:
     machine: str
     date: str
     charts: list[Chart] = field(default_factory=list)
-    sheets: list[Sheet] = field(default_factory=list)
+    sheets: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -149,20 +139,20 @@ def chart(comparison: dict[str, Any]) -> Chart:
     return Chart(title, comparison["baseline"], 1 / most, tuple(bars), tuple(comparison["notes"]))
 
 
-def findings(found: Sequence[dict[str, Any]]) -> Sheet:
+def findings(found: Sequence[dict[str, Any]]) -> Table:
     """The bars' findings: wanted against measured."""
     rows = []
     for one in found:
         measured = "n/a" if one["measured"] is None else f"{one['measured']:.3g}{one['unit']}"
         verdict = {True: "met", False: "missed", None: "–"}[one["met"]]
         rows.append((one["title"], one["loop"], one["wanted"], measured, verdict))
-    return Sheet("Bars", ("bar", "loop", "wanted", "measured", ""), tuple(rows))
+    return Table("Bars", ("bar", "loop", "wanted", "measured", ""), tuple(rows))
 
 
-def sheet(table: dict[str, Any]) -> Sheet:
+def sheet(table: dict[str, Any]) -> Table:
     """A table as the other benchmarks write it: title, columns, rows, notes."""
     rows = tuple(tuple(str(cell) for cell in row) for row in table["rows"])
-    return Sheet(table["title"], tuple(table["columns"]), rows, tuple(table.get("notes", ())))
+    return Table(table["title"], tuple(table["columns"]), rows, tuple(table.get("notes", ())))
 
 
 def read(path: Path) -> Part:
@@ -189,7 +179,7 @@ def comparisons_in(paths: Iterable[Path]) -> Iterable[dict[str, Any]]:
         yield from (one for one in content.get("measured", {}).values() if "rows" in one)
 
 
-def beside_the_paper(paths: Sequence[Path]) -> Sheet:
+def beside_the_paper(paths: Sequence[Path]) -> Table:
     """The paper's figures (FlexSC, OSDI 2010) and what was measured here of the same kind."""
     rows = []
     measured = list(comparisons_in(paths))
@@ -204,7 +194,7 @@ def beside_the_paper(paths: Sequence[Path]) -> Sheet:
         ours = f"{max(best):.2f} × {figure.against}" if best else "not measured"
         rows.append((figure.what, figure.theirs, figure.ours, ours))
     columns = ("the paper", "×", "here", "measured")
-    return Sheet("The paper's figures beside ours", columns, tuple(rows), (
+    return Table("The paper's figures beside ours", columns, tuple(rows), (
         "Not the same programs, machines or baselines: the paper compares with one kernel-visible thread for each "
         "connection, this page with the fastest other event loop.",
     ))  # fmt: skip
@@ -217,7 +207,7 @@ def method() -> str:
     return found[1].strip() if found else ""
 
 
-def render(parts: Sequence[Part], paper: Sheet) -> str:
+def render(parts: Sequence[Part], paper: Table) -> str:
     """The page's HTML.  Raises BenchmarkError without jinja2."""
     try:
         import jinja2

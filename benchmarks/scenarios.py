@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import idle, report, tables
+from benchmarks import idle, tables
 from benchmarks.errors import BenchmarkError
 from benchmarks.groups import Group
 from benchmarks.loadgen import LoadSpec, build_load, run_load
@@ -319,7 +319,7 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
     return result
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     names = [*(scenario.name for scenario in SCENARIOS), IDLE]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=__doc__)
     parser.add_argument("--workload", nargs="+", default=["hello"], help="hello (default), echo, ...")
@@ -332,18 +332,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.windows < 1 or not args.seconds > 0:
         parser.error("--windows must be at least 1, --seconds above 0")
-    console = report.make_console()
-    began = time.monotonic()
-    try:
-        tables.publish(console, run(args, console), args.json)
-    except BenchmarkError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
-    return 0
+    return args
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tables.command(run, parse_args))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks import report
 from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison
 from benchmarks.placement import shown
-from benchmarks.report import machine
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -126,7 +128,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
 
 def foot(notes: Sequence[str]) -> list[str]:
     """Machine and date, then what has to be known."""
-    facts = machine()
+    facts = report.machine()
     here = f"{facts['cpus']} CPUs, {facts['cpu']}, Linux {facts['kernel']}, Python {facts['python']}"
     return [f"{here}, {datetime.date.today().isoformat()}", *(f"note: {note}" for note in dict.fromkeys(notes))]
 
@@ -134,13 +136,26 @@ def foot(notes: Sequence[str]) -> list[str]:
 def as_json(result: Result) -> dict[str, Any]:
     """What the page of all results reads."""
     return {
-        "machine": machine(),
+        "machine": report.machine(),
         "heading": result.heading,
         "notes": list(dict.fromkeys(result.notes)),
         "tables": [asdict(table) for table in result.tables],
         "comparisons": [comparison.as_dict() for comparison in result.comparisons],
         "raw": result.raw,
     }
+
+
+def command(
+    run: Callable[[argparse.Namespace, Console], Result], parse_args: Callable[[], argparse.Namespace]
+) -> int:  # fmt: skip
+    """As `report.command`, of a benchmark with a result that is published, where `args.json` says."""
+
+    def run_and_publish(args: argparse.Namespace, console: Console) -> None:
+        began = time.monotonic()
+        publish(console, run(args, console), args.json)
+        console.print(f"took {time.monotonic() - began:.0f} s", highlight=False)
+
+    return report.command(run_and_publish, parse_args)
 
 
 def publish(console: Console, result: Result, path: Path) -> None:

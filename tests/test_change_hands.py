@@ -221,6 +221,20 @@ while time.monotonic() < end:
 """
 
 
+@contextlib.contextmanager
+def hogged(cpu: int) -> Iterator[None]:
+    """Somebody else has the CPU, for seconds or until the block ends.  Skips where that is not allowed."""
+    command = [sys.executable, "-c", HOG, str(cpu)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as hog:
+        assert hog.stdout is not None
+        if not hog.stdout.readline():
+            pytest.skip("real-time priorities are not allowed here")
+        try:
+            yield
+        finally:
+            hog.kill()
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
 def test_a_thread_that_does_not_get_to_run_is_replaced_all_the_same(loop: Any) -> None:
     """Whoever has its CPU, and however, the loop need not wait for it to let go."""
@@ -228,17 +242,12 @@ def test_a_thread_that_does_not_get_to_run_is_replaced_all_the_same(loop: Any) -
     here = min(allowed - {spare})
     os.sched_setaffinity(0, {here})
     try:
-        with subprocess.Popen([sys.executable, "-c", HOG, str(spare)], stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL) as hog:
-            assert hog.stdout is not None
-            if not hog.stdout.readline():
-                pytest.skip("real-time priorities are not allowed here")
+        with hogged(spare):
             began = time.monotonic()
             for _ in range(3):
                 loop.page.change_hands(spare)
                 loop.page.change_hands(None)
             took = time.monotonic() - began
-            hog.kill()
         # The kernel would let others have the CPU for 50 ms in each second.
         assert took < 0.5
     finally:
@@ -262,7 +271,7 @@ class Notes:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
 def test_a_late_thread_is_noticed_before_the_next_look_is_due(loop: Any) -> None:
     if loop.choice.kind == "user":
-        pytest.skip("a loop with a user page makes the calls itself that its thread is late with")
+        pytest.skip("on a user page only the look that is due tells of it: the loop makes much of that itself")
     allowed, spare = os.sched_getaffinity(0), spare_cpu()
     here = min(allowed - {spare})
     notes = Notes()
@@ -278,11 +287,7 @@ def test_a_late_thread_is_noticed_before_the_next_look_is_due(loop: Any) -> None
 
     os.sched_setaffinity(0, {here})
     try:
-        with subprocess.Popen([sys.executable, "-c", HOG, str(spare)], stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL) as hog:
-            assert hog.stdout is not None
-            if not hog.stdout.readline():
-                pytest.skip("real-time priorities are not allowed here")
+        with hogged(spare):
             loop._steer(notes)
             loop.run_until_complete(asyncio.sleep(0.15))
             assert notes.late == [0]
@@ -290,7 +295,6 @@ def test_a_late_thread_is_noticed_before_the_next_look_is_due(loop: Any) -> None
             loop.run_until_complete(asyncio.wait_for(talk_until_noticed(), 20))
             loop._steer(None)
             loop.page.change_hands(None)
-            hog.kill()
     finally:
         os.sched_setaffinity(0, allowed)
     assert notes.late[-1] >= 9 * MS

@@ -17,7 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, tables
+from rich.console import Console
+
+from benchmarks import tables
 from benchmarks.batches import gate
 from benchmarks.errors import BenchmarkError
 from benchmarks.loadgen import build
@@ -176,9 +178,9 @@ def panels(figures: Figures) -> list[tables.Panel]:
     return [panel("Served by the same core", SAME, PAPER_SAME), panel("Served by another core", OTHER, PAPER_OTHER)]
 
 
-def run(rounds: int) -> tables.Result:
+def run(args: argparse.Namespace, _console: Console) -> tables.Result:
     placement = Placement.choose()
-    figures, notes = run_batches(placement, rounds)
+    figures, notes = run_batches(placement, args.rounds)
     result = tables.Result("What a call costs in a batch", notes=[f"the call: {CALL}"], raw={"ns": figures})
     if placement.shared:
         result.notes.append("there is one CPU only: nothing is served by another core")
@@ -189,23 +191,15 @@ def run(rounds: int) -> tables.Result:
     return result
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batches", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path, default=tables.RESULTS / "batches.json", metavar="FILE")
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    console = report.make_console()
-    try:
-        tables.publish(console, run(args.rounds), args.json)
-    except BenchmarkError as error:
-        console.print(f"error: {error}", highlight=False, markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return args
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tables.command(run, parse_args))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.suites.runs import Exclusion, Part
@@ -100,6 +101,25 @@ def parts(quick: bool) -> list[Part]:
         for name in names
         if not quick or name in QUICK
     ]
+
+
+def modules_of_tests(patterns: Iterable[str]) -> list[str]:
+    """Those of Python's own modules of tests that are installed; of those that are folders, each module in them.
+
+    Raises RuntimeError if there are none.
+    """
+    names = []
+    for name in patterns:
+        found = importlib.util.find_spec(f"test.{name}")
+        if found is None:
+            continue
+        if not found.submodule_search_locations:
+            names.append(name)
+        for folder in found.submodule_search_locations or ():
+            names += [f"{name}.{path.stem}" for path in sorted(Path(folder).glob("test_*.py"))]
+    if not names:
+        raise RuntimeError(f"Python's tests are not installed: Debian has them in libpython{VERSION}-testsuite")
+    return names
 
 
 def exclusions() -> list[Exclusion]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-from tests.suites.cpython import VERSION
+from tests.suites.cpython import VERSION, modules_of_tests
 from tests.suites.runs import Exclusion, Part
 
 NAME = "io"
@@ -37,29 +34,15 @@ EXCLUDED = [
 ]
 
 
-def modules() -> Iterator[str]:
-    for name in MODULES:
-        found = importlib.util.find_spec(f"test.{name}")
-        if found is None:
-            continue
-        if not found.submodule_search_locations:
-            yield name
-        for folder in found.submodule_search_locations or ():
-            yield from (f"{name}.{path.stem}" for path in sorted(Path(folder).glob("test_*.py")))
-
-
 def command(module: str, loop: str) -> list[str]:
     return [sys.executable, "-W", "default", "-m", "tests.suites.io_child", module, f"--loop={loop}"]
 
 
 def parts(quick: bool) -> list[Part]:
     """One part for each module; raises RuntimeError where the tests are not installed."""
-    names = [*modules()]
-    if not names:
-        raise RuntimeError(f"Python's tests are not installed: Debian has them in libpython{VERSION}-testsuite")
     return [
         Part(name, lambda loop, name=name: command(name, loop))  # type: ignore[misc]
-        for name in names
+        for name in modules_of_tests(MODULES)
         if not quick or name in MODULES[1:3]
     ]
 

@@ -324,15 +324,22 @@ class Leaving:
 
 
 class Echo(asyncio.Protocol):
-    """Sends everything back; stops reading while the peer does not take it."""
+    """Sends everything back; stops reading while the peer does not take it.  Sets `over` at the connection's end."""
 
     transport: Any = None
+
+    def __init__(self, over: asyncio.Event | None = None) -> None:
+        self.over = over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self.transport.write(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.over is not None:
+            self.over.set()
 
     def pause_writing(self) -> None:
         self.transport.pause_reading()
@@ -512,15 +519,18 @@ def cpu_list(text: str) -> Iterator[int]:
 
 
 async def echo(size: int = 300_000) -> None:
-    """A server, a client, one large message there and back."""
+    """A server, a client, one large message there and back; no connection is left."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    over = asyncio.Event()
+    server = await loop.create_server(lambda: Echo(over), "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     data = payload(size)
     writer.write(data)
     assert digest(await reader.readexactly(size)) == digest(data)
     writer.close()
     await writer.wait_closed()
+    # Python 3.11's Server.wait_closed() waits for no connection.
+    await over.wait()
     server.close()
     await server.wait_closed()
 

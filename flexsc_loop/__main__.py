@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--writes", choices=settings.WRITES, help="when what they write is sent; sets FLEXSC_WRITES")
     parser.add_argument("--watchdog", metavar="SECONDS", help="report turns of their loops that last longer; sets "
                         "FLEXSC_WATCHDOG")
+    parser.add_argument("--slow-thread", metavar="SECONDS", help="threads: report a green thread that computes for "
+                        "longer; sets FLEXSC_SLOW_THREAD")
     parser.add_argument("--children", action="store_true", help="Python processes that the program starts, too")
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="module", help="a module to run")
     parser.add_argument("-c", dest="code", nargs=argparse.REMAINDER, metavar="code", help="source code to run")
@@ -110,7 +112,7 @@ def main() -> None:
     parser = _parser()
     asked = parser.parse_args()
     chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes,
-              "FLEXSC_WATCHDOG": asked.watchdog}
+              "FLEXSC_WATCHDOG": asked.watchdog, "FLEXSC_SLOW_THREAD": asked.slow_thread}
     os.environ.update({name: value for name, value in chosen.items() if value is not None})
     command = "" if asked.module or asked.code else "".join(asked.program[:1])
     if command == "info":
@@ -125,6 +127,7 @@ def main() -> None:
     try:
         settings.read()
         watchdog.wanted()
+        watchdog.check(os.environ.get("FLEXSC_SLOW_THREAD"), "FLEXSC_SLOW_THREAD")
     except ValueError as error:
         parser.error(str(error))
     if asked.children:

@@ -26,7 +26,7 @@ COUNTERS = (
     "turns", "callbacks", "deliveries", "timers_run", "busy", "asleep", "in_calls", "submitted", "batches",
     "completions", "syscalls", "wakeups", "spins", "pool_empty", "overflows", "bytes_in", "bytes_out", "messages_in",
     "messages_out", "accepts", "jobs", "jobs_done", "job_wait", "files_at_once", "files_queued", "files_by_threads",
-    "file_bytes_read", "file_bytes_written", "stalls",
+    "file_bytes_read", "file_bytes_written", "stalls", "switches",
 )
 GAUGES = (
     "ready", "timers", "in_flight", "streams", "tls", "listeners", "datagrams", "pipes", "pool_buffers", "pool_most",

@@ -51,6 +51,7 @@ COUNTERS = (
     Metric("flexsc.file.io", "Bytes read from and written to files", "By", ("file_bytes_read", "file_bytes_written"),
            "disk.io.direction", ("read", "write")),
     Metric("flexsc.stalls", "Turns that the watchdog has reported", "{turn}", ("stalls",)),
+    Metric("flexsc.switches", "Times that a green thread was resumed", "{switch}", ("switches",)),
 )
 GAUGES = (
     Metric("asyncio.eventloop.ready", "Callbacks that wait for their turn", "{callback}", ("ready",)),

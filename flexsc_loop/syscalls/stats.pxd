@@ -14,7 +14,7 @@ cdef extern from "stats.h" nogil:
         uint64_t bytes_in, bytes_out, messages_in, messages_out, accepts
         uint64_t jobs, jobs_done, job_wait
         uint64_t files_at_once, files_queued, files_by_threads, file_bytes_read, file_bytes_written
-        uint64_t stalls
+        uint64_t stalls, switches
         uint64_t ready, timers, in_flight, streams, tls, listeners, datagrams, pipes, pool_buffers, pool_most
         uint64_t green_threads
 

@@ -63,7 +63,8 @@ enum flexsc_stats_state {
     X(files_by_threads)                                                                                                \
     X(file_bytes_read)                                                                                                 \
     X(file_bytes_written)                                                                                              \
-    X(stalls)         /* turns that the watchdog has reported */
+    X(stalls)         /* turns that the watchdog has reported */                                                       \
+    X(switches)       /* times that a green thread was resumed */
 
 #define FLEXSC_STATS_GAUGES(X)                                                                                         \
     X(ready)          /* callbacks that wait for their turn */                                                         \

@@ -95,14 +95,15 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
 
 def run(
     main: Callable[..., T], *args: Any, pages: Pages | None = None, threads: Threads | None = None,
-    writes: Writes | None = None,
+    writes: Writes | None = None, slow_thread: float | None = None,
 ) -> T:  # fmt: skip
     """Run a blocking program: `main(*args)` as a green thread, on a loop of its own, with the standard library patched.
 
     Returns what it returns, and raises what it raises, when it and all green threads are over that are no daemons.
-    pages, threads, writes: as for `new_event_loop`.  Ctrl-C is a KeyboardInterrupt in `main`.
+    pages, threads, writes: as for `new_event_loop`; slow_thread: as for `patch`.  Ctrl-C is a KeyboardInterrupt in
+    `main`.
     """
-    patch()
+    patch(slow_thread)
     tell_psycopg2()
     loop = new_event_loop(pages=pages, threads=threads, writes=writes)
     asyncio.set_event_loop(loop)

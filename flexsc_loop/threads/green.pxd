@@ -8,6 +8,7 @@ from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
 cdef class Hub:
+    cdef object __weakref__
     cdef Turn turn
     cdef PyObject* who               # borrowed: the greenlet that runs the loop
     cdef GreenThread running         # the thread that runs now

@@ -79,6 +79,9 @@ cdef dict readies_on = {}
 #: All that there are, those that are over included while somebody holds them.
 everybody = weakref.WeakSet()
 
+# Weak references, one to each loop's that has had green threads.
+cdef set hubs = set()
+
 
 cdef GreenThread current():
     """The green thread that runs now, or None."""
@@ -148,7 +151,25 @@ cdef Hub hub_of(Turn turn):
     if hub is None:
         hub = turn.hub = Hub.__new__(Hub)
         hub.turn = turn
+        hubs.add(weakref.ref(hub, hubs.discard))
     return hub
+
+
+def running_everywhere():
+    """(thread, how often one was resumed on its loop, for how many seconds it has run since), for each that runs now.
+
+    Can be called in any thread.
+    """
+    cdef Hub hub
+    cdef GreenThread thread
+    found = []
+    for reference in [*hubs]:
+        hub = reference()
+        thread = None if hub is None else hub.running
+        if thread is not None:
+            lasts = (ticks_now() - thread.since) / <double> ticks_in_us(1_000_000)
+            found.append((thread, hub.turn.stats.counts.switches, lasts))
+    return found
 
 
 cdef class GreenThread(Endpoint):
@@ -297,6 +318,7 @@ cdef class GreenThread(Endpoint):
         global running_thread
         self.queued = self.parked = False
         self.since = ticks_now()
+        self.turn.stats.counts.switches += 1
         self.hub.running = self
         running_thread = <PyObject*> self
         return 0

@@ -1,6 +1,6 @@
 """Floor 5: what blocks in the standard library, and what stands in its place in a green thread.
 
-Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, sockets.
+Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, slow, sockets.
 
 Methods of classes written in Python are replaced in the classes, so that it does not matter who has imported what
 before.  Functions and classes written in C are replaced by name, in the modules that they are of: who has imported one
@@ -26,7 +26,7 @@ import time
 import warnings
 from typing import Any
 
-from flexsc_loop.threads import drivers, green, locks, network, sockets, starting, tls, waiting
+from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, starting, tls, waiting
 
 _state = {"patched": False}
 # Whoever has these from before does not block.
@@ -128,14 +128,19 @@ def _imported_before(plain: set[int]) -> list[str]:
     return sorted(found)
 
 
-def patch() -> None:
+def patch(slow_thread: float | None = None) -> None:
     """Have the standard library's blocking calls cooperate in green threads; outside of them nothing changes.
 
     To be called at the top of a program, before its other imports; a second call does nothing.  Warns (PatchWarning) of
     names that were imported before and go on to block.  Raises RuntimeError where gevent or eventlet was there first.
+
+    slow_thread: a green thread that goes on for longer than so many seconds, while all others wait, is reported to the
+    logger `flexsc_loop`, with its stack; 0 for never, None as the environment variable FLEXSC_SLOW_THREAD says.
+    Raises ValueError.
     """
+    limit = slow.wanted(slow_thread)
     if _state["patched"]:
-        return
+        return slow.watch(limit) if slow_thread is not None else slow.go_on(limit)
     monkey = sys.modules.get("gevent.monkey")
     if (monkey is not None and getattr(monkey, "saved", None)) or "eventlet.patcher" in sys.modules:
         raise RuntimeError("gevent or eventlet has patched the standard library already; use one of them, not both")
@@ -152,6 +157,7 @@ def patch() -> None:
         setattr(module, name, instead)
     _replace_locks()
     drivers.tell_psycopg()
+    slow.watch(limit)
     if late:
         warnings.warn(
             f"imported before flexsc_loop.threads.patch(), these go on to block: {', '.join(late)}; call it first",

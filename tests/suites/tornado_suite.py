@@ -5,7 +5,13 @@ from __future__ import annotations
 from tests.suites.projects import Project
 from tests.suites.runs import Exclusion
 
-EXCLUDED: tuple[Exclusion, ...] = ()
+EXCLUDED = (
+    Exclusion(
+        "tornado/test/simple_httpclient_test.py::*::test_request_timeout",
+        "a first request, its TLS handshake included, has to reach the server within 0.1 s: on a busy machine it fails "
+        "on the standard loop, too, and the more so with a syscall thread",
+    ),
+)
 
 SUITE = Project(
     name="tornado",

@@ -102,6 +102,13 @@ class Server:
         self._process.stdin.flush()
         return self._read_line(5.0)
 
+    def decisions(self) -> list[str]:
+        """What the loop's scheduler has decided lately, oldest first; nothing where there is none."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("decisions\n")
+        self._process.stdin.flush()
+        return [str(line) for line in self._read_line(5.0)["decisions"]]
+
     def ask(self, limit_s: float, **parameters: float) -> dict[str, Any]:
         """Has a client measure itself; what it found, or BenchmarkError."""
         assert self._process.stdin is not None

@@ -42,6 +42,7 @@ SPIN = "import os, sys, time\ntime.sleep(float(sys.argv[1]))\nend = time.monoton
 Measured = dict[str, float]
 """What one window gave: the figure's name, and its value."""
 
+COUNTED = ("trials", "trials_won", "alarms_late", "alarms_run_delay", "alarms_throttled", "alarms_steal")
 MORE_IS_BETTER = {"requests/s": True, "requests/s, full load": True}
 
 
@@ -218,7 +219,7 @@ def measure(bench: Bench, scenario: Scenario, page: str) -> Found:
                     found.windows[way].append(scenario.window(bench, servers[way], warmup))
             for server in servers[AUTO]:
                 stats = server.stats() or {}
-                for name in ("trials", "trials_won", "alarms_run_delay", "alarms_throttled", "alarms_steal"):
+                for name in COUNTED:
                     found.counters[name] = found.counters.get(name, 0) + int(stats.get(name, 0))
     except (BenchmarkError, OSError) as error:
         found.unavailable = str(error)

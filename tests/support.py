@@ -100,6 +100,7 @@ class HandChanger:
     """Decides anew every millisecond, in place of the scheduler, that somebody else is to serve the page."""
 
     steers = True
+    late_look_ns = 3_600_000_000_000
 
     def __init__(self, loop: Any, every_ns: int = 1_000_000) -> None:
         self.loop, self.every_ns = loop, every_ns

@@ -259,6 +259,7 @@ class Notes:
     """In place of the pilot: asks to be called in an hour, and notes how late the thread was when it is called."""
 
     steers = True
+    late_look_ns = 10 * MS
 
     def __init__(self) -> None:
         self.late: list[int] = []
@@ -270,8 +271,6 @@ class Notes:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="the hog needs a CPU of its own")
 def test_a_late_thread_is_noticed_before_the_next_look_is_due(loop: Any) -> None:
-    if loop.choice.kind == "user":
-        pytest.skip("on a user page only the look that is due tells of it: the loop makes much of that itself")
     allowed, spare = os.sched_getaffinity(0), spare_cpu()
     here = min(allowed - {spare})
     notes = Notes()
@@ -332,9 +331,11 @@ class FakeSignals(Signals):
     def __init__(self, best: list[int]) -> None:
         self.best = best
         self.asked = 0
+        self.homes: list[int] = []
 
     def machine(self, loop_cpu: int, thread_cpu: int | None, tid: int, elapsed_ns: int) -> tuple[Machine, list[int]]:
         self.asked += 1
+        self.homes.append(loop_cpu)
         return Machine(8, 8.0, False, 0.0, 0.0, thread_cpu if thread_cpu is not None else self.best[0], 1.0), self.best
 
     def forget(self) -> None:
@@ -346,6 +347,8 @@ class FakeSignals(Signals):
 
 class Scripted:
     """A decider that starts the thread and takes it back when it is told to."""
+
+    late_look_ns = 10 * MS
 
     def __init__(self) -> None:
         self.state = State.OWN
@@ -377,9 +380,9 @@ class Rig:
         self.pilot = Pilot(self.page, self.served, self.signals, self.decider)  # type: ignore[arg-type]
         self.delivered = 0
 
-    def look(self, busy: bool = True) -> int:
+    def look(self, busy: bool = True, loop_cpu: int = 0) -> int:
         self.delivered += 1_000_000 if busy else 0
-        return self.pilot.look(0, self.delivered, 0, 0.0)
+        return self.pilot.look(loop_cpu, self.delivered, 0, 0.0)
 
 
 @pytest.fixture
@@ -409,6 +412,34 @@ def test_the_pilot_does_as_is_decided(rig: Rig) -> None:
     # The lease is given back with the thread.
     assert other.take(CPU)
     other.drop()
+
+
+def test_the_cpu_is_chosen_for_where_the_loop_runs_as_a_rule(rig: Rig) -> None:
+    """Now and then somebody of higher priority has it run elsewhere for a moment."""
+    for cpu in (5, 2, 2, 6, 2):
+        rig.look(loop_cpu=cpu)
+    rig.decider.wants_cpu = True
+    rig.look(loop_cpu=7)
+    assert rig.signals.homes == [2]
+
+
+def test_a_loop_on_its_thread_s_cpu_goes_elsewhere_and_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, CPU})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: masks.append(set(cpus)))
+    rig = Rig()
+    rig.look(loop_cpu=CPU)
+    rig.decider.wants_cpu = True
+    rig.look(loop_cpu=3)
+    assert rig.served.cpu == CPU
+    rig.look(loop_cpu=3)
+    assert masks == []
+    rig.look(loop_cpu=CPU)
+    assert masks == [{3}, {3, CPU}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {CPU})
+    rig.look(loop_cpu=CPU)
+    assert len(masks) == 2
+    rig.pilot.close()
 
 
 def test_a_cpu_that_another_loop_has_is_passed_over() -> None:
@@ -489,7 +520,7 @@ def test_auto_starts_a_thread_says_so_and_rests_when_there_is_nothing_to_do(auto
         decider._tell(cpu, WINDOW_NS, "a thread")
         decider._since = time.monotonic_ns()
         # As if a busy loop had been looked at.
-        auto.choice.pilot._act(Decision(cpu, WINDOW_NS, "a thread"), time.monotonic_ns())
+        auto.choice.pilot._act(Decision(cpu, WINDOW_NS, "a thread"), time.monotonic_ns(), -1)
         assert auto.choice.cpu == cpu
         assert eventually(threads_of_pages)
         assert f"syscall thread on CPU {cpu}" in repr(auto)

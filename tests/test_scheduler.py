@@ -26,13 +26,17 @@ class World:
     """A machine and a load, as functions of the time in seconds.
 
     own, thread: requests a second that the loop gets done when its own thread, or a syscall thread, serves.  offered:
-    how many come.  hog: the share of the spare CPU that somebody else takes; the thread waits for so long.
+    how many come.  hog: the share of the spare CPU that somebody else takes; the thread waits for so long.  waits: the
+    share of the time that it waits for somebody of higher priority, which `thread` includes; late: the share of it that
+    the loop notices.
     """
 
     own: Callable[[float], float] = lambda _: 40_000
     thread: Callable[[float], float] = lambda _: 55_000
     offered: Callable[[float], float] = lambda _: ALWAYS
     hog: Callable[[float], float] = lambda _: 0
+    waits: Callable[[float], float] = lambda _: 0
+    late: float = 0.0
     steal: Callable[[float], float] = lambda _: 0
     throttled: Callable[[float], bool] = lambda _: False
     quota: Callable[[float], float] = lambda _: float("inf")
@@ -61,6 +65,10 @@ class World:
         # A thread that has to share its CPU is late with everything.
         return self.thread(at) * (1 - self.hog(at)) ** 2
 
+    def waiting(self, at: float) -> float:
+        jitter = 1 + self.noise * self.chance.uniform(-1, 1)
+        return min(1.0, self.waits(at) * jitter + self.hog(at))
+
     def run(self, seconds: float) -> World:
         wait = decider.WINDOW_NS
         end = self.now + int(seconds * SECOND)
@@ -83,12 +91,13 @@ class World:
         busy = int(waited * done / rate)
         system = int(busy * self.system) if self.cpu is None else 0
         count = int(done * waited / SECOND)
-        load = Load(self.now, self.clock(waited), busy, system, count, 128 * count, 0 if self.cpu is None else waited)
+        load = Load(self.now, self.clock(waited), busy, system, count, 128 * count, 0 if self.cpu is None else waited,
+                    0 if self.cpu is None else int(waited * self.late * self.waits(at)))
 
         def machine() -> Machine:
             self.asked += 1
             return Machine(self.cpus(at), self.quota(at), self.throttled(at), self.steal(at),
-                           self.hog(at) if self.cpu is not None else 0.0, self.spare(at), 1 - self.hog(at))
+                           self.waiting(at) if self.cpu is not None else 0.0, self.spare(at), 1 - self.hog(at))
 
         decision = self.decider.look(load, machine)
         self.looks += 1
@@ -194,6 +203,71 @@ def test_what_the_thread_is_given_waits_for_it() -> None:
     assert decision.cpu is None
     assert world.decider.counts["alarms_late"] == 1
     assert "10 of 20 ms" in str(decision.news)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("late", [0.0, 0.3])
+def test_a_thread_that_waits_half_of_the_time_and_is_better_all_the_same(late: float, seed: int) -> None:
+    """A load generator of real-time priority has the same CPU: what the thread gets done is what counts."""
+    world = World(waits=constant(0.45), late=late, noise=0.05, seed=seed).run(20)
+    assert world.serves(State.THREAD), world.decider.decisions
+    counts = world.decider.counts
+    assert counts["trials_won"] == counts["trials"] == 1
+    assert counts["alarms_late"] == counts["alarms_run_delay"] == 0
+    assert len(world.changes) == 5  # those of one trial
+    # What waits as it did in the trial is no reason to look before it is due.
+    assert world.decider.late_look_ns > 0.45 * late * decider.WINDOW_NS
+
+
+def test_whom_it_waits_for_is_joined_by_a_process_that_spins() -> None:
+    world = World(waits=constant(0.45), hog=lambda at: 0.4 if 10 <= at < 15 else 0.0).run(10)
+    assert world.serves(State.THREAD)
+    world.run(0.2)
+    assert world.serves(State.OWN)
+    assert world.changes[-1][0] <= 10.1
+    assert world.decider.counts["alarms_run_delay"] == 1
+    world.run(20)
+    assert world.serves(State.THREAD)
+    assert world.of_own > 1.0
+
+
+def test_a_load_that_ends_within_a_window_is_no_alarm() -> None:
+    """Less is done in it, and the thread has waited; but no longer than it does when it is better."""
+    world = World(waits=lambda at: 0.45 if at % 5 < 4.07 else 0.2,
+                  offered=lambda at: ALWAYS if at % 5 < 4.05 else 20_000 if at % 5 < 4.2 else 0.0).run(60)
+    counts = world.decider.counts
+    assert counts["alarms_run_delay"] == counts["alarms_late"] == 0
+    assert counts["trials_won"] == counts["trials"] >= 1
+    assert counts["rests"] >= 10
+
+
+def test_a_trial_goes_on_while_the_thread_is_late_with_little_harm_and_ends_when_it_is_beaten() -> None:
+    """What the loop notices asks for a look: the window goes on, with all of its time, unless it is lost already."""
+    calm = Machine(2, float("inf"), False, 0.0, 0.4, 1, 1.0)
+
+    def in_thread_window() -> tuple[Decider, int]:
+        decides, now, wait = Decider(), 0, 100 * MS
+        for _ in range(8):
+            now += wait
+            decision = decides.look(Load(now, wait, wait, wait // 4, 40_000 * wait // SECOND, 0), lambda: calm)
+            wait = decision.next_ns
+            if decision.cpu is not None and wait == decider.TRIAL_WINDOW_NS:
+                break
+        assert decides.state is State.TRIAL and decides.cpu == 1
+        return decides, now
+
+    def early(now: int, done: int) -> Load:
+        return Load(now + 20 * MS, 20 * MS, 20 * MS, 0, done, 0, 5 * MS, late_ns=11 * MS)
+
+    decides, now = in_thread_window()
+    goes_on = decides.look(early(now, 1000), lambda: calm)
+    assert (goes_on.cpu, goes_on.next_ns) == (1, 30 * MS)
+    whole = decides.look(early(now + 20 * MS, 1500)._replace(elapsed_ns=30 * MS), lambda: calm)
+    assert whole.cpu == 1 and whole.news is None  # the second pair begins with the thread
+    decides, now = in_thread_window()
+    ended = decides.look(early(now, 200), lambda: calm)
+    assert ended.cpu is None and "the trial was ended" in str(ended.news)
+    assert decides.counts["alarms_late"] == decides.counts["trials_lost"] == 1
 
 
 @pytest.mark.parametrize(("what", "alarm"), [

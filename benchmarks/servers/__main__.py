@@ -64,6 +64,9 @@ def obey_stdin(loop: asyncio.AbstractEventLoop, client: Client | None) -> None:
         if line.strip() == "stats":
             stats = getattr(loop, "stats", None)
             say(stats() if stats else None)
+        elif line.strip() == "decisions":
+            choice = getattr(loop, "choice", None)
+            say({"decisions": list(choice.decisions) if choice else []})
         elif client:
             asyncio.run_coroutine_threadsafe(ask(client, json.loads(line)), loop)
     os._exit(0)

@@ -35,8 +35,11 @@ WIN_START, WIN_KEEP = 1.05, 1.0  # a thread must be so much better to be started
 THREAD_PRICE = 0.03              # of a CPU's time: what the thread's share counts against it
 HOPELESS = 0.75                  # a trial ends at once below that
 
-LATE_MOST_NS = 8 * MS            # of a window: the loop asks for a look when it has seen more
+LATE_MOST_NS = 8 * MS            # of a window
+LATE_LOOK_NS = 10 * MS           # the loop asks for a look when it has seen so much more than the trial had
 RUN_DELAY_MOST = 0.10            # share of the window that the thread has waited for its CPU
+RUN_DELAY_MORE = 0.25            # or so much more than in the trial that it has won all the same
+WORSE = 0.9                      # of what the own thread got done: a thread that waits and does less goes
 BACKOFF_LEAST_NS, BACKOFF_MOST_NS = SECOND, 300 * SECOND
 CALM_NS = 60 * SECOND            # a thread that has served so long has outlived former failures
 KNOWN_NS = 300 * SECOND          # how long a trial that was won is remembered
@@ -79,6 +82,20 @@ class Machine(NamedTuple):
     run_delay: float
     spare: int | None
     idle: float
+
+
+class Waits(NamedTuple):
+    """How much a thread that is better all the same has had to wait: shares of the time, late and for its CPU."""
+
+    late: float = 0.0
+    run_delay: float = 0.0
+
+    def most(self, other: Waits) -> Waits:
+        """The longer of each."""
+        return Waits(max(self.late, other.late), max(self.run_delay, other.run_delay))
+
+
+NO_WAITS = Waits()
 
 
 class State(enum.Enum):
@@ -129,6 +146,9 @@ class Decider:
         self._since = self._check_at = 0
         self._check_every = CHECK_LEAST_NS
         self._steps: list[Step] = []
+        self._own: Step | None = None
+        self._waits = NO_WAITS
+        self._part: Load | None = None
         self._order: tuple[bool, ...] = ORDER
         self._settling = False
         self._incumbent = State.OWN
@@ -138,6 +158,12 @@ class Decider:
     def wants_cpu(self) -> bool:
         """Whether a trial may begin soon: the spare CPU that `Machine` names must be to be had."""
         return self.state is not State.OWN or self._open > 0
+
+    @property
+    def late_look_ns(self) -> int:
+        """When what the thread was given has waited for so long, the next look is made before it is due."""
+        accepted = self._waits.late if self.state is State.THREAD else 0.0
+        return LATE_LOOK_NS + int(accepted * WINDOW_NS)
 
     # ---- one look
 
@@ -248,6 +274,10 @@ class Decider:
         self._incumbent = incumbent
         self._candidate = cpu
         self._steps = []
+        self._part = None
+        if incumbent is State.OWN:
+            self._own = None
+        self._waits = NO_WAITS
         # The incumbent's window comes first: that needs no change of hands.
         self._order = ORDER if incumbent is State.OWN else tuple(not threaded for threaded in ORDER)
         self._settling = False
@@ -263,16 +293,26 @@ class Decider:
     def _try_on(self, load: Load, machine: Callable[[], Machine]) -> Decision:
         if self._settling:
             self._settling = False
+            if self.cpu is not None:
+                machine()  # what has been counted of the thread so far is no part of the window
             return self._stay(TRIAL_WINDOW_NS)
-        if load.messages == 0 or load.busy_ns < load.elapsed_ns * BUSY_KEEP / 2:
-            return self._abandon(load.time_ns, "the loop had less to do")
+        load = self._part = load if self._part is None else _together(self._part, load)
         threaded = self._order[len(self._steps)]
+        if threaded and load.elapsed_ns < TRIAL_WINDOW_NS and not self._does_less(load, HOPELESS):
+            return self._stay(TRIAL_WINDOW_NS - load.elapsed_ns)
         found = machine()
         alarm, what = self._alarm(found, load) if threaded else ("", "")
         if alarm:
             self.counts["trials_lost"] += 1
             return self._fall_back(load.time_ns, alarm, f"own thread: the trial was ended: {what}", found)
+        if load.messages == 0 or load.busy_ns < load.elapsed_ns * BUSY_KEEP / 2:
+            return self._abandon(load.time_ns, "the loop had less to do")
+        self._part = None
         self._steps.append(_measure(threaded, load))
+        if threaded:
+            self._waits = self._waits.most(_waits(found, load))
+        else:
+            self._own = self._own_step()
         if self._is_hopeless() or len(self._steps) == len(self._order):
             return self._judge(load, found)
         return self._to_step()
@@ -282,8 +322,14 @@ class Decider:
         pairs = [sorted(self._steps[at : at + 2]) for at in range(0, len(self._steps) - 1, 2)]
         return [_compare(own, thread) for own, thread in pairs]
 
-    def _own_rate(self) -> float:
-        return _median(step.messages for step in self._steps if not step.threaded)
+    def _own_step(self) -> Step:
+        """What the own thread got done in this trial."""
+        own = [step for step in self._steps if not step.threaded]
+        return Step(False, _median(step.messages for step in own), _median(step.received for step in own))
+
+    def _does_less(self, load: Load, share: float) -> bool:
+        """Whether a thread that serves gets less done than that share of what the own thread did, for all we know."""
+        return self._own is None or _compare(self._own, _measure(True, load)) < share
 
     def _is_hopeless(self) -> bool:
         return len(self._steps) == 2 and self._ratios()[0] < HOPELESS
@@ -346,11 +392,9 @@ class Decider:
 
     def _alarm(self, found: Machine, load: Load) -> tuple[str, str]:
         """Which alarm there is, and what it says."""
-        if load.late_ns > LATE_MOST_NS:
-            late, window = load.late_ns // MS, load.elapsed_ns // MS
-            return "alarms_late", f"what the syscall thread was given has waited for it for {late} of {window} ms"
-        if found.run_delay > RUN_DELAY_MOST:
-            return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
+        waits = self._waits_too_long(found, load)
+        if waits[0]:
+            return waits
         if found.throttled:
             return "alarms_throttled", "the cgroup was throttled"
         if found.cpus < 2 or found.quota < QUOTA_LEAST:
@@ -359,6 +403,23 @@ class Decider:
         if found.steal > STEAL_MOST:
             return "alarms_steal", f"the hypervisor took {found.steal:.0%} of a CPU"
         return "", ""
+
+    def _waits_too_long(self, found: Machine, load: Load) -> tuple[str, str]:
+        """Having to wait is no harm by itself: somebody of higher priority may have the thread's CPU half of the time,
+        and what it gets done in the other half may be more than the own thread would.
+        """
+        trial = self.state is State.TRIAL
+        waits, accepted = _waits(found, load), NO_WAITS if trial else self._waits
+        late = load.late_ns > LATE_MOST_NS and waits.late > accepted.late
+        delayed = not trial and waits.run_delay > max(RUN_DELAY_MOST, accepted.run_delay)
+        much = not trial and waits.run_delay > RUN_DELAY_MORE + accepted.run_delay
+        if not (late or delayed) or not (much or self._does_less(load, HOPELESS if trial else WORSE)):
+            return "", ""
+        if late:
+            window = load.elapsed_ns // MS
+            return ("alarms_late",
+                    f"what the syscall thread was given has waited for it for {load.late_ns // MS} of {window} ms")
+        return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
 
     def _rest(self, time_ns: int, why: str) -> Decision:
         """Nothing is wrong with the thread, but there is not enough for it to do."""
@@ -380,7 +441,7 @@ class Decider:
         self._backoff = min(max(2 * self._backoff, BACKOFF_LEAST_NS), BACKOFF_MOST_NS)
         self._retry_at = time_ns + self._backoff
         if found is not None:
-            self._failed_as = (found.cpus, found.quota, 0.0 if alarm else self._own_rate())
+            self._failed_as = (found.cpus, found.quota, 0.0 if alarm or self._own is None else self._own.messages)
         else:
             self._failed_as = None
         return self._tell(None, WINDOW_NS, f"{news}; next trial in {self._backoff / SECOND:.0f} s at the earliest")
@@ -396,6 +457,15 @@ def _median(values: Iterable[float]) -> float:
 def _measure(threaded: bool, load: Load) -> Step:
     per_second = SECOND / (load.elapsed_ns + THREAD_PRICE * load.thread_ns)
     return Step(threaded, load.messages * per_second, load.received * per_second)
+
+
+def _waits(found: Machine, load: Load) -> Waits:
+    return Waits(load.late_ns / load.elapsed_ns, found.run_delay)
+
+
+def _together(one: Load, next_one: Load) -> Load:
+    """Two looks' time as one."""
+    return Load(next_one.time_ns, *(first + second for first, second in zip(one[1:], next_one[1:], strict=True)))
 
 
 def _compare(own: Step, thread: Step) -> float:

@@ -6,12 +6,16 @@ at most once in a window, and never while it sleeps.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import resource
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from flexsc_loop.scheduler.decider import (
+    GATE_WINDOWS,
     MESSAGES_LEAST,
     SECOND,
     WINDOW_NS,
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from flexsc_loop.scheduler.signals import Signals
 
 logger = logging.getLogger("flexsc_loop")
+HOME_LOOKS = GATE_WINDOWS
 
 
 class Hands(Protocol):
@@ -61,7 +66,8 @@ class Pilot:
         self._page, self._served = page, served
         self._signals = signals
         self._lease = Lease()
-        self._looked_ns = time.monotonic_ns()
+        self._looked_ns = self._asked_ns = time.monotonic_ns()
+        self._ran_on: deque[int] = deque(maxlen=HOME_LOOKS)
         self._messages = self._received = self._thread_ns = 0
         self._usage: tuple[float, float] | None = None
         self._cpu: int | None = None
@@ -70,6 +76,11 @@ class Pilot:
     def steers(self) -> bool:
         """Whether it must look in time even if the loop has nothing to do."""
         return self.decider.state is not State.OWN
+
+    @property
+    def late_look_ns(self) -> int:
+        """A syscall thread that has been so late since the last look is looked at now."""
+        return self.decider.late_look_ns
 
     def look(self, loop_cpu: int, messages: int, received: int, waited: float, late_ns: int = 0) -> int:
         """See who should serve, and have the page change hands.  Returns the time until the next look, in nanoseconds.
@@ -82,6 +93,7 @@ class Pilot:
         elapsed = now - self._looked_ns
         came = messages - self._messages
         self._looked_ns, self._messages = now, messages
+        self._ran_on.append(loop_cpu)
         before, self._received = self._received, received
         if not self.steers and came * SECOND < MESSAGES_LEAST * elapsed:
             # Not a system call for a loop that has hardly anything to do.
@@ -91,8 +103,8 @@ class Pilot:
         load = self._load(now, elapsed, came, received - before, waited, late_ns)
         if load is None:
             return WINDOW_NS
-        decision = self.decider.look(load, lambda: self._machine(loop_cpu, elapsed))
-        return self._act(decision, now)
+        decision = self.decider.look(load, lambda: self._machine(now))
+        return self._act(decision, now, loop_cpu)
 
     def _never(self) -> Machine:
         raise AssertionError("few came shut the gate")
@@ -113,27 +125,34 @@ class Pilot:
         return Load(now, elapsed, min(at_work, elapsed), system, came, received,
                     max(0, self._thread_ns - thread_before), late_ns)
 
-    def _machine(self, loop_cpu: int, elapsed: int) -> Machine:
+    def _home(self) -> int:
+        """Where the loop runs as a rule: for a moment, somebody of higher priority may have it run elsewhere."""
+        return max(sorted(set(self._ran_on)), key=self._ran_on.count)
+
+    def _machine(self, now: int) -> Machine:
         if self._signals is None:
             # Only a busy loop needs them.
             from flexsc_loop.scheduler.signals import Signals
 
             self._signals = Signals()
         tid = self._page.thread_id() if self._cpu is not None else 0
-        found, best = self._signals.machine(loop_cpu, self._cpu, tid, elapsed)
+        since, self._asked_ns = self._asked_ns, now
+        found, best = self._signals.machine(self._home(), self._cpu, tid, now - since)
         if self._cpu is None and self.decider.wants_cpu:
             # Only of a CPU that nobody else has may a trial speak.
             spare = next((cpu for cpu in best if self._lease.take(cpu)), None)
             found = found._replace(spare=spare)
         return found
 
-    def _act(self, decision: Decision, now: int) -> int:
+    def _act(self, decision: Decision, now: int, loop_cpu: int) -> int:
         if decision.cpu != self._cpu:
             try:
                 self._page.change_hands(decision.cpu)
                 self._cpu = self._served.cpu = decision.cpu
             except OSError as error:
                 decision = self.decider.refuse(now, str(error))
+        if self._cpu is not None and self._cpu == loop_cpu:
+            _step_aside(loop_cpu)
         if not self.steers:
             self._page.let_go()
         if decision.news is not None:
@@ -144,6 +163,7 @@ class Pilot:
 
     def _forget(self) -> None:
         self._usage = None
+        self._ran_on.clear()
         if self._signals is not None:
             self._signals.forget()
 
@@ -161,3 +181,15 @@ class Pilot:
         if self._signals is not None:
             self._signals.close()
             self._signals = None
+
+
+def _step_aside(cpu: int) -> None:
+    """Have this thread run on another CPU than its syscall thread, which cannot leave that.
+
+    It may come back: what it is allowed is what it was before.
+    """
+    allowed = os.sched_getaffinity(0)
+    if allowed != {cpu}:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, allowed - {cpu})
+            os.sched_setaffinity(0, allowed)

@@ -79,6 +79,9 @@ bool flexsc_page_help(struct flexsc_page *page);
  * Returns 0, or -EINTR when a signal ended the sleep, or another -errno of epoll_wait. */
 int flexsc_page_wait(struct flexsc_page *page, int64_t timeout_ns, int64_t spin_ns, struct flexsc_spin *spin);
 
+/* For how long the loop has slept meanwhile for a pinned thread that did not get its CPU, since this was asked last. */
+int64_t flexsc_page_starved_ns(struct flexsc_page *page);
+
 /* Publish, and the same without looking first. */
 int flexsc_page_serve(struct flexsc_page *page, int64_t timeout_ns);
 

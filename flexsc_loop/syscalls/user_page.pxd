@@ -30,6 +30,7 @@ cdef extern from "user_page.h":
     int flexsc_page_wait(flexsc_page* page, int64_t timeout_ns, int64_t spin_ns, flexsc_spin* spin) noexcept nogil
     void flexsc_page_wake(flexsc_page* page) noexcept nogil
     unsigned flexsc_page_reap(flexsc_page* page, flexsc_completion* out, unsigned most) noexcept
+    int64_t flexsc_page_starved_ns(flexsc_page* page) noexcept nogil
     bint flexsc_page_help(flexsc_page* page) noexcept nogil
     bint flexsc_page_all_begun(const flexsc_page* page) noexcept
     bint flexsc_page_has_completions(const flexsc_page* page) noexcept

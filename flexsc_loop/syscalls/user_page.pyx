@@ -249,6 +249,8 @@ cdef class UserPage(Page):
             res = flexsc_page_wait(self.user, timeout_ns, spin_ns, &self.spin)
         self.away = False
         self.looked_at = ticks_now()
+        if self.started:
+            self.late_ticks += ticks_in_us(<uint32_t> (flexsc_page_starved_ns(self.user) // 1000))
         if self.started and counted_helps(self.user) != self.helps:
             self.late_ticks += (counted_helps(self.user) - self.helps) * ticks_in_us(BEHIND_US)
             self.helps = counted_helps(self.user)

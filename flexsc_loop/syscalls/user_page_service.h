@@ -25,12 +25,14 @@ struct flexsc_page {
     struct flexsc_entry *chunks;              /* a chunk's first entry links the chunks */
     struct flexsc_entry *newest, *oldest;     /* submitted, not published; `next` goes from new to old */
     bool pinned;                              /* the thread is the server */
+    int64_t starved_ns;                       /* the loop has slept so long for a thread that had no CPU */
 
     /* From the loop to the server: published entries, newest first. */
     _Alignas(CACHE_LINE) _Atomic(struct flexsc_entry *) inbox;
 
     /* Rarely written, read by both. */
     _Alignas(CACHE_LINE) _Atomic uint32_t thread_state; /* enum thread_state */
+    _Atomic uint32_t naps;                              /* how often it has announced a sleep */
     _Atomic uint32_t want;                              /* enum guard_want; a futex */
     _Atomic uint32_t touched; /* the loop has served: what the thread knows of the page may be old */
     _Atomic uint32_t stop;

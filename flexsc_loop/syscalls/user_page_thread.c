@@ -53,6 +53,7 @@ static bool sleep_is_over(struct flexsc_page *page, enum thread_state state) {
 /* Under the guard, after a pass that found nothing to do.  Lets go of the guard.  Returns the number of events. */
 static int thread_sleeps(struct flexsc_page *page) {
     enum thread_state state = page->results.held_back ? THREAD_STALLED : THREAD_ASLEEP;
+    atomic_fetch_add_explicit(&page->naps, 1, memory_order_relaxed);
     atomic_store(&page->thread_state, state);
     /* The announcement must be visible before we look once more at what we wait for: the loop changes that first
      * and looks at the announcement afterwards. */

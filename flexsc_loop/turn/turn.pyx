@@ -82,7 +82,6 @@ cdef enum:
     QUIET_MOST = 2               # completions
     IDLE_MOST_US = 64_000        # so much idle time is saved up
     FIRST_LOOK_US = 100_000      # at who should serve
-    LATE_MOST_US = 10_000        # so late in all is a syscall thread before its next look is made now
     STEERED_NS = 50_000_000      # so long a loop sleeps at most while that may have to change
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
@@ -178,7 +177,7 @@ cdef class Turn(Timers):
         self.steered = False
         self.looked_at = ticks_now()
         self.look_at = self.looked_at + ticks_in_us(FIRST_LOOK_US)
-        self.late_most = ticks_in_us(LATE_MOST_US)
+        self.late_most = <uint64_t> -1
 
     def _forget_everything(self):
         """The loop is closed: let go of all that waits to be run or flushed."""
@@ -495,6 +494,7 @@ cdef class Turn(Timers):
             sched_getcpu(), self.stats.counts.messages_in, self.stats.counts.bytes_in, waited,
             int(self.page.lateness() * stats_tick_ns(&self.stats)))
         self.steered = self.pilot.steers
+        self.late_most = ticks_in_us(<uint32_t> (self.pilot.late_look_ns // 1000))
         self.stats.page.syscall_thread = self.page.thread_id()
         if self.page.eager != eager:
             self.flush_at = THREAD_FLUSH_AT if self.page.eager else OWN_FLUSH_AT

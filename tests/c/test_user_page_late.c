@@ -153,6 +153,23 @@ static void test_help_before_a_sleep(enum mode mode) {
     close_late(&rig);
 }
 
+/* A sleep for a thread that says it is awake and does nothing counts, less the time that it may look for work; one for a
+ * thread that sleeps does not: there is nothing for it to do. */
+static void test_starved(enum mode mode) {
+    (void)mode;
+    struct rig rig = open_late();
+    const int64_t nap = 20000000, spin = 5000000;
+    rig.page->spin_ns = spin;
+    rig_turn(&rig, nap);
+    int64_t starved = flexsc_page_starved_ns(rig.page);
+    CHECK(starved >= nap - spin - nap / 10, "starved for %ld ns", (long)starved);
+    CHECK(flexsc_page_starved_ns(rig.page) == 0, "told twice");
+    atomic_store(&rig.page->thread_state, THREAD_ASLEEP);
+    rig_turn(&rig, nap);
+    CHECK(flexsc_page_starved_ns(rig.page) == 0, "by a thread that had nothing to do");
+    close_late(&rig);
+}
+
 enum { STREAM_SENDS = 8, SEND_SIZE = 50 };
 
 /* The loop helps at any moment, while the thread is at work, about to sleep, asleep: all is done once and in order. */
@@ -220,6 +237,7 @@ static const struct test tests[] = {
     {"close with a late thread", test_close_with_a_late_thread, 1u << OWN},
     {"help a late thread", test_help_a_late_thread, 1u << OWN},
     {"help before a sleep", test_help_before_a_sleep, 1u << OWN},
+    {"starved", test_starved, 1u << OWN},
     {"help races", test_help_races, IN_PINNED_MODES},
     {"help without room", test_help_without_room, IN_PINNED_MODES},
 };

@@ -37,7 +37,7 @@ EXCLUDED = (
         Exclusion(
             f"tests/legacy/test_client_server.py::{kind}ClientServerTests::"
             "test_server_shuts_down_gracefully_during_connection_handling",
-            "counts on so many turns between the client's close() and the end that the server sees: a poller has to let "
+            "counts on so many turns from the client's close() to the end that the server sees: a poller has to let "
             "go of the client's receive in between",
             ways=("kernel-sqpoll",),
         )

@@ -20,7 +20,6 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
-from flexsc_loop.syscalls.kernel_page cimport KernelPage
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
 from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED, Page
 from flexsc_loop.syscalls.stats cimport stats_less
@@ -138,12 +137,11 @@ cdef class Hub:
         return 0
 
     cdef bint sends_at_once(self) noexcept:
-        """Whether what a thread sends is best sent when it asks for that.
+        """Whether what a thread sends is best sent when it asks for that: with few threads little could go with it.
 
-        A user page would make the same call, only later; and with few threads there is little that could go with it.
+        With many, each peer would be woken for what one thread sends while the next one is at work, and sleep again.
         """
-        cdef Page page = self.turn.page
-        return not page.eager and (self.batch <= FEW or not isinstance(page, KernelPage))
+        return not self.turn.page.eager and self.batch <= FEW
 
 
 cdef Hub hub_of(Turn turn):

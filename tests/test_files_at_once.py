@@ -10,6 +10,7 @@ import tempfile
 import threading
 
 import pytest
+from support import thread_names
 
 import flexsc_loop
 from flexsc_loop import files as functions
@@ -194,3 +195,43 @@ async def test_many_opened_at_once_and_cancelled_late(loop, path):
     await asyncio.gather(*tasks, return_exceptions=True)
     while loop.stats()["in_flight"]:
         await asyncio.sleep(0)
+
+
+def begins_reads(fd):
+    """Whether the kernel has a device begin a read that is tried without waiting."""
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+async def test_reads_of_one_disk_are_waited_for_by_few_threads(loop, way, tmp_path_factory):
+    """However many there are; each gets its own bytes, and those that are given up harm nobody."""
+    if not os.access("/var/tmp", os.W_OK):
+        pytest.skip("/var/tmp can't be written to")
+    count, size = 100, 4096
+    data = random.Random(2).randbytes(count * 16 * size)
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as made:
+        made.write(data)
+        made.flush()
+        os.fsync(made.fileno())
+        if not begins_reads(made.fileno()):
+            pytest.skip("this file system can't be asked not to wait")
+        async with flexsc_loop.open(made.name, "rb") as file:
+            await file.advise(0, 0, os.POSIX_FADV_RANDOM)
+            for rounds in range(3):
+                os.posix_fadvise(made.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                offsets = [number * 16 * size + rounds for number in range(count)]
+                reads = [asyncio.ensure_future(file.pread(size, offset)) for offset in offsets]
+                await asyncio.sleep(0)
+                for read in reads[::7]:
+                    read.cancel()
+                results = await asyncio.gather(*reads, return_exceptions=True)
+                for offset, result in zip(offsets, results, strict=True):
+                    assert isinstance(result, asyncio.CancelledError) or result == data[offset : offset + size]
+    if way.pages == "user":
+        # One for what the device has begun, one for what else was asked for, one that looks whether they get on.
+        assert sum(name == "flexsc-file" for name in thread_names().values()) <= 3

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.file_call cimport statx_result
 from flexsc_loop.syscalls.page cimport Page
@@ -8,6 +8,7 @@ from flexsc_loop.turn.turn cimport Turn
 cdef extern from "file_now.h" nogil:
     enum file_place:
         FILE_ELSEWHERE
+        FILE_ON_DISK
         FILE_IN_MEMORY
 
     struct file_mounts:
@@ -30,8 +31,11 @@ cdef class AtOnce:
     cdef uint64_t until              # and the ticks from which on they are enough for it
 
     cdef bint in_time(self) noexcept
+    cdef bint may_begin_reads(self) noexcept
     cdef bint may_read_at_once(self, uint64_t size) noexcept
     cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept
+    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, uint32_t* device,
+                        size_t* moved) noexcept
     cdef int open_now(self, int place, const char* path, int flags) noexcept
     cdef bint stat_now(self, int place, const char* path, int flags, statx_result* about) noexcept
     cdef bint close_now(self, int fd) noexcept

@@ -5,15 +5,16 @@ Owns: what is known of file systems, whether a try is worth while, and how long 
 file_now.h, turn, page.
 """
 import os
+import re
 
 from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.cpython_extra cimport new_bytes
-from flexsc_loop.syscalls.page cimport EAGAIN, ticks_in_us, ticks_now
+from flexsc_loop.syscalls.page cimport CALL_READ, EAGAIN, ticks_in_us, ticks_now
 
 
 cdef extern from "<fcntl.h>" nogil:
@@ -39,6 +40,17 @@ cdef enum:
     AT_ONCE_MOST = 256 * 1024    # bytes that are read at once; more takes a thread, which copies while the loop goes on
     AT_ONCE_US = 400             # so long a turn makes calls at once; then those who wait for them let others run
     MISSES_MOST = 8              # after so many reads in vain only one of so many is tried at once
+    BEGIN_MOST = 128             # calls that threads have: who begins still more reads has to wait for the device
+    BEGIN_SIZE_MOST = 64 * 1024  # of more the kernel begins only a part
+
+
+cdef enum:
+    EOPNOTSUPP = 95
+
+
+cdef object kernel = re.match(r"(\d+)\.(\d+)", os.uname().release)
+# Whether a read that is tried at once, in vain, has the device begin it: nothing tells but the version.
+cdef bint TRIES_BEGIN = kernel is not None and (int(kernel[1]), int(kernel[2])) >= (5, 10)
 
 
 cdef class AtOnce:
@@ -62,16 +74,33 @@ cdef class AtOnce:
         self.misses += 1
         return self.misses % MISSES_MOST == 0
 
+    cdef bint may_begin_reads(self) noexcept:
+        """Whether reads are left to file threads, and a device is to begin them before."""
+        return TRIES_BEGIN and not self.page.file_entries >> CALL_READ & 1 and self.page.by_threads < BEGIN_MOST
+
+    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, uint32_t* device,
+                        size_t* moved) noexcept:
+        """As `read_now`, of a file on a device; 0 for that if the device has not begun what is not there."""
+        cdef int res
+        if device[0] == 0 or size > BEGIN_SIZE_MOST or not self.may_begin_reads():
+            device[0] = 0
+            return self.read_now(fd, data, size, offset, False, moved)
+        res = file_now_read(&self.mounts, fd, data, size, offset, False, moved)
+        if res == -EOPNOTSUPP:
+            device[0] = 0
+            return -EAGAIN
+        return res
+
     cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept:
         """0, -EAGAIN (with what was moved), or another -errno."""
         moved[0] = 0
         if not self.may_read_at_once(size):
             return -EAGAIN
         cdef int res = file_now_read(&self.mounts, fd, data, size, offset, plain, moved)
-        if res == -EAGAIN:
+        if res == -EAGAIN or res == -EOPNOTSUPP:
             self.misses += 1
-        else:
-            self.misses = 0
+            return -EAGAIN
+        self.misses = 0
         return res
 
     cdef int open_now(self, int place, const char* path, int flags) noexcept:
@@ -114,8 +143,9 @@ cdef class AtOnce:
         """What there is to know of an open file.  flags: with which it has just been opened, if that is known.
 
         Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, whether reading it waits
-        for nobody, whether reading it always waits, and in which turn it was seen that closing it waits for nobody, if
-        it was opened for reading; 0: that is not known.
+        for nobody, whether reading it always waits, in which turn it was seen that closing it waits for nobody, if it
+        was opened for reading (0: that is not known), and the device from whose disk it is read through the page cache,
+        or 0.
         """
         cdef statx_result about
         cdef file_place place = file_now_place(&self.mounts, fd, &about)
@@ -127,5 +157,9 @@ cdef class AtOnce:
         cdef int how = flags if fresh else fcntl(fd, F_GETFL)
         # Nothing is freed of what has a name; it does not lose that, and wait for its last close, within a turn.
         cdef uint64_t closable = self.turn.turns if fresh and place != FILE_ELSEWHERE and about.stx_nlink else 0
+        cdef bint direct = how & O_DIRECT != 0
+        cdef uint32_t device = 0
+        if place == FILE_ON_DISK and kind == S_IFREG and not direct:
+            device = about.stx_dev_major << 20 | about.stx_dev_minor
         return (kind, about.stx_size, about.stx_blksize, None if position < 0 else position, place == FILE_IN_MEMORY,
-                how & O_DIRECT != 0, closable)
+                direct, closable, device)

@@ -33,7 +33,7 @@ cdef class Buffered(File):
 
     def __init__(self, calls, loop, int fd, name, mode, about, Py_ssize_t buffer_size, bint shared, bint closefd):
         """mode: opening.Mode.  about: from `calls.describe(fd)`.  shared: others may move the kernel's position."""
-        _, size, _, position, plain, patient, self.opened_in = about
+        _, size, _, position, plain, patient, self.opened_in, self.device = about
         self.calls = calls
         self.ours = calls if type(calls) is FileCalls else None
         self.loop = loop

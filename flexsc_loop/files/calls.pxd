@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.files.at_once cimport AtOnce
 from flexsc_loop.syscalls.file_call cimport FileCall
@@ -32,8 +32,9 @@ cdef class FileCalls(AtOnce):
     cdef object refuse(self, Call call, int error)
     cdef object end_at_once(self, Call call, int64_t res)
     cdef object known_at_once(self, object value)
-    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient)
-    cdef object read_later(self, Call call, int res, size_t moved)
+    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient,
+                           uint32_t device)
+    cdef object read_later(self, Call call, int res, size_t moved, uint32_t device)
     cdef bint close_at_once(self, int fd, uint64_t opened_in) except -1
     cdef object start_stat(self, Call call, int fd)
     cdef int take_fd(self, int fd) except -1

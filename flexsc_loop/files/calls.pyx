@@ -18,7 +18,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.page cimport (
@@ -352,10 +352,12 @@ cdef class FileCalls(AtOnce):
         call.over = True
         return call
 
-    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient):
+    cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient,
+                           uint32_t device):
         """Bytes if they are there at once, else a call to be awaited for them.
 
-        plain: it is known that reading this file waits for nobody.  patient: that it always waits.
+        plain: it is known that reading this file waits for nobody.  patient: that it always waits.  device: the one
+        that has the file on its disk, if that is known.
         """
         cdef PyObject* filling
         cdef size_t moved = 0
@@ -367,9 +369,11 @@ cdef class FileCalls(AtOnce):
             return self.refuse(self.new_call(fd), EINVAL)
         filling = new_bytes(NULL, size)
         if patient or (self.closing and fd in self.closing):
-            res = -EAGAIN
+            res, device = -EAGAIN, 0
+        elif plain:
+            res = self.read_now(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, True, &moved)
         else:
-            res = self.read_now(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, plain, &moved)
+            res = self.begin_read(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, &device, &moved)
         if res == 0:
             self.page.stats.counts.file_bytes_read += moved
             if <Py_ssize_t> moved != size:
@@ -385,13 +389,14 @@ cdef class FileCalls(AtOnce):
         call.filling = filling
         call.what = GIVES_BYTES
         call.prepare(CALL_READ, fd, PyBytes_AS_STRING(<bytes> filling), size, offset, 0)
-        return self.read_later(call, res, moved)
+        return self.read_later(call, res, moved, device)
 
-    cdef object read_later(self, Call call, int res, size_t moved):
-        """The rest, where there was not all."""
+    cdef object read_later(self, Call call, int res, size_t moved, uint32_t device):
+        """The rest, where there was not all.  device: the one that has begun it already, or 0."""
         if res != -EAGAIN:
             return self.refuse(call, -res)
         call.job.how = FILE_SPARE | FILE_SLEEPS
+        call.job.device = device
         call.before = moved
         call.job.addr = <char*> call.job.addr + moved
         call.job.len -= moved
@@ -402,7 +407,7 @@ cdef class FileCalls(AtOnce):
 
     def pread(self, fd, Py_ssize_t size, int64_t offset):
         """Up to `size` bytes at `offset`: fewer only at the end of the file."""
-        result = self.read_bytes(PyObject_AsFileDescriptor(fd), size, offset, False, False)
+        result = self.read_bytes(PyObject_AsFileDescriptor(fd), size, offset, False, False, 0)
         return result if type(result) is Call else self.known_at_once(result)
 
     def pread_into(self, fd, buffer, int64_t offset):
@@ -417,7 +422,7 @@ cdef class FileCalls(AtOnce):
         cdef int res = -EAGAIN
         if not self.closing or call.job.fd not in self.closing:
             res = self.read_now(call.job.fd, call.job.addr, call.job.len, offset, False, &moved)
-        return self.end_at_once(call, moved) if res == 0 else self.read_later(call, res, moved)
+        return self.end_at_once(call, moved) if res == 0 else self.read_later(call, res, moved, 0)
 
     def preadv(self, fd, buffers, int64_t offset):
         """The same with several buffers, one after the other."""

@@ -31,13 +31,13 @@ class ExecutorCalls:
         """Have `function(*args)` called in a thread."""
         return self.loop.run_in_executor(None, function, *args)
 
-    def describe(self, fd: int, flags: int | None = None) -> tuple[int, int, int, int | None, bool, bool, int]:
+    def describe(self, fd: int, flags: int | None = None) -> tuple[int, int, int, int | None, bool, bool, int, int]:
         """Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, and how it is read."""
         about = os.fstat(fd)
         position = None
         with contextlib.suppress(OSError):
             position = os.lseek(fd, 0, os.SEEK_CUR)
-        return stat.S_IFMT(about.st_mode), about.st_size, about.st_blksize, position, False, True, 0
+        return stat.S_IFMT(about.st_mode), about.st_size, about.st_blksize, position, False, True, 0, 0
 
     # ---- at an offset
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from flexsc_loop.files.calls cimport FileCalls
 
@@ -36,6 +36,7 @@ cdef class File(Line):
     cdef bint seekable_
     cdef bint plain                  # it lies in memory: who reads it waits for nobody
     cdef bint patient                # reading it always waits
+    cdef uint32_t device             # that has it on its disk, 0 if that is not known
 
     cdef int check(self) except -1
     cdef int check_loop(self) except -1

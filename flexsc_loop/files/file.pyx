@@ -115,7 +115,7 @@ cdef class File(Line):
         """Bytes if they are there at once, else a call to be awaited for them."""
         if self.ours is None:
             return self.calls.pread(self.fd, size, offset)
-        return self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient)
+        return self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient, self.device)
 
     @property
     def closed(self):

@@ -87,6 +87,7 @@ cdef class FileCall(Operation):
         self.job.len = length
         self.job.off = off
         self.job.call_flags = call_flags
+        self.job.device = 0
         self.job.opened = -1
         self.on_file = True
         return 0

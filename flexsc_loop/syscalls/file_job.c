@@ -275,6 +275,13 @@ void file_job_make(struct file_job *job, struct flexsc_faults *faults)
     }
 }
 
+bool file_job_read_now(struct file_job *job)
+{
+    struct iovec vector = {job->addr, job->len};
+    job->res = preadv2(job->fd, &vector, 1, (off_t)job->off, RWF_NOWAIT);
+    return job->res == (int64_t)job->len;
+}
+
 void file_job_drop(struct file_job *job)
 {
     if (job->call == CALL_OPENAT && job->res >= 0)

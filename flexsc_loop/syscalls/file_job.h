@@ -31,6 +31,7 @@ struct file_job {
     uint64_t off;
     uint32_t call_flags;
     uint32_t mode;
+    uint32_t device; /* READ: the device that has begun it already, and does many at a time; 0: the call begins it */
     int64_t res;    /* result or -errno */
     void *out;      /* READ_WHOLE: the data, malloced */
     int32_t opened; /* READ_WHOLE: of a large file nothing has been read, and this is its fd; else -1 */
@@ -93,6 +94,9 @@ static inline bool file_job_moved(struct file_job *job, uint64_t moved)
 /* Make the call; job->res is its result or -errno.  READ and READV end early at the end of the file only; WRITE and WRITEV
  * if there is an error, which is the result if nothing has been written. */
 void file_job_make(struct file_job *job, struct flexsc_faults *faults);
+
+/* The same for a READ if all of it is in the page cache.  False: it is still to be made. */
+bool file_job_read_now(struct file_job *job);
 
 /* Nobody will look at the result: free what it holds. */
 void file_job_drop(struct file_job *job);

@@ -98,7 +98,7 @@ int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, ui
             return -errno;
         plain = file_now_place(mounts, fd, &about) == FILE_IN_MEMORY;
         if (!plain)
-            return -EAGAIN;
+            return -EOPNOTSUPP;
     }
 }
 

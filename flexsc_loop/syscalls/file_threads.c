@@ -20,6 +20,11 @@ enum {
     LOOK_LEAST_NS = 100000,  /* the watcher looks so often whether those at work get on, */
     LOOK_MOST_NS = 2000000,  /* and each time half as often as long as they do */
     USED_MOST_NS = 20000,    /* who has used no more CPU time between two looks sleeps */
+    DEVICES = 8,             /* whose reads are waited for together */
+    BEGUN_MOST = 128,        /* reads of a device that wait so, */
+    BATCH_PART = 8,          /* and the part of them that is waited for at a time */
+    BATCH_MOST = BEGUN_MOST / BATCH_PART,
+    HELD_NS = 100000,        /* results are held back no longer than that */
 };
 
 enum worker_state {
@@ -44,11 +49,23 @@ struct worker {
     struct flexsc_faults faults;
 };
 
+struct queue {
+    struct file_job *oldest, **end;
+    size_t count;
+};
+
+/* Reads that it has begun. */
+struct device {
+    uint32_t number;
+    bool attended;           /* a worker waits for them */
+    struct queue begun;
+};
+
 struct file_threads {
     pthread_mutex_t lock;    /* of all that follows, but for the bell's */
     pthread_cond_t ended;
-    struct file_job *oldest, **end;
-    size_t queued;
+    struct queue queue;
+    struct device devices[DEVICES];
     struct worker *all, *idle, *watcher;
     unsigned cores, most, idle_ms;
     unsigned count;          /* threads */
@@ -92,33 +109,74 @@ static int64_t cpu_ns_of(pthread_t thread)
     return pthread_getcpuclockid(thread, &clock) == 0 ? now_ns(clock) : 0;
 }
 
-/* ---- the queue; with the lock held ---- */
+/* ---- queues; with the lock held ---- */
 
-static void push(struct file_threads *threads, struct file_job *job)
+static void init_queue(struct queue *queue) { queue->end = &queue->oldest; }
+
+static void push(struct queue *queue, struct file_job *job)
 {
     job->next = NULL;
-    job->at = threads->end;
+    job->at = queue->end;
     job->queued = true;
-    *threads->end = job;
-    threads->end = &job->next;
-    threads->queued++;
+    *queue->end = job;
+    queue->end = &job->next;
+    queue->count++;
 }
 
-static void take_out(struct file_threads *threads, struct file_job *job)
+static void take_out(struct queue *queue, struct file_job *job)
 {
     *job->at = job->next;
     if (job->next)
         job->next->at = job->at;
     else
-        threads->end = job->at;
+        queue->end = job->at;
     job->queued = false;
-    threads->queued--;
+    queue->count--;
+}
+
+/* Where its reads are waited for, or one that is free; NULL: nowhere. */
+static struct device *device_of(struct file_threads *threads, uint32_t number)
+{
+    struct device *unused = NULL;
+    for (struct device *device = threads->devices; device < threads->devices + DEVICES; device++) {
+        bool used = device->attended || device->begun.count;
+        if (used && device->number == number)
+            return device;
+        if (!used)
+            unused = device;
+    }
+    if (unused)
+        unused->number = number;
+    return unused;
+}
+
+static void push_anywhere(struct file_threads *threads, struct file_job *job)
+{
+    struct device *device = job->device ? device_of(threads, job->device) : NULL;
+    if (!device || device->begun.count >= BEGUN_MOST)
+        job->device = 0;
+    push(job->device ? &device->begun : &threads->queue, job);
+}
+
+static void take_out_anywhere(struct file_threads *threads, struct file_job *job)
+{
+    take_out(job->device ? &device_of(threads, job->device)->begun : &threads->queue, job);
+}
+
+/* One with reads that nobody waits for. */
+static struct device *unattended(struct file_threads *threads)
+{
+    for (struct device *device = threads->devices; device < threads->devices + DEVICES; device++)
+        if (device->begun.count && !device->attended)
+            return device;
+    return NULL;
 }
 
 /* Whether one more may begin what is next in the queue, those counted who have been called for it. */
 static bool may_begin(const struct file_threads *threads, unsigned called)
 {
-    return threads->oldest && ((threads->oldest->how & FILE_SLEEPS) || threads->working + called < threads->cores);
+    const struct file_job *next = threads->queue.oldest;
+    return next && ((next->how & FILE_SLEEPS) || threads->working + called < threads->cores);
 }
 
 /* ---- who works; with the lock held ---- */
@@ -177,7 +235,9 @@ static int call_one(struct file_threads *threads)
 /* See to it that what is queued gets done: by those at work, by one more, or by the watcher when they are stuck. */
 static int see_to_queue(struct file_threads *threads)
 {
-    if (threads->queued <= threads->called)
+    if (!threads->called && unattended(threads))
+        return call_one(threads);
+    if (threads->queue.count <= threads->called)
         return 0;
     if (may_begin(threads, threads->called) || (!threads->watcher && !threads->called))
         return call_one(threads);
@@ -223,7 +283,7 @@ static void watch(struct file_threads *threads, struct worker *me)
     threads->watcher = me;
     me->state = WORKER_WATCHING;
     find_sleepers(threads); /* remembers where they are */
-    while (threads->oldest && !may_begin(threads, threads->called)) {
+    while (threads->queue.oldest && !may_begin(threads, threads->called)) {
         timed_wait(threads, &me->called, pause);
         if (me->state == WORKER_CALLED) {
             come(threads, me);
@@ -266,7 +326,7 @@ static bool idle(struct file_threads *threads, struct worker *me)
 /* Nothing can be begun now.  False: end. */
 static bool rest(struct file_threads *threads, struct worker *me)
 {
-    if (threads->oldest && !threads->watcher) {
+    if (threads->queue.oldest && !threads->watcher) {
         watch(threads, me);
         return true;
     }
@@ -277,8 +337,8 @@ static struct file_job *take(struct file_threads *threads, struct worker *me)
 {
     if (!may_begin(threads, 0))
         return NULL;
-    struct file_job *job = threads->oldest;
-    take_out(threads, job);
+    struct file_job *job = threads->queue.oldest;
+    take_out(&threads->queue, job);
     me->jobs++;
     me->state = job->how & FILE_SLEEPS ? WORKER_SLEEPING : WORKER_WORKING;
     threads->working += me->state == WORKER_WORKING;
@@ -311,9 +371,64 @@ static void tell(struct file_threads *threads)
     pthread_mutex_unlock(&threads->bell_lock);
 }
 
+/* ---- reads that a device has begun ---- */
+
+/* The oldest of them, an eighth of all; with the lock held. */
+static size_t take_batch(struct device *device, struct file_job **batch)
+{
+    size_t most = device->begun.count / BATCH_PART;
+    size_t count = 0;
+    do {
+        batch[count] = device->begun.oldest;
+        take_out(&device->begun, batch[count]);
+    } while (++count < most);
+    FLEXSC_CHECK(count <= BATCH_MOST);
+    return count;
+}
+
+/* Wait for the youngest: the others are there then, most of the time. */
+static void make_batch(struct file_threads *threads, struct worker *me, struct file_job **batch, size_t count)
+{
+    int64_t held_since = 0;
+    bool untold = false;
+    for (size_t i = 0; i < count; i++) {
+        struct file_job *job = batch[i ? i - 1 : count - 1];
+        bool there = i > 0 && file_job_read_now(job);
+        if (untold && (!there || now_ns(CLOCK_MONOTONIC) - held_since > HELD_NS)) {
+            tell(threads);
+            untold = false;
+        }
+        if (!there)
+            file_job_make(job, &me->faults);
+        pthread_mutex_lock(&threads->lock);
+        bool first = give_result(threads, me, job);
+        pthread_mutex_unlock(&threads->lock);
+        if (first && !untold)
+            held_since = now_ns(CLOCK_MONOTONIC);
+        untold |= first;
+    }
+    if (untold)
+        tell(threads);
+}
+
+/* Wait for all that a device has begun; with the lock held, which is let go meanwhile. */
+static void attend(struct file_threads *threads, struct worker *me, struct device *device)
+{
+    struct file_job *batch[BATCH_MOST];
+    device->attended = true;
+    see_to_queue(threads);
+    while (device->begun.count) {
+        size_t count = take_batch(device, batch);
+        pthread_mutex_unlock(&threads->lock);
+        make_batch(threads, me, batch, count);
+        pthread_mutex_lock(&threads->lock);
+    }
+    device->attended = false;
+}
+
 static void destroy(struct file_threads *threads)
 {
-    FLEXSC_CHECK(threads->count == 0 && threads->queued == 0);
+    FLEXSC_CHECK(threads->count == 0 && threads->queue.count == 0 && !unattended(threads));
     pthread_cond_destroy(&threads->ended);
     pthread_mutex_destroy(&threads->bell_lock);
     pthread_mutex_destroy(&threads->lock);
@@ -340,6 +455,20 @@ static void end(struct file_threads *threads, struct worker *me)
         destroy(threads);
 }
 
+/* With the lock held, which is let go meanwhile. */
+static void do_job(struct file_threads *threads, struct worker *me, struct file_job *job)
+{
+    see_to_queue(threads);
+    pthread_mutex_unlock(&threads->lock);
+    file_job_make(job, &me->faults);
+    pthread_mutex_lock(&threads->lock);
+    if (!give_result(threads, me, job))
+        return;
+    pthread_mutex_unlock(&threads->lock);
+    tell(threads);
+    pthread_mutex_lock(&threads->lock);
+}
+
 static void *work(void *arg)
 {
     struct worker *me = arg;
@@ -348,21 +477,14 @@ static void *work(void *arg)
     pthread_mutex_lock(&threads->lock);
     come(threads, me);
     for (;;) {
-        struct file_job *job = take(threads, me);
-        if (!job) {
-            if (!rest(threads, me))
-                break;
-            continue;
-        }
-        see_to_queue(threads);
-        pthread_mutex_unlock(&threads->lock);
-        file_job_make(job, &me->faults);
-        pthread_mutex_lock(&threads->lock);
-        if (give_result(threads, me, job)) {
-            pthread_mutex_unlock(&threads->lock);
-            tell(threads);
-            pthread_mutex_lock(&threads->lock);
-        }
+        struct device *device = unattended(threads);
+        struct file_job *job = device ? NULL : take(threads, me);
+        if (device)
+            attend(threads, me, device);
+        else if (job)
+            do_job(threads, me, job);
+        else if (!rest(threads, me))
+            break;
     }
     end(threads, me);
     return NULL;
@@ -384,7 +506,9 @@ struct file_threads *file_threads_open(unsigned cores, unsigned most, unsigned i
     pthread_mutex_init(&threads->lock, NULL);
     pthread_mutex_init(&threads->bell_lock, NULL);
     init_timed_cond(&threads->ended);
-    threads->end = &threads->oldest;
+    init_queue(&threads->queue);
+    for (int i = 0; i < DEVICES; i++)
+        init_queue(&threads->devices[i].begun);
     threads->cores = cores ? cores : cores_allowed();
     threads->most = most;
     threads->idle_ms = idle_ms;
@@ -403,12 +527,12 @@ int file_threads_queue(struct file_threads *threads, struct file_job *job)
 {
     pthread_mutex_lock(&threads->lock);
     FLEXSC_CHECK(!threads->ending);
-    push(threads, job);
+    push_anywhere(threads, job);
     int error = see_to_queue(threads);
     if (error && threads->count)
         error = 0;
     if (error)
-        take_out(threads, job);
+        take_out_anywhere(threads, job);
     pthread_mutex_unlock(&threads->lock);
     return error;
 }
@@ -418,7 +542,7 @@ bool file_threads_withdraw(struct file_threads *threads, struct file_job *job)
     pthread_mutex_lock(&threads->lock);
     bool queued = job->queued;
     if (queued)
-        take_out(threads, job);
+        take_out_anywhere(threads, job);
     pthread_mutex_unlock(&threads->lock);
     return queued;
 }

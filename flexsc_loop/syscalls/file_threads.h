@@ -5,6 +5,9 @@
  * known to sleep, and those that are seen to: who makes no progress and uses no CPU does not count.  Threads are started only when
  * they are needed, and end after some idleness.  They hold no lock of the interpreter's and call nothing of it.
  *
+ * Reads that a device has begun already (file_job.device) need no thread each: one waits for all of a device's, for an eighth of
+ * them at a time, so that the owner is woken once for many where there are many, and nobody waits much longer than by himself.
+ *
  * Two sides: one owner (the loop's thread) queues jobs and takes results; the threads do the rest.  A job belongs to the threads
  * from file_threads_queue() until it is among the results or was withdrawn. */
 #ifndef FLEXSC_FILE_THREADS_H
@@ -23,8 +26,8 @@ struct file_results {
 
 struct file_threads;
 
-/* cores: how many jobs that do not sleep are done at a time, 0: as many as this thread may use; most: how many threads there may be.  idle_ms: they end after so much
- * idleness.  NULL with errno when there is no memory. */
+/* cores: how many jobs that do not sleep are done at a time, 0: as many as this thread may use.  most: how many threads there
+ * may be.  idle_ms: they end after so much idleness.  NULL with errno when there is no memory. */
 struct file_threads *file_threads_open(unsigned cores, unsigned most, unsigned idle_ms);
 
 /* From now on `ring(arg)` is called, by any thread, when there are results where there were none; NULL: nothing is called, and

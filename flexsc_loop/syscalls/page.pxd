@@ -150,6 +150,7 @@ cdef extern from "file_threads.h" nogil:
         uint64_t off
         uint32_t call_flags
         uint32_t mode
+        uint32_t device
         int64_t res
         void* out
         int32_t opened

@@ -10,7 +10,7 @@ sources="$here/../../flexsc_loop/syscalls"
 build="$here/build"
 mode=${1:-all}
 CC=${CC:-gcc}
-tests="user_page_calls user_page_files user_page_echo user_page_wakes user_page_races user_page_late turn stats"
+tests="file_threads user_page_calls user_page_files user_page_echo user_page_wakes user_page_races user_page_late turn stats"
 
 command -v "$CC" >/dev/null || { echo "run.sh: there is no compiler '$CC'; install gcc, or set CC" >&2; exit 2; }
 mkdir -p "$build"

@@ -249,6 +249,76 @@ static void idle_threads_end(void)
 
 /* ---- what is left ---- */
 
+enum { FILE_BYTES = 4096 };
+
+static int numbered_file(void)
+{
+    char bytes[FILE_BYTES];
+    for (int i = 0; i < FILE_BYTES; i++)
+        bytes[i] = (char)(i % 251);
+    FILE *file = tmpfile();
+    CHECK(file && fwrite(bytes, 1, sizeof bytes, file) == sizeof bytes && fflush(file) == 0);
+    int fd = dup(fileno(file));
+    fclose(file);
+    return fd;
+}
+
+static struct file_job begun_job(int fd, char *byte, uint64_t number, uint32_t device)
+{
+    return (struct file_job){.call = CALL_READ, .fd = fd, .addr = byte, .len = 1, .off = number % FILE_BYTES,
+                             .device = device, .how = FILE_SLEEPS | FILE_SPARE, .user_data = number, .opened = -1};
+}
+
+/* Each thread waits for all reads of a device, and no read is lost when there are too many devices or reads. */
+static void one_waits_for_what_a_device_has_begun(void)
+{
+    enum { BEGUN = 120, TOO_MANY = 1000 };
+    static struct file_job jobs[TOO_MANY];
+    static char bytes[TOO_MANY];
+    int fd = numbered_file();
+    for (uint32_t devices = 1; devices <= 64; devices *= 4) {
+        struct file_threads *threads = opened(2, MOST);
+        unsigned count = devices < 8 ? BEGUN : TOO_MANY;
+        for (unsigned i = 0; i < count; i++) {
+            bytes[i] = -1;
+            jobs[i] = begun_job(fd, &bytes[i], i, 1 + i % devices);
+            CHECK(file_threads_queue(threads, &jobs[i]) == 0);
+        }
+        CHECK(devices > 8 || file_threads_count(threads) <= devices);
+        for (struct file_job *job = await_results(threads, count); job; job = job->next)
+            CHECK(job->res == 1 && bytes[job->user_data] == (char)(job->user_data % FILE_BYTES % 251));
+        close_well(threads);
+    }
+    close(fd);
+}
+
+static void what_a_device_has_begun_can_be_withdrawn(void)
+{
+    enum { BEGUN = 100 };
+    struct file_threads *threads = opened(1, 1);
+    struct file_job waiting, jobs[BEGUN];
+    char byte, bytes[BEGUN];
+    int fd = numbered_file(), pipe[2];
+    CHECK(pipe2(pipe, O_CLOEXEC) == 0);
+    waiting = read_job(pipe[0], &byte, BEGUN);
+    CHECK(file_threads_queue(threads, &waiting) == 0);
+    /* There is but one thread, and it sleeps or is about to, unless it takes what comes next: then that is done. */
+    unsigned done = 1;
+    for (unsigned i = 0; i < BEGUN; i++) {
+        jobs[i] = begun_job(fd, &bytes[i], i, 1);
+        CHECK(file_threads_queue(threads, &jobs[i]) == 0);
+    }
+    for (unsigned i = 0; i < BEGUN; i += 2)
+        done += !file_threads_withdraw(threads, &jobs[i]);
+    CHECK(write(pipe[1], "x", 1) == 1);
+    for (struct file_job *job = await_results(threads, done + BEGUN / 2); job; job = job->next)
+        CHECK(job->res == 1);
+    close_well(threads);
+    close(pipe[0]);
+    close(pipe[1]);
+    close(fd);
+}
+
 static int entries_of(const char *folder)
 {
     int count = 0;
@@ -295,6 +365,8 @@ int main(void)
     run("the end of one who is stuck", the_end_of_one_who_is_stuck);
     run("closing waits for what is queued", closing_waits_for_what_is_queued);
     run("idle threads end", idle_threads_end);
+    run("one waits for what a device has begun", one_waits_for_what_a_device_has_begun);
+    run("what a device has begun can be withdrawn", what_a_device_has_begun_can_be_withdrawn);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

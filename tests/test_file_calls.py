@@ -364,9 +364,13 @@ async def test_what_is_cached_is_read_at_once(loop, files, opened):
     if not call.done():
         pytest.skip("this file system reads nothing without waiting")
     assert await call == b"cached"
-    turns = loop.stats()["turns"]
-    assert await files.pread(opened, 6, 0) == b"cached"
-    assert loop.stats()["turns"] == turns
+    taken = []
+    for _ in range(100):
+        turns = loop.stats()["turns"]
+        assert await files.pread(opened, 6, 0) == b"cached"
+        taken.append(loop.stats()["turns"] - turns)
+    # One more turn now and then, since they may not go on for ever.
+    assert max(taken) <= 1 and 0 in taken
 
 
 async def test_served_by(loop, files, way):

@@ -13,6 +13,7 @@ if not unbuilt.is_built(__path__[0]):
     unbuilt.hand_over(__path__[0])
 
 from flexsc_loop.loop import Loop
+from flexsc_loop.own_transports import keep_transports
 from flexsc_loop.policy import FlexSCPolicy, install, new_event_loop, run
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run", "run_many"]
+__all__ = ["FlexSCPolicy", "Loop", "files", "install", "keep_transports", "new_event_loop", "open", "run", "run_many"]
 
 
 def __getattr__(name: str) -> Any:

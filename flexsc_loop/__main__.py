@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", help="who makes their system calls: auto, off, on, a CPU or a list of CPUs; sets "
                         "FLEXSC_THREADS")
     parser.add_argument("--writes", choices=settings.WRITES, help="when what they write is sent; sets FLEXSC_WRITES")
+    parser.add_argument("--transports", choices=settings.TRANSPORTS, help="own: its connections are not handed to "
+                        "aiofastnet where that is installed; sets FLEXSC_TRANSPORTS")
     parser.add_argument("--watchdog", metavar="SECONDS", help="report turns of their loops that last longer; sets "
                         "FLEXSC_WATCHDOG")
     parser.add_argument("--slow-thread", metavar="SECONDS", help="threads: report a green thread that computes for "
@@ -112,7 +114,8 @@ def main() -> None:
     parser = _parser()
     asked = parser.parse_args()
     chosen = {"FLEXSC_PAGES": asked.pages, "FLEXSC_THREADS": asked.threads, "FLEXSC_WRITES": asked.writes,
-              "FLEXSC_WATCHDOG": asked.watchdog, "FLEXSC_SLOW_THREAD": asked.slow_thread}
+              "FLEXSC_TRANSPORTS": asked.transports, "FLEXSC_WATCHDOG": asked.watchdog,
+              "FLEXSC_SLOW_THREAD": asked.slow_thread}
     os.environ.update({name: value for name, value in chosen.items() if value is not None})
     command = "" if asked.module or asked.code else "".join(asked.program[:1])
     if command == "info":
@@ -126,6 +129,7 @@ def main() -> None:
         parser.error("what is to be run? info, top, threads, a file, -m module or -c code")
     try:
         settings.read()
+        settings.keeps_transports()
         watchdog.wanted()
         watchdog.check(os.environ.get("FLEXSC_SLOW_THREAD"), "FLEXSC_SLOW_THREAD")
     except ValueError as error:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop import settings, watchdog
 from flexsc_loop.cold import Children, Datagrams, Pipes, Queues, Signals, UnixSockets, numeric, set_nodelay
+from flexsc_loop.own_transports import keep_transports
 from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
@@ -68,6 +69,8 @@ class Loop(
     ) -> None:
         wanted = settings.read(pages, threads, writes)
         patience = watchdog.wanted()
+        if settings.keeps_transports():
+            keep_transports()
         measures = Sizes(entries, completions, buffers, buffer_size)
         measures.check()
         asyncio.BaseEventLoop.__init__(self)

@@ -9,10 +9,12 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 Pages: TypeAlias = Literal["auto", "kernel", "user"]
 Threads: TypeAlias = int | str
 Writes: TypeAlias = Literal["auto", "now", "turn"]
+Transports: TypeAlias = Literal["auto", "own"]
 
 PAGES = get_args(Pages)
 THREADS = ("auto", "off", "on")
 WRITES = get_args(Writes)
+TRANSPORTS = get_args(Transports)
 
 
 class Settings(NamedTuple):
@@ -38,6 +40,11 @@ def read(pages: Pages | None = None, threads: Threads | None = None, writes: Wri
         _threads(*_given(threads, "threads", "FLEXSC_THREADS")),
         _one_of(WRITES, *_given(writes, "writes", "FLEXSC_WRITES")),
     )
+
+
+def keeps_transports() -> bool:
+    """Whether FLEXSC_TRANSPORTS asks that connections stay with the loop's own transports.  Raises ValueError."""
+    return _one_of(TRANSPORTS, *_given(None, "", "FLEXSC_TRANSPORTS")) == "own"
 
 
 def _given(argument: object, name: str, variable: str) -> tuple[object, str]:

@@ -33,6 +33,8 @@ from support import (
     unix_pair,
 )
 
+import flexsc_loop
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flexsc_loop")
@@ -56,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("stdlib"):  # asyncio's own transports sometimes fail in __del__
         config.addinivalue_line("filterwarnings", "error::pytest.PytestUnraisableExceptionWarning")
     config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
+    # What is tested are this loop's transports, whatever is installed.
+    flexsc_loop.keep_transports()
 
 
 def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:

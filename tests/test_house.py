@@ -236,7 +236,7 @@ def test_exports():
     import flexsc_loop
 
     assert set(flexsc_loop.__all__) == {
-        "FlexSCPolicy", "Loop", "files", "install", "new_event_loop", "open", "run", "run_many"}
+        "FlexSCPolicy", "Loop", "files", "install", "keep_transports", "new_event_loop", "open", "run", "run_many"}
     for name in flexsc_loop.__all__:
         assert inspect.getdoc(getattr(flexsc_loop, name)), name
 

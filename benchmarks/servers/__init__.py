@@ -61,6 +61,16 @@ def starters() -> dict[str, Starter]:
 
         return await web.start_hello(host, port, tls.server_context())
 
+    async def hello_aiofastnet(host: str, port: int) -> int:
+        from benchmarks.servers import web
+
+        return await web.start_hello_aiofastnet(host, port)
+
+    async def hello_tls_aiofastnet(host: str, port: int) -> int:
+        from benchmarks.servers import tls, web
+
+        return await web.start_hello_aiofastnet(host, port, tls.server_context())
+
     async def echo_tls(host: str, port: int) -> int:
         from benchmarks.servers import tls
 
@@ -69,6 +79,8 @@ def starters() -> dict[str, Starter]:
     return {
         "hello": hello,
         "hello-tls": hello_tls,
+        "hello-aiofastnet": hello_aiofastnet,
+        "hello-tls-aiofastnet": hello_tls_aiofastnet,
         "echo-tls": echo_tls,
         "uvicorn": uvicorn,
         "app": app,

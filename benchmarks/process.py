@@ -102,12 +102,19 @@ class Server:
         self._process.stdin.flush()
         return self._read_line(5.0)
 
-    def decisions(self) -> list[str]:
-        """What the loop's scheduler has decided lately, oldest first; nothing where there is none."""
+    def decisions(self) -> list[tuple[float, str]]:
+        """What the loop's scheduler has decided, and when (time.monotonic()); nothing where there is none."""
+        return [(at, text) for at, text in self._say("decisions", 5.0)["decisions"]]
+
+    def change_hands(self, cpu: int, changes: int, limit_s: float) -> list[tuple[str, float, float, float]]:
+        """Has a page of `threads=auto` change hands over and over; see benchmarks/servers/hands.py."""
+        return [tuple(change) for change in self._say(f"hands {cpu} {changes}", limit_s)["changes"]]
+
+    def _say(self, line: str, limit_s: float) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write("decisions\n")
+        self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return [str(line) for line in self._read_line(5.0)["decisions"]]
+        return self._read_line(limit_s)
 
     def ask(self, limit_s: float, **parameters: float) -> dict[str, Any]:
         """Has a client measure itself; what it found, or BenchmarkError."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import idle, tables
+from benchmarks import hands, idle, tables
 from benchmarks.errors import BenchmarkError
 from benchmarks.groups import Group
 from benchmarks.loadgen import LoadSpec, build_load, run_load
@@ -32,12 +32,15 @@ from benchmarks.process import Server, process_cpu_ns, running_server, thread_ti
 from benchmarks.workloads import Workload, workload
 
 OWN, PINNED, AUTO = "own", "pinned", "auto"
-FIRST_WARMUP_S, WARMUP_S, WINDOW_S = 1.6, 0.4, 0.8
+FIRST_WARMUP_S, WARMUP_S, WINDOW_S = 2.5, 0.4, 0.8
+BACK_MOST_S = 0.1
 PAUSE_S = 0.5
 IDLE_S, IDLE_CONNECTIONS, IDLE_MOST = 5.0, 1000, 0.1
 """Of a sleeping loop no more than a tenth of a per cent of a CPU can be told from nothing."""
-SPIN = "import os, sys, time\ntime.sleep(float(sys.argv[1]))\nend = time.monotonic() + float(sys.argv[2])\n" \
-       "while time.monotonic() < end: pass\n"
+SPIN = "import sys, time\ntime.sleep(float(sys.argv[1]))\nbegan = time.monotonic()\nprint(began, flush=True)\n" \
+       "while time.monotonic() < began + float(sys.argv[2]): pass\n"
+SPUN_AT = "spun at"
+"""No figure: when a process has begun to spin, by the monotonic clock."""
 
 Measured = dict[str, float]
 """What one window gave: the figure's name, and its value."""
@@ -116,9 +119,11 @@ def disturbed(bench: Bench, servers: Sequence[Server], warmup: float) -> Measure
     """For the second half of the window somebody spins on the second CPU."""
     half = bench.seconds / 2
     command = ["taskset", "-c", str(bench.placement.thread_cpu), sys.executable, "-S", "-c", SPIN]
-    with subprocess.Popen([*command, str(warmup + half), str(half)]) as spinner:
+    with subprocess.Popen([*command, str(warmup + half), str(half)], stdout=subprocess.PIPE, text=True) as spinner:
         try:
-            return {"requests/s": _rate(run_load(bench.spec(servers[0], warmup)))}
+            rate = _rate(run_load(bench.spec(servers[0], warmup)))
+            assert spinner.stdout is not None
+            return {"requests/s": rate, SPUN_AT: float(spinner.stdout.readline())}
         finally:
             spinner.kill()
 
@@ -150,7 +155,7 @@ SCENARIOS = (
     Scenario("changing", "load that changes: idle, 10 %, full", 0.95, changing),
     Scenario("workers", "four worker processes", 0.97, together, servers=4),
 )
-IDLE = "idle"
+IDLE, HANDS = "idle", "hands"
 
 
 @dataclass
@@ -162,10 +167,23 @@ class Found:
     windows: dict[str, list[Measured]] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     """What `auto` has counted of its trials."""
+    decisions: list[tuple[float, str]] = field(default_factory=list)
     unavailable: str | None = None
 
     def figures(self) -> list[str]:
-        return list(self.windows[OWN][0])
+        return [figure for figure in self.windows[OWN][0] if figure != SPUN_AT]
+
+    def back_after(self) -> list[float]:
+        """How long after a process had begun to spin on its thread's CPU `auto` was back on its own thread, in seconds:
+        of each window in which a syscall thread served by then."""
+        delays = []
+        for window in self.windows[AUTO]:
+            began = window.get(SPUN_AT, 0.0)
+            before = [text for at, text in self.decisions if at < began]
+            after = [at for at, text in self.decisions if at >= began and text.startswith("own thread")]
+            if began and before and before[-1].startswith("syscall thread") and after:
+                delays.append(after[0] - began)
+        return delays
 
     def median(self, way: str, figure: str) -> float | None:
         values = [window[figure] for window in self.windows.get(way, ())]
@@ -218,6 +236,7 @@ def measure(bench: Bench, scenario: Scenario, page: str) -> Found:
                     warmup = FIRST_WARMUP_S if way == AUTO and number == 0 else WARMUP_S
                     found.windows[way].append(scenario.window(bench, servers[way], warmup))
             for server in servers[AUTO]:
+                found.decisions += server.decisions()
                 stats = server.stats() or {}
                 for name in COUNTED:
                     found.counters[name] = found.counters.get(name, 0) + int(stats.get(name, 0))
@@ -275,7 +294,18 @@ def rows_of(found: Found) -> list[tuple[str, ...]]:
         values = [_number(found.median(way, figure)) for way in (OWN, PINNED, AUTO)]
         beside = f"{reached:.2f} ({found.better(figure)})"
         rows.append((title, found.page, figure, *values, beside, wanted, met, trials))
-    return rows
+    return rows + back_rows(found)
+
+
+def back_rows(found: Found) -> list[tuple[str, ...]]:
+    """How soon `auto` is back on its own thread, where somebody has spun on the other CPU."""
+    if not any(SPUN_AT in window for window in found.windows[AUTO]):
+        return []
+    delays = found.back_after()
+    met = "–" if not delays else "met" if max(delays) <= BACK_MOST_S else "**missed**"
+    told = ", ".join(f"{1e3 * delay:.0f}" for delay in delays) or "never had a thread then"
+    return [(found.scenario.title, found.page, "own thread again, ms", "–", "–", told, "",
+             f"≤ {1e3 * BACK_MOST_S:.0f}", met, "")]  # fmt: skip
 
 
 def idle_row(quiet: Quiet) -> tuple[str, ...]:
@@ -285,6 +315,37 @@ def idle_row(quiet: Quiet) -> tuple[str, ...]:
     title = f"idle, {IDLE_CONNECTIONS:,} connections, after a load"
     return (title, quiet.page, "% of a CPU, threads", own, "–", auto, "", f"≤ {IDLE_MOST}, as own",
             "met" if met else "**missed**", "")  # fmt: skip
+
+
+def measure_hands(bench: Bench, page: str) -> hands.HeldUp:
+    """With the echo server, whose turns are short: what a change adds to them is seen best."""
+    echo = replace(bench, load=workload("echo"))
+    scenario = replace(SCENARIOS[1], ways=(AUTO,))
+    with running(echo, scenario, page) as servers:
+        return hands.measure(servers[AUTO][0], bench.placement.thread_cpu, echo.spec(servers[AUTO][0], 0.5, fifo=0))
+
+
+def hands_row(page: str, held_up: hands.HeldUp) -> tuple[str, ...]:
+    """The change itself, and the turns after it."""
+    title = f"changing hands, {hands.CONNECTIONS:,} connections, {hands.BUSY} busy: to a new thread, to a thread, back"
+    met = "met" if held_up.most <= hands.HELD_UP_MOST_MS else "**missed**"
+    told = f"change {held_up.told(held_up.calls)}; longest turn after it {held_up.told(held_up.turns)} more"
+    return (title, page, "ms", "–", "–", told, "", f"≤ {hands.HELD_UP_MOST_MS:g}", met, "")
+
+
+def measure_specials(bench: Bench, page: str, only: Sequence[str], result: tables.Result) -> list[tuple[str, ...]]:
+    """The rows that compare nothing."""
+    specials: dict[str, Callable[[], tuple[str, ...]]] = {
+        IDLE: lambda: idle_row(measure_idle(bench, page, IDLE_S)),
+        HANDS: lambda: hands_row(page, measure_hands(bench, page)),
+    }
+    rows = []
+    for name in [name for name in specials if name in only]:
+        try:
+            rows.append(specials[name]())
+        except (BenchmarkError, OSError) as error:
+            result.notes.append(f"{name}, {page} page: n/a because {error}")
+    return rows
 
 
 def run(args: argparse.Namespace, console: Console) -> tables.Result:
@@ -308,20 +369,16 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
                 rows += rows_of(found)
                 if found.unavailable:
                     result.notes.append(f"{scenario.title}: n/a because {found.unavailable}")
-                result.raw[f"{name} {page} {scenario.name}"] = found.windows
-            if IDLE in args.only:
-                with console.status(f"{bench.load.title} · {page} page · idle"):
-                    try:
-                        rows.append(idle_row(measure_idle(bench, page, IDLE_S)))
-                    except BenchmarkError as error:
-                        result.notes.append(f"idle, {page} page: n/a because {error}")
+                result.raw[f"{name} {page} {scenario.name}"] = {**found.windows, "decisions": found.decisions}
+            with console.status(f"{bench.load.title} · {page} page · idle, changing hands"):
+                rows += measure_specials(bench, page, args.only, result)
         title = f"{bench.load.label}: what `auto` reached of the better fixed choice"
         result.tables.append(tables.Table(title, COLUMNS, tuple(rows), ("alarms: those of `auto`, of all kinds",)))
     return result
 
 
 def parse_args() -> argparse.Namespace:
-    names = [*(scenario.name for scenario in SCENARIOS), IDLE]
+    names = [*(scenario.name for scenario in SCENARIOS), IDLE, HANDS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=__doc__)
     parser.add_argument("--workload", nargs="+", default=["hello"], help="hello (default), echo, ...")
     parser.add_argument("--pages", nargs="+", default=["kernel", "user"])

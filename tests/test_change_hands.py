@@ -8,6 +8,8 @@ import errno
 import logging
 import os
 import random
+import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -46,6 +48,21 @@ def loop(pages: str) -> Iterator[Any]:
     loop._steer(None)
     yield loop
     loop.close()
+
+
+ROUNDS = 6
+
+
+@pytest.fixture
+def many() -> Iterator[int]:
+    """A thousand, for pairs of sockets; fewer where fewer files may be open."""
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2200
+    if soft < wanted:
+        soft = min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    yield min(1000, (soft - 200) // 2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # ---- the page
@@ -189,6 +206,48 @@ def test_no_byte_is_lost_or_out_of_order_and_no_connection_dropped(loop: Any) ->
         await server.wait_closed()
 
     loop.run_until_complete(asyncio.wait_for(main(), 40))
+
+
+def test_a_thousand_connections_while_the_page_changes_hands(loop: Any, many: int) -> None:
+    """Each has a receive in flight, which moves; of what comes meanwhile nothing is lost, and nothing is overtaken."""
+    changer = HandChanger(loop, 2 * MS)
+
+    async def main() -> None:
+        pairs = [socket.socketpair() for _ in range(many)]
+        got: list[bytearray] = [bytearray() for _ in pairs]
+        whole = loop.create_future()
+        missing = many * ROUNDS * 4
+
+        class Gathers(asyncio.Protocol):
+            def __init__(self, number: int) -> None:
+                self.number = number
+
+            def data_received(self, data: bytes) -> None:
+                nonlocal missing
+                got[self.number] += data
+                missing -= len(data)
+                if missing == 0:
+                    whole.set_result(None)
+
+        ends = [await loop.create_connection(lambda number=number: Gathers(number), sock=pairs[number][0])
+                for number in range(many)]
+        chance = random.Random(7)
+        for round_ in range(ROUNDS):
+            for number in chance.sample(range(many), many):
+                pairs[number][1].send(round_.to_bytes(4))
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+        await whole
+        expected = b"".join(round_.to_bytes(4) for round_ in range(ROUNDS))
+        assert all(bytes(each) == expected for each in got)
+        for transport, _ in ends:
+            transport.abort()
+        for _, peer in pairs:
+            peer.close()
+
+    loop._steer(changer)
+    loop.run_until_complete(asyncio.wait_for(main(), 40))
+    assert changer.changes > 2
 
 
 def test_what_was_in_flight_before_is_answered_after(loop: Any) -> None:

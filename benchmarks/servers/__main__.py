@@ -2,7 +2,8 @@
 
 Prints one line of JSON: ``{"port": ..., "pid": ..., "loop": ...}``, or ``{"error": ...}`` when the server cannot run.
 Then obeys its standard input: the line ``stats`` is answered with ``loop.stats()`` as JSON (null where the loop has
-none), a line of JSON with a client's parameters with what it measured.  The end of the input ends the process, so
+none), ``decisions`` with what the scheduler has decided and when, ``hands CPU CHANGES`` with what changing hands has
+taken, a line of JSON with a client's parameters with what it measured.  The end of the input ends the process, so
 that no server outlives the benchmark that started it.
 """
 
@@ -12,15 +13,17 @@ import argparse
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import resource
 import sys
 import threading
+import time
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import NAMES, PAGES, LoopChoice
-from benchmarks.servers import Client, Starter, blocking, clients, starters, wsgi
+from benchmarks.servers import Client, Starter, blocking, clients, hands, starters, wsgi
 
 BLOCKING = {*blocking.SERVERS, *wsgi.SERVERS, blocking.CLIENT}
 
@@ -59,14 +62,32 @@ async def ask(client: Client, order: dict[str, Any]) -> None:
         say({"error": f"{type(error).__name__}: {error}"})
 
 
+class Decisions(logging.Handler):
+    """What the scheduler has decided, and when (monotonic, in seconds)."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[tuple[float, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append((time.monotonic(), record.getMessage()))
+
+
 def obey_stdin(loop: asyncio.AbstractEventLoop, client: Client | None) -> None:
+    decisions = Decisions()
+    logger = logging.getLogger("flexsc_loop")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(decisions)
+    logger.propagate = False
     for line in sys.stdin:
         if line.strip() == "stats":
             stats = getattr(loop, "stats", None)
             say(stats() if stats else None)
         elif line.strip() == "decisions":
-            choice = getattr(loop, "choice", None)
-            say({"decisions": list(choice.decisions) if choice else []})
+            say({"decisions": decisions.lines})
+        elif line.startswith("hands "):
+            cpu, changes = map(int, line.split()[1:])
+            hands.change_hands(loop, cpu, changes, lambda found: say({"changes": found}))
         elif client:
             asyncio.run_coroutine_threadsafe(ask(client, json.loads(line)), loop)
     os._exit(0)

@@ -356,6 +356,17 @@ async def test_resume_writing_goes_to_whoever_was_paused(loop, connect):
     assert second.calls == []
 
 
+async def test_the_socket_of_a_closed_connection_can_be_asked_for(loop, connect):
+    transport, protocol, _ = await connect()
+    family = protocol.transport.get_extra_info("socket").family
+    other, its_protocol, _ = await connect()
+    for one, recorder in ((transport, protocol), (other, its_protocol)):
+        one.close()
+        await recorder.until_called("lost")
+        sock = one.get_extra_info("socket")
+        assert (sock.fileno(), sock.family) == (-1, family)
+
+
 async def test_writes_out_of_resume_writing_after_close(loop, connect):
     """TLS sends its last record so."""
 

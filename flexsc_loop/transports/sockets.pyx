@@ -178,7 +178,11 @@ cdef class SocketTurn(ReadinessTurn):
     cdef Py_ssize_t receive_into(self, object sock, object buffer, Py_ssize_t size) except? -1:
         """Receive up to `size` bytes into a buffer, 0: as many as it takes."""
         cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        except BufferError as error:
+            # As a socket's own method has it for what can't be written to.
+            raise TypeError(f"a read-write bytes-like object is required, not {type(buffer).__name__!r}") from error
         try:
             if size > view.len:
                 raise ValueError("nbytes is greater than the length of the buffer")

@@ -15,7 +15,7 @@ from asyncio import constants, trsock
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_CopyCurrent
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.stats cimport stats_less
@@ -25,6 +25,14 @@ from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading, Receive
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
 from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Turn
+
+
+cdef object closed_socket(bytes raw):
+    """What is left of a connection's socket: one of its kind, closed.  raw: its sockaddr, or None."""
+    family = (<uint16_t*> PyBytes_AS_STRING(raw))[0] if raw is not None and len(raw) >= 2 else socket_module.AF_UNIX
+    sock = socket_module.socket(family)
+    sock.close()
+    return sock
 
 
 cdef object without_frames(object error):
@@ -228,8 +236,8 @@ cdef class Stream(Reading):
             found = self.address(self.peer, "getpeername", default)
         elif name == "sockname":
             found = self.address(self.name, "getsockname", default)
-        elif name == "socket" and self.fd >= 0:
-            found = trsock.TransportSocket(self.socket_object())
+        elif name == "socket":
+            found = trsock.TransportSocket(self.socket_object() if self.fd >= 0 else closed_socket(self.name))
         else:
             return default
         if self.extra is None:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from datagrams import LOCAL, Talker, udp_socket
 from pipe_support import make_pair
@@ -34,6 +35,10 @@ from support import (
 )
 
 import flexsc_loop
+
+# No test is timed: how long an example takes is up to what else runs on the machine.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

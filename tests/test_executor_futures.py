@@ -226,7 +226,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(operations, st.integers(1, 5), st.sampled_from(["wait", "leave", "cancel"]))
 @pytest.mark.parametrize("chosen", [Executor, ThreadPoolExecutor])
 def test_any_sequence(chosen, steps, workers, ending):

@@ -26,7 +26,7 @@ MOVES = (
     | st.tuples(st.sampled_from(["tell", "flush"]))
 )
 CALLS = READS | WRITES | MOVES
-GENTLE = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+GENTLE = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 #: A disk, and memory: on the latter everything is done at once, which hides what waits.
 FOLDERS = ["/var/tmp", "/dev/shm"]

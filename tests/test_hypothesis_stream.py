@@ -127,7 +127,6 @@ async def play(loop, pair, small, vectored, script, ending):
 def test_generated_conversations(way, loop, kind, small):
     @settings(
         max_examples=25,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),

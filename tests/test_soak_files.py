@@ -54,7 +54,7 @@ async def cycle(folder, number, chance):
 
 @pytest.mark.timeout(600)
 async def test_lives_of_files(way, loop, soak, tmp_path, seed):
-    count = 400 if soak else 12
+    count = 400 if soak else 25
 
     async def worker(number):
         chance = random.Random(seed + number)

@@ -59,7 +59,7 @@ async def compare(path, options, steps):
 def test_reading_and_positions(new_loop, path):
     loop = new_loop()
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(TEXTS, ENCODINGS, NEWLINES, STEPS)
     def check(text, encoding, newline, steps):
         path.write_bytes(text.encode(encoding, "replace"))

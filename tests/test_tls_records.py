@@ -82,7 +82,7 @@ async def test_the_handshake_byte_by_byte(loop, contexts, side, version):
     await turns(5)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     messages=st.lists(st.integers(1, 40_000), min_size=1, max_size=8),
     sizes=st.lists(st.integers(1, 50_000), min_size=1, max_size=6),

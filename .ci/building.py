@@ -7,12 +7,21 @@ what to keep.
 """
 
 import os
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
 SHARED = "flexsc_loop.cython_shared"
+# In the source distribution, besides what the package is made of: documents, tests, benchmarks, examples, and the
+# scripts that build and run them.  What these leave behind lies in the folders after that.
+ALSO = (
+    "Makefile", ".ci/*", "benchmarks/*.html", "benchmarks/*.svg", "benchmarks/**/*.c", "benchmarks/**/*.h",
+    "benchmarks/**/*.md", "benchmarks/**/*.py", "examples/**/*.*", "flexsc_loop/**/*.md", "tests/**/*.c",
+    "tests/**/*.h", "tests/**/*.json", "tests/**/*.md", "tests/**/*.py", "tests/**/*.sh",
+)
+LEFT_BEHIND = {"__pycache__", "build", "results"}
 COMPILE = ["-g0", "-fvisibility=hidden"]
 LINK = ["-Wl,-s"]
 # Where most of the instructions that a message costs are.
@@ -85,7 +94,8 @@ class BuildExtensions(build_ext):
         super().build_extensions()
 
     def get_source_files(self):
-        """For the sdist: this file, too, and not the one that Cython writes."""
+        """For the sdist: all of the project, and not the file that Cython writes."""
         generated = {name for extension in self.extensions if extension.name == SHARED for name in extension.sources}
-        own = os.path.relpath(__file__)
-        return [name for name in super().get_source_files() if name not in generated] + [own]
+        found = {str(path) for pattern in ALSO for path in Path().glob(pattern) if path.is_file()}
+        found = {name for name in found if not LEFT_BEHIND.intersection(name.split("/"))}
+        return sorted({*super().get_source_files(), *found} - generated)

@@ -1,14 +1,17 @@
 """What a wheel has to be before it counts."""
 
+import functools
+import importlib.util
 import io
 import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 MOST_BYTES = 2_500_000
 # The C library, with the parts that older glibcs have apart.
-LIBRARIES = re.compile(r"libc\.so(\.6)?|lib(dl|m|pthread|rt)\.so\.\d|ld-linux-[\w-]+\.so\.[12]")
+LIBRARIES = re.compile(r"libc\.so\.6|libc\.musl-\w+\.so\.1|lib(dl|m|pthread|rt)\.so\.\d|ld-linux-[\w-]+\.so\.[12]")
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 
 
@@ -19,6 +22,28 @@ class Refused(Exception):
 def words(folder):
     """All names in a folder of headers."""
     return {name for path in folder.rglob("*.h") for name in re.findall(r"\w+", path.read_text(errors="replace"))}
+
+
+@functools.cache
+def musl_names():
+    """All that musl's library gives, as the compiler has it."""
+    compiler = Path(importlib.util.find_spec("ziglang").origin).parent
+    return set(re.findall(r"^\.type (\w+)", (compiler / "lib/libc/musl/libc.S").read_text(), re.MULTILINE))
+
+
+def without_home(elf, is_musl):
+    """Symbols of no Python that a module needs and its C library does not promise: of a compiler's own library, say."""
+    versions = elf.get_section_by_name(".gnu.version")
+    for number, symbol in enumerate(elf.get_section_by_name(".dynsym").iter_symbols()):
+        missing = symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+        if not missing or re.match(r"_?Py", symbol.name):
+            continue
+        if is_musl:
+            promised = symbol.name in musl_names()
+        else:
+            promised = versions is not None and isinstance(versions.get_symbol(number)["ndx"], int)
+        if not promised:
+            yield symbol.name
 
 
 def check_module(name, content, known, machine):
@@ -40,6 +65,9 @@ def check_module(name, content, known, machine):
     unknown = {name for name in needed if re.match(r"_?Py", name)} - known
     if unknown:
         raise Refused(f"{name} needs what this Python's headers do not have: {sorted(unknown)}")
+    homeless = sorted(without_home(elf, "-linux-musl" in name))
+    if homeless:
+        raise Refused(f"{name} needs what no C library promises: {homeless}")
     libraries = {tag.needed for tag in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")}
     foreign = {library for library in libraries if not LIBRARIES.fullmatch(library)}
     if foreign:

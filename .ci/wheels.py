@@ -45,6 +45,11 @@ class Target:
     tag: str
     suffix: str
 
+    @property
+    def is_musl(self):
+        """Whether it is musl's."""
+        return self.triple.endswith("musl")
+
 
 # The oldest glibc with statx(), and musl's since Alpine 3.14.
 TARGETS = {
@@ -123,22 +128,45 @@ def compile_one(command):
         raise WheelError(f"{' '.join(map(str, command))}\n{done.stderr.strip()[-3000:]}")
 
 
-def compile_module(extension, target, include, objects, output):
+def zig_for(target):
+    """The compiler's command, without arguments."""
+    return [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
+
+
+def library_for(target, folder):
+    """What to link modules with, instead of the compiler's own C library.
+
+    musl's own name is libc.so.  Distributions install it as libc.musl-x86_64.so.1, by which auditwheel, and whoever
+    else looks for a reason to refuse a wheel, know a module for musl.  So modules are linked with an empty library that
+    has that name; the loader finds what they need.
+    """
+    if not target.is_musl:
+        return []
+    empty, library = folder / "empty.c", folder / "libc.so"
+    empty.touch()
+    name = f"libc.musl-{target.triple.partition('-')[0]}.so.1"
+    compile_one([*zig_for(target), "-shared", "-nostdlib", f"-Wl,-soname,{name}", empty, "-o", library])
+    return ["-nostdlib", "-Wl,--no-as-needed", library]
+
+
+def compile_module(extension, target, include, library, objects, output):
     """One extension module, from its C files."""
-    zig = [sys.executable, "-m", "ziglang", "cc", "-target", target.triple]
+    zig = zig_for(target)
     folders = [f"-I{name}" for name in [*extension.include_dirs, include.relative_to(ROOT)]]
     flags = [*FLAGS, building.optimization(extension)]
     made = []
     for source in extension.sources:
         made.append(objects / (Path(source).name + ".o"))
         compile_one([*zig, *flags, *folders, "-w", "-c", source, "-o", made[-1]])
-    compile_one([*zig, "-shared", "-s", *made, "-o", output])
+    compile_one([*zig, "-shared", "-s", *made, *library, "-o", output])
 
 
 def compile_all(extensions, version, target, include, workers):
     """All modules for one Python and target: {path in the wheel: file}."""
     folder = BUILD.relative_to(ROOT) / f"{version}-{target.suffix}"
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    library = library_for(target, folder)
     suffix = f".cpython-{version.replace('.', '')}-{target.suffix}.so"
     made, pending = {}, []
     for extension in extensions:
@@ -147,7 +175,7 @@ def compile_all(extensions, version, target, include, workers):
         objects.mkdir(parents=True)
         made[name] = folder / "modules" / name
         made[name].parent.mkdir(parents=True, exist_ok=True)
-        pending.append(workers.submit(compile_module, extension, target, include, objects, made[name]))
+        pending.append(workers.submit(compile_module, extension, target, include, library, objects, made[name]))
     for one in concurrent.futures.as_completed(pending):
         if one.exception():
             for other in pending:
@@ -199,13 +227,17 @@ def main():
         for version in args.python:
             try:
                 include = own_headers(version, args.headers)
-                for name in args.target:
+            except WheelError as error:
+                failed.append(f"{version}: {error}")
+                continue
+            for name in args.target:
+                try:
                     make_wheel(args, extensions, project, version, name, include, workers)
-            except (WheelError, wheel_checks.Refused) as error:
-                print(f"error: {error}", file=sys.stderr, flush=True)
-                failed.append(version)
+                except (WheelError, wheel_checks.Refused) as error:
+                    failed.append(f"{version} for {name}: {error}")
+                    print(f"error: {failed[-1]}", file=sys.stderr, flush=True)
     if failed:
-        print(f"not made, or not good: Python {', '.join(failed)}", file=sys.stderr)
+        print("not made, or not good:", *failed, sep="\n  Python ", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib
 import os
+import subprocess
 import zipfile
 
 import pytest
@@ -42,6 +43,23 @@ def test_the_date_is_the_callers_or_the_commits(files, monkeypatch):
     assert files.source_date() == 1_700_000_000
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     assert files.source_date() == 315_532_800
+
+
+def test_the_source_distribution_has_all_that_is_under_version_control(files, monkeypatch):
+    building = importlib.import_module("building")
+    monkeypatch.chdir(ROOT)
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False).stdout.split()
+    if not listed:
+        pytest.skip("not a checkout")
+    command = building.BuildExtensions(files.Distribution({"ext_modules": []}))
+    command.ensure_finalized()
+    packed = set(command.get_source_files())
+    # The package's own sources, the licence and the like are setuptools' to find.
+    folders = (".ci/", "Makefile", "benchmarks/", "examples/", "tests/")
+    documents = {name for name in listed if name.startswith("flexsc_loop/") and name.endswith(".md")}
+    wanted = documents | {name for name in listed if name.startswith(folders)}
+    assert {"flexsc_loop/README.md", "tests/conftest.py", "benchmarks/figures.svg"} <= wanted
+    assert wanted - packed == set()
 
 
 @pytest.mark.parametrize(("found", "claimed", "expected"), [

@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import pytest
-from support import Echo, Way
+from support import Echo, Way, thread_names
 
 import flexsc_loop
 
@@ -135,3 +135,100 @@ def test_misuse() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         flexsc_loop.run_many(main, loops=0)
     asyncio.run(main(0))
+
+
+async def echoes() -> Any:
+    """A function that has something echoed on this loop."""
+    loop = asyncio.get_running_loop()
+    mine, its = socket.socketpair()
+    await loop.create_connection(Echo, sock=its)
+    reader, writer = await asyncio.open_connection(sock=mine)
+
+    async def echo() -> None:
+        writer.write(b"hello" * 100)
+        assert await reader.readexactly(500) == b"hello" * 100
+
+    return echo
+
+
+def run_in_thread(way: Way, main: Any, failures: list[BaseException], closed: threading.Event) -> threading.Thread:
+    def run() -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: new_loop(way)) as runner:
+                runner.run(main())
+        except BaseException as error:  # told by whoever waits for the thread
+            failures.append(error)
+        closed.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def new_loop(way: Way) -> Any:
+    return flexsc_loop.new_event_loop(pages=way.pages, threads=way.threads)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 0, 3, 1), (3, 2, 1, 0)], ids=str)
+def test_their_syscall_threads_have_one_cpu_and_they_end_in_any_order(way: Way, order: tuple[int, ...]) -> None:
+    """Those that go on are served all the same.  Of kernel pages, one poller serves all on a CPU."""
+    closed = [threading.Event() for _ in order]
+    all_run = threading.Barrier(len(order))
+    pollers: list[int] = []
+    failures: list[BaseException] = []
+
+    async def main(number: int) -> None:
+        echo = await echoes()
+        await echo()
+        await asyncio.get_running_loop().run_in_executor(None, all_run.wait)
+        pollers.append(sum(name.startswith("iou-sqp-") for name in thread_names().values()))
+        await asyncio.get_running_loop().run_in_executor(None, all_run.wait)
+        for earlier in order[: order.index(number)]:
+            while not closed[earlier].is_set():
+                await echo()
+        for _ in range(20):
+            await echo()
+
+    threads = [run_in_thread(way, lambda number=number: main(number), failures, closed[number])
+               for number in range(len(order))]
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    if way.name == "kernel-sqpoll":
+        assert set(pollers) == {1}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_has_a_syscall_thread_of_its_own(way: Way) -> None:
+    """It shares nothing with the loops of its parent, which go on."""
+    failures: list[BaseException] = []
+    ends, runs = threading.Event(), threading.Barrier(3)
+
+    async def main() -> None:
+        echo = await echoes()
+        await echo()
+        await asyncio.get_running_loop().run_in_executor(None, runs.wait)
+        while not ends.is_set():
+            await echo()
+
+    async def child() -> None:
+        echo = await echoes()
+        for _ in range(20):
+            await echo()
+
+    threads = [run_in_thread(way, main, failures, threading.Event()) for _ in range(2)]
+    runs.wait(30)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with asyncio.Runner(loop_factory=lambda: new_loop(way)) as runner:
+                runner.run(child())
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    ends.set()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []

@@ -186,7 +186,7 @@ static bool open_way(enum way way, int thread_cpu)
         return false;
     if (is_kernel(way)) {
         uint32_t idle = asleep ? KERNEL_IDLE_MS : AWAKE_SPIN_NS / 1000000;
-        res = uring_open(&all.rings[way], RING, 2 * RING, other ? thread_cpu : URING_NO_POLLER, idle);
+        res = uring_open(&all.rings[way], RING, 2 * RING, other ? thread_cpu : URING_NO_POLLER, idle, URING_SHARES_NONE);
         if (res == 0)
             res = uring_enable(&all.rings[way]);
     } else {

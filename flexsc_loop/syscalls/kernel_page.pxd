@@ -61,8 +61,10 @@ cdef extern from "uring.h":
 cdef extern from "uring_setup.h":
     enum:
         URING_NO_POLLER
+        URING_SHARES_NONE
 
-    int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms) nogil
+    int uring_open(uring* ring, uint32_t entries, uint32_t completions, int poller_cpu, uint32_t idle_ms,
+                   int share) nogil
     void uring_close(uring* ring) nogil
     void uring_close_fds(uring* ring) nogil
     int uring_enable(uring* ring) nogil
@@ -139,6 +141,7 @@ cdef class WakeRead(Operation):
 
 
 cdef class KernelPage(Page):
+    cdef object __weakref__
     cdef uring first
     cdef uring* ring                       # the one that is filled
     cdef readonly int poller_cpu           # or URING_NO_POLLER, or -1: any
@@ -154,6 +157,7 @@ cdef class KernelPage(Page):
     cdef uring_sqe* next_sqe(self, uring* ring) except NULL
     cdef int set_up(self, uring* ring, int cpu) except -1
     cdef int open_ring(self) except -1
+    cdef int shared_poller(self, int cpu) except? -2
     cdef WakeRead keep_read(self, uring* ring)
     cdef int await_room(self, uring* ring) except -1
     cdef uring* carrier(self, Operation op) noexcept

@@ -6,6 +6,8 @@ Owns: the ring's fd and its mappings, the wake-up eventfd.  Imports: uring*.h, p
 Served by the loop's own thread (one `io_uring_enter` a turn submits and waits; SINGLE_ISSUER + DEFER_TASKRUN) or by the
 kernel's poller (SQPOLL), pinned to a CPU.
 """
+import weakref
+
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from cpython.ref cimport Py_INCREF
@@ -26,6 +28,9 @@ from flexsc_loop.syscalls.stats cimport flexsc_counts
 cdef extern from "<errno.h>" nogil:
     enum:
         ESTALE
+
+# Of this process, those with a poller on a certain CPU, weakly: whoever opens another one there shares it.
+cdef list polled_pages = []
 
 cdef enum:
     IDLE_MS = 2                  # the poller sleeps after so much idleness
@@ -105,13 +110,32 @@ cdef class KernelPage(Page):
 
     cdef int set_up(self, uring* ring, int cpu) except -1:
         """Open a ring, of half the size if there is no memory for more."""
-        cdef int res = uring_open(ring, self.entries, self.capacity, cpu, IDLE_MS)
+        cdef int share = self.shared_poller(cpu)
+        cdef int res = uring_open(ring, self.entries, self.capacity, cpu, IDLE_MS, share)
         self.halved = res == -ENOMEM
         if self.halved:
-            res = uring_open(ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), cpu, IDLE_MS)
+            res = uring_open(ring, max(self.entries // 2, 1), max(self.capacity // 2, 2), cpu, IDLE_MS, share)
         if res < 0:
             raise OSError(-res, "io_uring_setup")
+        if cpu >= 0 and self.poller_cpu == cpu:
+            polled_pages[:] = [weakly for weakly in polled_pages if weakly() not in (None, self)]
+            polled_pages.append(weakref.ref(self))
         return 0
+
+    cdef int shared_poller(self, int cpu) except? -2:
+        """The fd of another loop's ring whose poller is pinned to this CPU; URING_SHARES_NONE: there is none.
+
+        Two pollers of one process on one CPU would keep each other from working while they look for work.
+        """
+        cdef KernelPage other
+        if cpu < 0 or self.poller_cpu != cpu:
+            return URING_SHARES_NONE
+        for weakly in polled_pages:
+            other = weakly()
+            if (other is not None and other is not self and other.poller_cpu == cpu and not other.closed
+                    and other.pid == getpid()):
+                return other.ring.fd
+        return URING_SHARES_NONE
 
     cdef int open_ring(self) except -1:
         try:

@@ -78,6 +78,7 @@ enum { /* io_uring_setup */
     URING_SETUP_SQ_AFF = 1u << 2,
     URING_SETUP_CQSIZE = 1u << 3,
     URING_SETUP_CLAMP = 1u << 4,
+    URING_SETUP_ATTACH_WQ = 1u << 5,
     URING_SETUP_R_DISABLED = 1u << 6,
     URING_SETUP_SUBMIT_ALL = 1u << 7,
     URING_SETUP_TASKRUN_FLAG = 1u << 9,

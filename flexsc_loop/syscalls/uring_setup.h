@@ -9,7 +9,7 @@
 #include "uring.h"
 #include "uring_user.h"
 
-enum { URING_NO_POLLER = -2, URING_ANY_CPU = -1 };
+enum { URING_NO_POLLER = -2, URING_ANY_CPU = -1, URING_SHARES_NONE = -1 };
 
 static inline void uring_unmap(struct uring *ring)
 {
@@ -81,9 +81,10 @@ static inline int uring_map_rings(struct uring *ring, const struct uring_params 
  * be replaced: its counters go on.
  *
  * poller_cpu: URING_NO_POLLER; URING_ANY_CPU: a poller on any CPU; else a poller (SQPOLL) pinned to that CPU, which sleeps after
- * `idle_ms` without work.  Returns 0, or -errno with nothing left open.  Source: io_uring_setup(2). */
+ * `idle_ms` without work.  share: the fd of a ring of this process whose poller serves this one, too, where the kernel lets it;
+ * URING_SHARES_NONE for a poller of its own.  Returns 0, or -errno with nothing left open.  Source: io_uring_setup(2). */
 static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t completions, int poller_cpu,
-                             uint32_t idle_ms)
+                             uint32_t idle_ms, int share)
 {
     *ring = (struct uring){.fd = -1,
                            .wake_fd = -1,
@@ -98,15 +99,17 @@ static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t comp
     else
         flags |= URING_SETUP_SQPOLL | (poller_cpu >= 0 ? URING_SETUP_SQ_AFF : 0);
     struct uring_params p;
-    /* Kernels before 6.6 do not know NO_SQARRAY: try with, then without. */
-    for (int attempt = 0; attempt < 2; attempt++) {
+    /* Kernels before 6.6 do not know NO_SQARRAY: try with, then without.  A poller that is not to be shared (it ends just now)
+     * is one more reason for another try. */
+    for (int attempt = share >= 0 ? -1 : 0; attempt < 2; attempt++) {
         memset(&p, 0, sizeof p);
-        p.flags = flags | (attempt == 0 ? URING_SETUP_NO_SQARRAY : 0);
+        p.flags = flags | (attempt <= 0 ? URING_SETUP_NO_SQARRAY : 0) | (attempt < 0 ? URING_SETUP_ATTACH_WQ : 0);
+        p.wq_fd = attempt < 0 ? (uint32_t)share : 0;
         p.cq_entries = completions;
         p.sq_thread_cpu = poller_cpu >= 0 ? (uint32_t)poller_cpu : 0;
         p.sq_thread_idle = idle_ms;
         ring->fd = (int)syscall(URING_NR_SETUP, entries, &p);
-        if (ring->fd >= 0 || errno != EINVAL)
+        if (ring->fd >= 0 || (errno != EINVAL && attempt >= 0))
             break;
     }
     if (ring->fd < 0)

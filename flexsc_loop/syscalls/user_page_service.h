@@ -48,6 +48,7 @@ struct flexsc_page {
 
     /* The thread's. */
     pthread_t thread;
+    int cpu; /* -1: any */
     int64_t spin_ns;
     _Atomic int tid;
     _Atomic int64_t past_cpu_ns; /* of threads stopped earlier */

@@ -21,7 +21,27 @@ enum {
     WANT_LOOKS = 200,    /* before it sleeps until nobody wants the guard */
 };
 
+enum { CPUS_KNOWN = 1024 };
+
+/* How many threads of this process are pinned to each CPU. */
+static _Atomic int threads_on[CPUS_KNOWN];
+
+static void count_on_cpu(const struct flexsc_page *page, int more) {
+    if (page->cpu >= 0 && page->cpu < CPUS_KNOWN)
+        atomic_fetch_add_explicit(&threads_on[page->cpu], more, memory_order_relaxed);
+}
+
 /* ---- the thread's own side ---- */
+
+/* Between two looks for work.  Another page's thread on the same CPU may have some, and is not to wait until this one has
+ * looked for its slice of time. */
+static void look_again(const struct flexsc_page *page) {
+    if (page->cpu >= 0 && page->cpu < CPUS_KNOWN &&
+        atomic_load_explicit(&threads_on[page->cpu], memory_order_relaxed) > 1)
+        sched_yield();
+    else
+        cpu_pause();
+}
 
 static void thread_locks(struct flexsc_page *page) {
     for (int i = 0; guard_is_wanted(page); i++) {
@@ -142,7 +162,7 @@ static void thread_serves(struct flexsc_page *page) {
         if (news || tired || view.held_back)
             pass(page, &view, tired);
         else
-            cpu_pause();
+            look_again(page);
     }
     /* Whoever serves next is not told again. */
     mark_events(page, &view);
@@ -187,6 +207,7 @@ static int create_with_signals_blocked(struct flexsc_page *page) {
 
 static void join(struct flexsc_page *page) {
     pthread_join(page->thread, NULL);
+    count_on_cpu(page, -1);
     page->pinned = false;
     page->budget = UINT32_MAX;
     page->results.syscalls = &page->results.counters.loop_syscalls;
@@ -198,10 +219,12 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
     if (page->pinned)
         return -EALREADY;
     page->spin_ns = spin_ns;
+    page->cpu = cpu;
     page->pinned = true;
     page->budget = CALLS_PER_HOLD;
     page->results.syscalls = &page->results.counters.server_syscalls;
     atomic_store(&page->stop, 0);
+    count_on_cpu(page, 1);
     int rc = create_with_signals_blocked(page);
     if (rc == 0) {
         /* From here, because the loop does not wait until a CPU that may be busy lets the thread begin. */
@@ -210,6 +233,7 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
             flexsc_thread_stop(page);
         return rc;
     }
+    count_on_cpu(page, -1);
     page->pinned = false;
     page->budget = UINT32_MAX;
     page->results.syscalls = &page->results.counters.loop_syscalls;

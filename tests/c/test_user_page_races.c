@@ -436,6 +436,57 @@ static void test_pinning(enum mode mode) {
     rig_close(&rig);
 }
 
+enum { CROWD = 4 };
+
+struct member {
+    pthread_t loop;
+    int cpu;
+    unsigned seed;
+    enum mode mode;
+};
+
+/* A loop whose page's thread comes and goes, on the CPU of the others' threads. */
+static void *live_in_crowd(void *argument) {
+    struct member *member = argument;
+    uint32_t random = member->seed;
+    struct rig rig = rig_open(OWN, 16);
+    struct op recv = {0}, send = {0};
+    char in[8];
+    int fds[2];
+    make_pair(SOCK_STREAM, fds);
+    for (int round = rounds(4000); round > 0; round--) {
+        if (next_random(&random) % 32 == 0) {
+            flexsc_thread_stop(rig.page);
+            if (next_random(&random) % 4 != 0)
+                CHECK(flexsc_thread_start(rig.page, member->cpu, member->mode == PINNED ? 200000 : 0) == 0, "no thread");
+        }
+        rig_submit(&rig, &recv, CALL_RECV, fds[0], ENTRY_OWNED, in, sizeof in, 0);
+        rig_submit(&rig, &send, CALL_SEND, fds[1], ENTRY_OWNED, "in turn", 7, 0);
+        expect(&rig, &send, 7);
+        expect(&rig, &recv, 7);
+    }
+    close_by_entry(&rig, fds[0]);
+    close_by_entry(&rig, fds[1]);
+    flexsc_page_close(rig.page);
+    return NULL;
+}
+
+/* Threads of several pages share a CPU: each page is served, whoever comes and goes. */
+static void test_crowd(enum mode mode) {
+    struct member members[CROWD];
+    cpu_set_t allowed;
+    int cpu = 0;
+    sched_getaffinity(0, sizeof allowed, &allowed);
+    while (!CPU_ISSET(cpu, &allowed))
+        cpu++;
+    for (unsigned i = 0; i < CROWD; i++) {
+        members[i] = (struct member){.cpu = cpu, .seed = i + 1, .mode = mode};
+        CHECK(pthread_create(&members[i].loop, NULL, live_in_crowd, &members[i]) == 0, "no thread for a loop");
+    }
+    for (int i = 0; i < CROWD; i++)
+        pthread_join(members[i].loop, NULL);
+}
+
 static const struct test tests[] = {
     {"cancel_now while data arrives", test_cancel_now_race, IN_ALL_MODES},
     {"cancel_now while data arrives, owned", test_cancel_now_race_owned, IN_ALL_MODES},
@@ -448,6 +499,7 @@ static const struct test tests[] = {
     {"start and stop", test_start_and_stop, IN_PINNED_MODES},
     {"close with waiters", test_close_with_waiters, IN_ALL_MODES},
     {"fork", test_fork, IN_ALL_MODES},
+    {"a crowd on one CPU", test_crowd, IN_PINNED_MODES},
     {"pinning", test_pinning, 1u << PINNED_SLEEPY},
 };
 

@@ -110,7 +110,7 @@ def run(
     try:
         return _run_on(loop, main, args)
     finally:
-        for thread in everybody:
+        for thread in everybody():
             if thread.loop is loop:
                 thread.abandon()
         asyncio.set_event_loop(None)
@@ -135,7 +135,7 @@ def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
 
 def _join_others(loop: Loop) -> None:
     """As at the end of any program: wait for the threads that are no daemons."""
-    for other in [thread for thread in everybody if thread.loop is loop and not thread.daemon]:
+    for other in [thread for thread in everybody() if thread.loop is loop and not thread.daemon]:
         if not other.finished:
             other.when_over(lambda _thread: loop.stop())
             _run_until(loop, other)
@@ -186,7 +186,7 @@ def dump(file: TextIO | None = None) -> None:
 
 def _dump(file: TextIO, frame: FrameType | None) -> None:
     running = current_thread()
-    for thread in sorted(everybody, key=lambda thread: thread.name):
+    for thread in sorted(everybody(), key=lambda thread: thread.name):
         if thread.finished:
             continue
         print(repr(thread), file=file)

@@ -22,6 +22,8 @@ cdef class Hub:
 
 cdef class GreenThread(Endpoint):
     cdef Hub hub
+    cdef PyObject* older             # neighbours in the list of all, which owns none
+    cdef PyObject* newer
     cdef object function, args, kwargs
     cdef object who                  # the greenlet to go on with: ours, or one that our program has made
     cdef object thrown               # to be raised where it waits

@@ -2,7 +2,6 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from types import FrameType
 from typing import Any
-from weakref import WeakSet
 
 from typing_extensions import disjoint_base
 
@@ -11,7 +10,7 @@ from flexsc_loop.syscalls.interest import Interest
 from flexsc_loop.syscalls.operation import Operation
 from flexsc_loop.turn.turn import Endpoint
 
-everybody: WeakSet[GreenThread]
+def everybody() -> list[GreenThread]: ...
 
 @disjoint_base
 class Hub: ...

@@ -17,6 +17,7 @@ import weakref
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_Import
 from cpython.pythread cimport PyThread_get_thread_ident
+from cpython.ref cimport _Py_REFCNT
 from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
@@ -75,8 +76,8 @@ cdef dict calls_on = {}
 # fd -> those that wait until it is ready: a set of Ready.
 cdef dict readies_on = {}
 
-#: All that there are, those that are over included while somebody holds them.
-everybody = weakref.WeakSet()
+# All that there are, those that are over included while somebody holds them: a list that owns none of them.
+cdef PyObject* newest = NULL
 
 # Weak references, one to each loop's that has had green threads.
 cdef set hubs = set()
@@ -93,6 +94,21 @@ cdef int breathe(GreenThread me) except -1:
         me.wake_up()
         me.park()
     return 0
+
+
+def everybody():
+    """All green threads that somebody holds, those that are over included."""
+    cdef PyObject* at = newest
+    cdef GreenThread thread
+    found = []
+    while at != NULL:
+        # What is being freed just now is not to be brought back.
+        if _Py_REFCNT(at) > 0:
+            thread = <GreenThread> at
+            if thread.turn is not None and thread.who is not None:
+                found.append(thread)
+        at = (<GreenThread> at).older
+    return found
 
 
 def let_others_run():
@@ -187,9 +203,24 @@ cdef class GreenThread(Endpoint):
         self.kwargs = kwargs
         self.name = name or getattr(function, "__qualname__", repr(function))
         self.daemon = daemon
-        self.who = greenlet.greenlet(self._main)
+        self.who = greenlet.greenlet(_live)
         self.who.gr_context = contextvars.copy_context() if context is None else context
-        everybody.add(self)
+
+    def __cinit__(self):
+        global newest
+        self.older = newest
+        if newest != NULL:
+            (<GreenThread> newest).newer = <PyObject*> self
+        newest = <PyObject*> self
+
+    def __dealloc__(self):
+        global newest
+        if self.newer != NULL:
+            (<GreenThread> self.newer).older = self.older
+        else:
+            newest = self.older
+        if self.older != NULL:
+            (<GreenThread> self.older).newer = self.newer
 
     def __repr__(self):
         state = "finished" if self.finished else "waiting" if self.parked else "started" if self.started else "new"
@@ -270,22 +301,6 @@ cdef class GreenThread(Endpoint):
 
     cdef object shown(self):
         return self if self.function is None else self.function
-
-    def _main(self):
-        self.turn.stats.counts.green_threads += 1
-        try:
-            if self.thrown is not None:
-                error, self.thrown = self.thrown, None
-                raise error
-            self.result = self.function(*self.args, **self.kwargs) if self.kwargs else self.function(*self.args)
-        except BaseException as error:
-            self.error = error
-        finally:
-            stats_less(&self.turn.stats.counts.green_threads)
-            self.function = self.args = self.kwargs = None
-        if self.hub.running is self:
-            # Else nobody can switch to it any more, and greenlet has ended it.
-            self.end()
 
     cdef int run(self, Turn turn) except -1:
         """Resume it; returns when it, or who has run after it, waits and nobody is ready, or is over."""
@@ -396,6 +411,25 @@ cdef class GreenThread(Endpoint):
     def waits(self):
         """Which of its waits this is, or the next one will be, from outside and inside."""
         return self.parks if self.parked else self.parks + 1
+
+
+def _live():
+    """What the greenlet of a green thread runs: all that is on its stack stays there while the thread waits."""
+    cdef GreenThread me = current()
+    me.turn.stats.counts.green_threads += 1
+    try:
+        if me.thrown is not None:
+            error, me.thrown = me.thrown, None
+            raise error
+        me.result = me.function(*me.args, **me.kwargs) if me.kwargs else me.function(*me.args)
+    except BaseException as error:
+        me.error = error
+    finally:
+        stats_less(&me.turn.stats.counts.green_threads)
+        me.function = me.args = me.kwargs = None
+    if me.hub.running is me:
+        # Else nobody can switch to it any more, and greenlet has ended it.
+        me.end()
 
 
 def forget_all():

@@ -36,7 +36,7 @@ def get_ident() -> int:
 
 def count() -> int:
     """Source: _thread._count.  Without the executor's threads: its program has not started them."""
-    green = sum(one.started and not one.finished and not one.is_main for one in everybody)
+    green = sum(one.started and not one.finished and not one.is_main for one in everybody())
     ours = sum(hasattr(one, "_real") for one in [*threading._active.values()])  # type: ignore[attr-defined]
     return _count() + green - ours
 
@@ -189,7 +189,7 @@ def _after_fork_in_child() -> None:
     ident = _get_ident()
     thread = _forking.get(ident)
     _forking.clear()
-    for other in everybody:
+    for other in everybody():
         if not other.is_main and other is not getattr(thread, "_green", None):
             other.abandon()
     if thread is not None:

@@ -25,6 +25,7 @@ cdef class GreenThread(Endpoint):
     cdef PyObject* older             # neighbours in the list of all, which owns none
     cdef PyObject* newer
     cdef object function, args, kwargs
+    cdef object inner                # an event loop that runs in this thread, or None
     cdef object who                  # the greenlet to go on with: ours, or one that our program has made
     cdef object thrown               # to be raised where it waits
     cdef object joiners              # futures-like callbacks to call at the end, or None
@@ -45,6 +46,7 @@ cdef class GreenThread(Endpoint):
 
     cdef int park(self) except -1
     cdef int leave(self) except -1
+    cdef int leave_inner(self) except -1
     cdef int goes_on(self) except -1
     cdef int unpark(self) except -1
     cdef int end(self) except -1

@@ -12,6 +12,7 @@ handle in between.  What the green threads of one turn have asked for is handed 
 import asyncio
 import contextvars
 import os
+import sys
 import weakref
 
 from cpython.object cimport PyObject
@@ -22,7 +23,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
-from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED, Page
+from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.turn.handles cimport queue_count
 from flexsc_loop.turn.turn cimport Endpoint, Turn
@@ -122,10 +123,12 @@ def current_thread():
     return current()
 
 
-# ---- the loop is nothing that blocking code knows of
+# ---- the loop is nothing that blocking code knows of, unless it runs one of its own
 
 cdef object plain_get_running_loop = asyncio.get_running_loop
 cdef object plain_find_running_loop = asyncio._get_running_loop
+cdef object plain_set_running_loop = asyncio._set_running_loop
+cdef object swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # Python 3.12
 
 
 def get_running_loop():
@@ -133,14 +136,29 @@ def get_running_loop():
 
     Source: asyncio.get_running_loop.
     """
-    if running_thread != NULL:
+    if running_thread != NULL and (<GreenThread> running_thread).inner is None:
         raise RuntimeError("no running event loop")
     return plain_get_running_loop()
 
 
 def find_running_loop():
     """Source: asyncio._get_running_loop."""
-    return None if running_thread != NULL else plain_find_running_loop()
+    if running_thread != NULL and (<GreenThread> running_thread).inner is None:
+        return None
+    return plain_find_running_loop()
+
+
+def set_running_loop(loop, /):
+    """In a green thread the loop is that one's alone: while the thread waits, the hub's is the one that runs.
+
+    Source: asyncio._set_running_loop.
+    """
+    cdef GreenThread me = current()
+    if me is None:
+        plain_set_running_loop(loop)
+    else:
+        me.inner = loop
+        plain_set_running_loop(me.turn if loop is None else loop)
 
 
 cdef class Hub:
@@ -357,7 +375,10 @@ cdef class GreenThread(Endpoint):
             self.who = current_greenlet()
             self.parks += 1
             self.parked = True
-            self.leave()
+            if self.inner is None:
+                self.leave()
+            else:
+                self.leave_inner()
         if self.thrown is not None:
             error, self.thrown = self.thrown, None
             raise error
@@ -382,6 +403,22 @@ cdef class GreenThread(Endpoint):
             # Whoever waits must not hold who has gone on instead.
             first = None
         switch_to(following, NULL, NULL)
+        return 0
+
+    cdef int leave_inner(self) except -1:
+        """Meanwhile neither the loop that runs in this thread is the running one, nor its task, nor are its hooks."""
+        loop, outer = self.inner, self.turn
+        hooks = sys.get_asyncgen_hooks()
+        task = None if swap_current_task is None else swap_current_task(loop, None)
+        plain_set_running_loop(outer)
+        sys.set_asyncgen_hooks(outer._asyncgen_firstiter_hook, outer._asyncgen_finalizer_hook)
+        try:
+            self.leave()
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            plain_set_running_loop(loop)
+            if task is not None:
+                swap_current_task(loop, task)
         return 0
 
     cdef int unpark(self) except -1:

@@ -30,7 +30,10 @@ from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, s
 
 _state = {"patched": False}
 # Whoever has these from before does not block.
-RUNNING_LOOP = {"get_running_loop": green.get_running_loop, "_get_running_loop": green.find_running_loop}
+RUNNING_LOOP = {
+    "get_running_loop": green.get_running_loop, "_get_running_loop": green.find_running_loop,
+    "_set_running_loop": green.set_running_loop,
+}  # fmt: skip
 
 
 class PatchWarning(RuntimeWarning):

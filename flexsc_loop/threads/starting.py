@@ -211,8 +211,12 @@ _asyncio_run = asyncio.run
 
 
 def asyncio_run(main: Any, **kwargs: Any) -> Any:
-    """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running."""
-    if current_thread() is None:
+    """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running.
+
+    With a loop of its own, if that is asked for; refused within one.
+    """
+    inner = asyncio._get_running_loop() is not None or kwargs.get("loop_factory") is not None
+    if current_thread() is None or inner:
         return _asyncio_run(main, **kwargs)
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")

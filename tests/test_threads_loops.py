@@ -1,0 +1,131 @@
+"""Event loops that run in green threads, while the one beneath goes on."""
+
+import pytest
+from threads_support import check
+
+pytest.importorskip("greenlet")
+pytestmark = pytest.mark.ours
+
+WORK = """
+import asyncio
+
+
+async def work():
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    await asyncio.sleep(0.01)
+    time.sleep(0.01)  # the others run
+    assert asyncio.get_running_loop() is asyncio._get_running_loop() is loop and asyncio.current_task() is task
+    assert await loop.run_in_executor(None, lambda: (time.sleep(0.01), 5)[1]) == 5
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"question")
+    assert await reader.read() == b"question"
+    writer.close()
+    server.close()
+    return loop
+
+
+async def answer(reader, writer):
+    writer.write(await reader.read(100))
+    writer.close()
+
+
+def in_loop(make):
+    loop = make()
+    try:
+        assert loop.run_until_complete(work()) is loop
+    finally:
+        loop.close()
+
+
+def outside():
+    raised(RuntimeError, asyncio.get_running_loop)
+    outer = threads.wait(running())
+    assert outer is threads.current_thread().loop
+    return outer
+
+
+async def running():
+    await asyncio.sleep(0)
+    return asyncio.get_running_loop()
+
+
+"""
+
+
+@pytest.mark.parametrize("make", ["asyncio.SelectorEventLoop", "flexsc_loop.new_event_loop"])
+def test_one_in_each_thread(way, make):
+    check(way, WORK + f"""
+def main():
+    seen = Collected()
+
+    def thread():
+        outside()
+        in_loop({make})
+        seen(outside())
+
+    for one in [in_thread(thread) for _ in range(3)] + [in_thread(outside) for _ in range(3)]:
+        one.join()
+    in_loop({make})
+    assert seen == [outside()] * 3, seen
+""")  # fmt: skip
+
+
+def test_runners(way):
+    check(way, WORK + """
+def main():
+    with asyncio.Runner() as runner:
+        loop = runner.run(work())
+        assert runner.run(work()) is loop is not outside()
+    if sys.version_info >= (3, 12):
+        assert isinstance(asyncio.run(work(), loop_factory=asyncio.SelectorEventLoop), asyncio.SelectorEventLoop)
+    outside()
+""")  # fmt: skip
+
+
+def test_one_within_another_is_refused(way):
+    check(way, WORK + """
+async def outer():
+    inner = running()
+    error = raised(RuntimeError, asyncio.run, inner)
+    inner.close()
+    assert "cannot be called from a running event loop" in str(error)
+
+
+def main():
+    with asyncio.Runner() as runner:
+        runner.run(outer())
+    outside()
+""")  # fmt: skip
+
+
+def test_asynchronous_generators_are_closed_by_the_loop_that_began_them(way):
+    check(way, WORK + """
+closed = []
+
+
+async def numbers(name):
+    try:
+        while True:
+            yield 1
+    finally:
+        closed.append((name, asyncio.get_running_loop()))
+
+
+async def begun(name):
+    generator = numbers(name)
+    await anext(generator)
+    time.sleep(0.02)
+    return generator
+
+
+def main():
+    with asyncio.Runner() as runner:
+        other = Collected()
+        thread = in_thread(lambda: (time.sleep(0.01), other(threads.wait(begun("outer")))))
+        kept = runner.run(begun("inner"))
+        inner = runner.get_loop()
+        thread.join()
+    assert closed == [("inner", inner)], closed
+    del kept
+""")  # fmt: skip

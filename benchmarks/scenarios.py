@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import hands, idle, tables
+from benchmarks import hands, idle, look, tables
 from benchmarks.errors import BenchmarkError
 from benchmarks.groups import Group
 from benchmarks.loadgen import LoadSpec, build_load, run_load
@@ -155,7 +155,7 @@ SCENARIOS = (
     Scenario("changing", "load that changes: idle, 10 %, full", 0.95, changing),
     Scenario("workers", "four worker processes", 0.97, together, servers=4),
 )
-IDLE, HANDS = "idle", "hands"
+IDLE, HANDS, LOOK = "idle", "hands", "look"
 
 
 @dataclass
@@ -333,10 +333,19 @@ def hands_row(page: str, held_up: hands.HeldUp) -> tuple[str, ...]:
     return (title, page, "ms", "–", "–", told, "", f"≤ {hands.HELD_UP_MOST_MS:g}", met, "")
 
 
+def look_row(page: str, look_ns: float) -> tuple[str, ...]:
+    """The same whichever the page."""
+    percent = look.percent(look_ns)
+    met = "met" if percent <= look.PERCENT_MOST else "**missed**"
+    return ("looks of the scheduler", page, "µs each, % of a busy loop's CPU", "–", "–",
+            f"{look_ns / 1e3:.1f}, {percent:.3f}", "", f"≤ {look.PERCENT_MOST} %", met, "")  # fmt: skip
+
+
 def measure_specials(bench: Bench, page: str, only: Sequence[str], result: tables.Result) -> list[tuple[str, ...]]:
     """The rows that compare nothing."""
     specials: dict[str, Callable[[], tuple[str, ...]]] = {
         IDLE: lambda: idle_row(measure_idle(bench, page, IDLE_S)),
+        LOOK: lambda: look_row(page, look.measure()),
         HANDS: lambda: hands_row(page, measure_hands(bench, page)),
     }
     rows = []
@@ -378,7 +387,7 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
 
 
 def parse_args() -> argparse.Namespace:
-    names = [*(scenario.name for scenario in SCENARIOS), IDLE, HANDS]
+    names = [*(scenario.name for scenario in SCENARIOS), IDLE, HANDS, LOOK]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scenarios", description=__doc__)
     parser.add_argument("--workload", nargs="+", default=["hello"], help="hello (default), echo, ...")
     parser.add_argument("--pages", nargs="+", default=["kernel", "user"])

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Build the package with faults on demand and run-time assertions into a folder of its own, and run tests on it.
 #
-#   tests/faulty.sh [PYTHON-VERSION] [PYTEST-ARGUMENT...]      (any: the first Python that is here; tests/test_faults.py)
+#   tests/faulty.sh [PYTHON-VERSION] [PYTEST-ARGUMENT...]      (any: the first Python that is here; tests/test_faults*.py)
 #
 # The environment says which faults there are (flexsc_loop/syscalls/faults.h): FLEXSC_FAULTS="SEED ONE_IN CALLS RESULTS".
-# tests/test_faults.py sets it for itself; other tests run with what is given here, or with the assertions only.
+# They set it for themselves; other tests run with what is given here, or with the assertions only.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -21,4 +21,5 @@ force=
 "$python" -c 'from setuptools import setup; setup()' build --build-lib "$built/lib" --build-temp "$built/temp" \
     build_ext -j2 --define FLEXSC_FAULTS,FLEXSC_CHECKS $force >"$built/build.log" 2>&1 ||
     { cat "$built/build.log"; exit 1; }
-PYTHONPATH=$built/lib exec "$python" -P -m pytest -q "${@:-tests/test_faults.py}"
+[ $# -gt 0 ] || set -- tests/test_faults*.py
+PYTHONPATH=$built/lib exec "$python" -P -m pytest -q "$@"

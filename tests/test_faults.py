@@ -1,7 +1,6 @@
 """Calls that fail, are short or late, as the kernel may have it at any time: nothing is lost, repeated or left hanging.
 
-Needs a build with faults on demand: `tests/faulty.sh` (`make stress`).  A fault is drawn by seed, for about one in so
-many system calls of a user page (`calls`), and operations and completions of either page (`results`).
+Needs a build with faults on demand: `tests/faulty.sh` (`make stress`).
 """
 
 import asyncio
@@ -9,71 +8,16 @@ import contextlib
 import errno
 import os
 import socket
-from collections import Counter
 
+import faults_support
 import pytest
 from datagrams import Talker
+from faults_support import TOLD_ERRNO, every_seed, run
 from support import Recorder, digest, payload, settle, unix_pair
 from tls_support import Contexts
 
 pytestmark = [pytest.mark.ours, pytest.mark.timeout(60)]
-
-EINTR, EAGAIN, ENOBUFS, ENOMEM, ECANCELED, SHORT, LATE = (1 << i for i in range(7))
-
-#: What the program must not notice.
-QUIET = {
-    "eintr": EINTR,
-    "eagain": EAGAIN,
-    "ecanceled": ECANCELED,
-    "short": SHORT,
-    "late": LATE,
-    "all of them": EINTR | EAGAIN | ECANCELED | SHORT | LATE,
-}
-#: What it may be told of, as the standard loop would.
-TOLD = {"enobufs": ENOBUFS, "enomem": ENOMEM}
-TOLD_ERRNO = {errno.ENOBUFS, errno.ENOMEM}
-
-#: How many faults have come so far in which way to run.
-CAME: Counter[tuple[str, int]] = Counter()
-
-SEEDS = range(int(os.environ.get("FAULT_SEEDS", "3")))
-ONE_IN = 3
-
-
-@pytest.fixture
-def faulty(way, new_loop, monkeypatch):
-    """A loop with faults of these kinds."""
-    made = []
-
-    def make(kinds, seed, one_in=ONE_IN):
-        monkeypatch.setenv("FLEXSC_FAULTS", f"{seed} {one_in} {kinds} {kinds}")
-        loop = new_loop(fresh=True)
-        if "faults" not in loop.stats():
-            pytest.skip("built without faults on demand: use tests/faulty.sh")
-        made.append((kinds, loop))
-        return loop
-
-    yield make
-    for kinds, loop in made:
-        CAME[way.name, kinds] += loop.stats()["faults"]
-
-
-@pytest.fixture(params=QUIET.values(), ids=list(QUIET))
-def quiet(request):
-    return request.param
-
-
-@pytest.fixture(params=TOLD.values(), ids=list(TOLD))
-def told(request):
-    return request.param
-
-
-every_seed = pytest.mark.parametrize("seed", SEEDS)
-
-
-def run(loop, coroutine, seconds=20):
-    return loop.run_until_complete(asyncio.wait_for(coroutine, seconds))
-
+faulty, quiet, told = faults_support.faulty, faults_support.quiet, faults_support.told
 
 # ---- what the programs do
 
@@ -346,7 +290,7 @@ def test_sockets_without_memory(faulty, told, seed):
 
 def test_faults_have_come():
     """Of each kind, in each way to run in which the tests above have asked for them."""
-    assert not [key for key, count in CAME.items() if count == 0]
+    assert not faults_support.never_came(__name__)
 
 
 @pytest.fixture(scope="session")

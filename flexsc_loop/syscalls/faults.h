@@ -2,7 +2,8 @@
  *
  * Not a mock: the kernel makes all calls but those that are to fail, and all results pass through here.  A fault is drawn
  *   - at each system call that a user page's engine makes (faults_call): it is not made and seems to have failed, or is
- *     made for fewer bytes;
+ *     made for fewer bytes; and at each call on a file that the loop's thread makes at once (faults_file_call) or a file
+ *     thread makes (that, faults_other_file_call, and faults_pause: its result comes late);
  *   - for each operation of either page (faults_begin, faults_strikes, faults_result): a no-op is carried in its place
  *     and gets the error, or it is ended early, or is carried for fewer bytes;
  *   - for each completion (faults_hold): it comes later than others, in order with those of its own operation.
@@ -36,6 +37,7 @@ enum {
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 /* What is to become of an operation that is in flight. */
 struct fault_plan {
@@ -58,7 +60,13 @@ struct flexsc_faults {
     unsigned plan_count, held_count;
 };
 
-enum { FLEXSC_FAULTY = 1, FAULT_HELD_MOST = 3 };
+/* Of the calls that a thread makes by itself. */
+struct faults_of_thread {
+    struct flexsc_faults faults;
+    char wish[64];
+};
+
+enum { FLEXSC_FAULTY = 1, FAULT_HELD_MOST = 3, FAULT_PAUSE_MOST_NS = 3000000 };
 
 static inline void faults_open(struct flexsc_faults *faults)
 {
@@ -78,6 +86,18 @@ static inline void faults_close(struct flexsc_faults *faults)
     free(faults->plans);
     free(faults->held);
     memset(faults, 0, sizeof *faults);
+}
+
+/* As the environment has it now; of these kinds at most. */
+static inline struct flexsc_faults *faults_refresh(struct faults_of_thread *mine, uint32_t calls)
+{
+    const char *wish = getenv("FLEXSC_FAULTS");
+    if (strncmp(wish ? wish : "", mine->wish, sizeof mine->wish - 1)) {
+        strncpy(mine->wish, wish ? wish : "", sizeof mine->wish - 1);
+        faults_open(&mine->faults);
+        mine->faults.calls &= calls;
+    }
+    return &mine->faults;
 }
 
 static inline uint32_t faults_random(struct flexsc_faults *faults)
@@ -145,13 +165,34 @@ static inline uint32_t faults_call(struct flexsc_faults *faults, int call, int f
     return kind == FAULT_SHORT ? 0 : kind;
 }
 
-/* The kind of fault that a call on a file has, of those that are tried again; it may be made for no more than `most` bytes. */
+/* The kind of fault that a read from a file or a write to one has; it may be made for no more than `most` bytes. */
 static inline uint32_t faults_file_call(struct flexsc_faults *faults, size_t *most)
 {
-    uint32_t kind = faults_draw(faults, faults->calls & (FAULT_EINTR | FAULT_EAGAIN | FAULT_SHORT));
+    uint32_t kind = faults_draw(faults, faults->calls & (FAULT_EINTR | FAULT_EAGAIN | FAULT_ENOMEM | FAULT_SHORT));
     if (kind == FAULT_SHORT)
         *most = faults_fewer(faults, *most);
     return kind == FAULT_SHORT ? 0 : kind;
+}
+
+/* That of any other call on a file: it is not made. */
+static inline uint32_t faults_other_file_call(struct flexsc_faults *faults)
+{
+    return faults_draw(faults, faults->calls & (FAULT_EINTR | FAULT_ENOMEM));
+}
+
+/* Keep a thread's result back for a while. */
+static inline void faults_pause(struct flexsc_faults *faults)
+{
+    if (faults_draw(faults, faults->results & FAULT_LATE))
+        nanosleep(&(struct timespec){.tv_nsec = faults_random(faults) % FAULT_PAUSE_MOST_NS}, NULL);
+}
+
+/* How many faults there have been since this was asked for. */
+static inline uint64_t faults_take_count(struct flexsc_faults *faults)
+{
+    uint64_t count = faults->count;
+    faults->count = 0;
+    return count;
 }
 
 /* ---- operations ---- */
@@ -178,7 +219,8 @@ static inline void faults_begin(struct flexsc_faults *faults, uint64_t user_data
                                 uint32_t *len, uint32_t *flags)
 {
     uint32_t possible = faults->results & (FAULT_ERRORS | FAULT_SHORT);
-    bool sized = *call == CALL_SEND || *call == CALL_RECV || *call == CALL_READ || *call == CALL_WRITE;
+    bool sized = *call == CALL_SEND || *call == CALL_RECV || *call == CALL_READ || *call == CALL_WRITE ||
+                 *call == CALL_READV || *call == CALL_WRITEV;
     if (*call == CALL_POLL)
         possible &= ~(uint32_t)(FAULT_EAGAIN | FAULT_ENOBUFS);
     if (*call == CALL_NOP || *call == CALL_CONNECT || (*flags & ENTRY_LINK))
@@ -291,6 +333,17 @@ static inline uint32_t faults_call(struct flexsc_faults *faults, int call, int f
 static inline uint32_t faults_file_call(struct flexsc_faults *faults, size_t *most)
 {
     (void)faults, (void)most;
+    return 0;
+}
+static inline uint32_t faults_other_file_call(struct flexsc_faults *faults)
+{
+    (void)faults;
+    return 0;
+}
+static inline void faults_pause(struct flexsc_faults *faults) { (void)faults; }
+static inline uint64_t faults_take_count(struct flexsc_faults *faults)
+{
+    (void)faults;
     return 0;
 }
 static inline int faults_errno(uint32_t kind) { return (int)kind; }

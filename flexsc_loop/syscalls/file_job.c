@@ -100,13 +100,14 @@ static int64_t transfer_one(struct file_job *job, struct flexsc_faults *faults)
 
 /* ---- whole files ---- */
 
-static int64_t open_path(const struct file_job *job, uint32_t mode)
+static int64_t open_path(const struct file_job *job, uint32_t mode, struct flexsc_faults *faults)
 {
-    int fd;
-    do
-        fd = openat(job->fd, job->addr, (int)job->call_flags, mode);
-    while (fd < 0 && errno == EINTR);
-    return result_of(fd);
+    int64_t fd;
+    do {
+        uint32_t kind = faults_other_file_call(faults);
+        fd = kind ? -faults_errno(kind) : result_of(openat(job->fd, job->addr, (int)job->call_flags, mode));
+    } while (fd == -EINTR);
+    return fd;
 }
 
 /* Read from `fd` until its end into memory that grows. */
@@ -136,7 +137,7 @@ static int64_t read_to_end(struct file_job *job, int fd, size_t room, struct fle
 static int64_t read_whole(struct file_job *job, struct flexsc_faults *faults)
 {
     struct stat about;
-    int fd = (int)open_path(job, 0);
+    int fd = (int)open_path(job, 0, faults);
     if (fd < 0)
         return fd;
     int64_t res = result_of(fstat(fd, &about));
@@ -158,7 +159,7 @@ static int64_t read_whole(struct file_job *job, struct flexsc_faults *faults)
 
 static int64_t write_whole(struct file_job *job, struct flexsc_faults *faults)
 {
-    int fd = (int)open_path(job, job->mode);
+    int fd = (int)open_path(job, job->mode, faults);
     if (fd < 0)
         return fd;
     struct file_job write = {.call = CALL_WRITE, .fd = fd, .addr = (void *)(uintptr_t)job->off, .len = job->len,
@@ -194,11 +195,15 @@ static int64_t advise(const struct file_job *job)
     return -posix_fadvise(job->fd, (off_t)job->off, (off_t)job->len, (int)job->call_flags);
 }
 
-static int64_t copy_range(const struct file_job *job)
+static int64_t copy_range(const struct file_job *job, struct flexsc_faults *faults)
 {
+    size_t most = job->len;
+    uint32_t kind = faults_file_call(faults, &most);
+    if (kind && kind != FAULT_EAGAIN) /* which it never says */
+        return -faults_errno(kind);
     loff_t from = (loff_t)job->off, to = (loff_t)(uintptr_t)job->addr;
     return result_of(copy_file_range(job->fd, job->off == CALL_HERE ? NULL : &from, (int)job->call_flags,
-                                     to == -1 ? NULL : &to, job->len, 0));
+                                     to == -1 ? NULL : &to, most, 0));
 }
 
 static int64_t close_fd(const struct file_job *job)
@@ -212,7 +217,7 @@ static int64_t synchronise(const struct file_job *job)
     return result_of(job->call_flags & CALL_FSYNC_DATA ? fdatasync(job->fd) : fsync(job->fd));
 }
 
-static int64_t make_call(const struct file_job *job)
+static int64_t make_call(const struct file_job *job, struct flexsc_faults *faults)
 {
     const char *path = job->addr, *other = (const char *)(uintptr_t)job->off;
     int fd = job->fd, flags = (int)job->call_flags;
@@ -222,7 +227,7 @@ static int64_t make_call(const struct file_job *job)
     case CALL_FALLOCATE:
         return result_of(fallocate(fd, (int)job->len, (off_t)job->off, (off_t)(uintptr_t)job->addr));
     case CALL_OPENAT:
-        return open_path(job, (uint32_t)job->len);
+        return open_path(job, (uint32_t)job->len, faults);
     case CALL_CLOSE:
         return close_fd(job);
     case CALL_STATX:
@@ -242,9 +247,17 @@ static int64_t make_call(const struct file_job *job)
     case CALL_FTRUNCATE:
         return result_of(ftruncate(fd, (off_t)job->off));
     case CALL_COPY_RANGE:
-        return copy_range(job);
+        return copy_range(job, faults);
     }
     return -ENOSYS;
+}
+
+/* The same, unless it has a fault. */
+static int64_t make_or_fault(const struct file_job *job, struct flexsc_faults *faults)
+{
+    bool own = job->call == CALL_CLOSE || job->call == CALL_OPENAT || job->call == CALL_COPY_RANGE;
+    uint32_t kind = own ? 0 : faults_other_file_call(faults);
+    return kind ? -faults_errno(kind) : make_call(job, faults);
 }
 
 void file_job_make(struct file_job *job, struct flexsc_faults *faults)
@@ -270,9 +283,10 @@ void file_job_make(struct file_job *job, struct flexsc_faults *faults)
         break;
     default:
         do
-            job->res = make_call(job);
+            job->res = make_or_fault(job, faults);
         while (job->res == -EINTR && ++tries < TRIES_MOST);
     }
+    faults_pause(faults);
 }
 
 bool file_job_read_now(struct file_job *job)

@@ -14,6 +14,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "faults.h"
+
 /* What the headers of a build machine may be too old for. */
 enum {
     MOUNT_ID_UNIQUE = 0x4000,   /* STATX_MNT_ID_UNIQUE, since Linux 6.8 */
@@ -79,6 +81,41 @@ enum file_place file_now_place(struct file_mounts *mounts, int fd, struct statx 
     return place;
 }
 
+/* ---- faults on demand ---- */
+
+#ifdef FLEXSC_FAULTS
+
+static struct flexsc_faults *now_faults(void)
+{
+    static _Thread_local struct faults_of_thread mine;
+    return faults_refresh(&mine, FAULT_EINTR | FAULT_EAGAIN | FAULT_SHORT);
+}
+
+static bool now_refused(void) { return faults_other_file_call(now_faults()) != 0; }
+
+static ssize_t now_read(int fd, struct iovec *vector, off_t off, int flags)
+{
+    size_t most = vector->iov_len;
+    uint32_t kind = faults_file_call(now_faults(), &most);
+    if (kind) {
+        errno = faults_errno(kind);
+        return -1;
+    }
+    vector->iov_len = most;
+    return preadv2(fd, vector, 1, off, flags);
+}
+
+#else
+
+static bool now_refused(void) { return false; }
+
+static ssize_t now_read(int fd, struct iovec *vector, off_t off, int flags)
+{
+    return preadv2(fd, vector, 1, off, flags);
+}
+
+#endif
+
 /* ---- reading ---- */
 
 int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, uint64_t off, bool plain, size_t *moved)
@@ -87,7 +124,7 @@ int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, ui
     *moved = 0;
     for (;;) {
         struct iovec rest = {(char *)addr + *moved, len - *moved};
-        ssize_t n = preadv2(fd, &rest, 1, (off_t)(off + *moved), plain ? 0 : RWF_NOWAIT);
+        ssize_t n = now_read(fd, &rest, (off_t)(off + *moved), plain ? 0 : RWF_NOWAIT);
         if (n > 0)
             *moved += (size_t)n;
         if (n == 0 || *moved == len)
@@ -108,7 +145,7 @@ int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, ui
 static int open_cached(struct file_mounts *mounts, int folder, const char *path, int flags)
 {
     struct way_to_open how = {.flags = (unsigned)(flags | O_CLOEXEC | LARGE_FILE), .resolve = RESOLVE_CACHED_ONLY};
-    if (mounts->no_cached_open)
+    if (mounts->no_cached_open || now_refused())
         return -EAGAIN;
     if (flags & O_PATH)
         how.flags &= ~(uint64_t)LARGE_FILE;

@@ -73,6 +73,7 @@ struct file_threads {
     unsigned working;
     bool ending;             /* end when there is nothing to do */
     bool abandoned;          /* nobody takes results any more */
+    uint64_t faults;         /* that those who work have met */
     struct file_results results;
 
     pthread_mutex_t bell_lock;
@@ -350,6 +351,7 @@ static bool give_result(struct file_threads *threads, struct worker *me, struct 
 {
     threads->working -= me->state == WORKER_WORKING;
     me->state = WORKER_HERE;
+    threads->faults += faults_take_count(&me->faults);
     if (threads->abandoned) {
         file_job_drop(job);
         return false;
@@ -567,6 +569,14 @@ unsigned file_threads_count(struct file_threads *threads)
 {
     pthread_mutex_lock(&threads->lock);
     unsigned count = threads->count;
+    pthread_mutex_unlock(&threads->lock);
+    return count;
+}
+
+uint64_t file_threads_faults(struct file_threads *threads)
+{
+    pthread_mutex_lock(&threads->lock);
+    uint64_t count = threads->faults;
     pthread_mutex_unlock(&threads->lock);
     return count;
 }

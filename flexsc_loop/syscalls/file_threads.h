@@ -53,6 +53,9 @@ struct file_job *file_threads_take(struct file_threads *threads);
 /* How many threads there are now. */
 unsigned file_threads_count(struct file_threads *threads);
 
+/* How many faults there have been, where there are any (faults.h). */
+uint64_t file_threads_faults(struct file_threads *threads);
+
 /* Wait until all that was queued is done and the threads have ended, for no longer than patience_ns.  Whether that was so.  The
  * results are still to be taken, and then file_threads_free() called. */
 bool file_threads_close(struct file_threads *threads, int64_t patience_ns);

@@ -263,6 +263,7 @@ cdef class Page:
     cpdef int thread_id(self) noexcept
     cpdef int64_t thread_cpu_ns(self) except? -1
     cdef uint64_t faults_met(self) noexcept
+    cdef uint64_t file_faults_met(self) noexcept
     cpdef change_hands(self, cpu)
     cpdef let_go(self)
 

@@ -19,6 +19,7 @@ cdef extern from "file_threads.h" nogil:
     bint file_threads_withdraw(file_threads* threads, file_job* job) noexcept
     file_results* file_threads_results(file_threads* threads) noexcept
     file_job* file_threads_take(file_threads* threads) noexcept
+    uint64_t file_threads_faults(file_threads* threads) noexcept
     bint file_threads_close(file_threads* threads, int64_t patience_ns) noexcept
     void file_threads_free(file_threads* threads) noexcept
     void file_job_drop(file_job* job) noexcept
@@ -550,7 +551,11 @@ cdef class Page:
 
     cdef uint64_t faults_met(self) noexcept:
         """How many calls have failed because a test wanted it."""
-        return faults_count(&self.faults)
+        return faults_count(&self.faults) + self.file_faults_met()
+
+    cdef uint64_t file_faults_met(self) noexcept:
+        """Of them, those of calls on files that threads have made."""
+        return 0 if self.threads == NULL else file_threads_faults(self.threads)
 
     def thread_counters(self):
         """What is not worth being counted in each turn; for `loop.stats()`."""

@@ -9,19 +9,11 @@
 
 #ifdef FLEXSC_FAULTS
 
-/* The faults of this thread's calls, as long as the environment says the same. */
 static inline struct flexsc_faults *plain_faults(void)
 {
-    static _Thread_local struct flexsc_faults faults;
-    static _Thread_local char last[64];
-    const char *wish = getenv("FLEXSC_FAULTS");
-    if (strncmp(wish ? wish : "", last, sizeof last - 1)) {
-        strncpy(last, wish ? wish : "", sizeof last - 1);
-        faults_open(&faults);
-        /* Nothing tells of what a receive has left behind, so it never says that there is nothing. */
-        faults.calls &= FAULT_EINTR | FAULT_SHORT;
-    }
-    return &faults;
+    static _Thread_local struct faults_of_thread mine;
+    /* Nothing tells of what a receive has left behind, so it never says that there is nothing. */
+    return faults_refresh(&mine, FAULT_EINTR | FAULT_SHORT);
 }
 
 static inline bool plain_begin(int call, int fd, size_t *most)

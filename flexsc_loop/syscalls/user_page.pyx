@@ -344,4 +344,5 @@ cdef class UserPage(Page):
         return self.last_cpu_ns if self.user == NULL else flexsc_thread_cpu_ns(self.user)
 
     cdef uint64_t faults_met(self) noexcept:
-        return faults_count(&self.faults) + (self.last_faults if self.user == NULL else flexsc_page_faults(self.user))
+        cdef uint64_t served = self.last_faults if self.user == NULL else flexsc_page_faults(self.user)
+        return faults_count(&self.faults) + self.file_faults_met() + served

@@ -169,6 +169,7 @@ def test_crashes(pytestconfig):
 """
 
 
+@pytest.mark.timeout(240)  # it starts a dozen Pythons, one after another
 def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypatch):
     """One that hangs or crashes costs itself alone, and says where it was."""
     runs, _ = suites

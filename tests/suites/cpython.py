@@ -19,6 +19,7 @@ SELECTOR = "looks into the selector loop: a mock stands for its selector, or is 
 QUEUES = "puts handles into the queues of asyncio's own loop, or has it wait on a mock"
 SSL_PROTOCOL = "reaches into asyncio's own SSLProtocol; tests/test_tls_contract.py has the same with a slow far end"
 NO_WATCHER = "children are awaited without a child watcher"
+PYTHON_TASKS = "puts tasks that are written in Python into asyncio's modules; this loop makes those that are not"
 NO_FD = "a mock without a descriptor stands for the socket, which no system call can be made for"
 
 EXCLUDED = [
@@ -44,6 +45,10 @@ EXCLUDED = [
     Exclusion("test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy", NO_FD),
     Exclusion("test_sslproto.*.test_create_connection_ssl_failed_certificate_no_cycles", SSL_PROTOCOL),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_ipv6_scope", NO_FD),
+    Exclusion("test_base_events.BaseEventLoopTests.test_create_connection_happy_eyeballs", NO_FD, ("3.15", "3.16")),
+    Exclusion(
+        "test_base_events.BaseEventLoopTests.test_create_connection_happy_eyeballs_ipv4_only", NO_FD, ("3.15", "3.16")
+    ),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_no_inet_pton", NO_FD),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_service_name", NO_FD),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_server_soreuseport_only_defined", NO_FD),
@@ -57,6 +62,12 @@ EXCLUDED = [
         "test_subprocess.SubprocessFastWatcherTests.*",
         "this child watcher takes the exit status of every child of the process, whoever waits for it",
         ("3.11", "3.12", "3.13"),
+    ),
+    Exclusion("test_graph.TestCallStackPy.*", PYTHON_TASKS, ("3.15", "3.16")),
+    Exclusion(
+        "test_free_threading.Test*PyFreeThreading.test_all_tasks_from_other_thread_includes_eager_tasks",
+        PYTHON_TASKS,
+        ("3.15", "3.16"),
     ),
     Exclusion("test_subprocess.*.test_watcher_implementation", NO_WATCHER, ("3.14", "3.15", "3.16")),
     Exclusion(

@@ -235,3 +235,41 @@ async def test_reads_of_one_disk_are_waited_for_by_few_threads(loop, way, tmp_pa
     if way.pages == "user":
         # One for what the device has begun, one for what else was asked for, one that looks whether they get on.
         assert sum(name == "flexsc-file" for name in thread_names().values()) <= 3
+
+
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_a_cached_file_is_read_into_the_callers_buffer(loop, path, buffering):
+    """What was read ahead comes first, and a jump back finds what was there."""
+    data = contents(path)
+    async with flexsc_loop.open(path, "rb", buffering) as file:
+        for size in (10_000, 20_000):
+            room = bytearray(size)
+            await file.seek(0)
+            assert await file.read(3) == data[:3]
+            assert await file.readinto(room) == 9_997 and room[:9_997] == data[3:]
+            await file.seek(5)
+            assert await file.read(5) == data[5:10]
+            await file.seek(0)
+            assert await file.readinto(room) == 10_000 and room[:10_000] == data and await file.tell() == 10_000
+            assert await file.readinto(room) == 0 and await file.tell() == 10_000
+            await file.seek(-5, os.SEEK_CUR)
+            assert await file.read(3) == data[-5:-2]
+            assert await file.readinto1(room) == 2 and room[:2] == data[-2:]
+            room.pop()  # it is not held any more
+        with pytest.raises((TypeError, BufferError)):
+            await file.readinto(b"not to be written to")
+
+
+async def test_reading_into_a_buffer_that_is_given_up_moves_nothing(loop, path):
+    """With the turn's time used up, it waits for the next turn, where it can be cancelled."""
+    data = contents(path)
+    async with flexsc_loop.open(path, "rb", 0) as file:
+        for _ in range(50):
+            room = bytearray(1000)
+            reading = asyncio.ensure_future(file.readinto(room))
+            await asyncio.sleep(0)
+            position = 0 if reading.cancel() else 1000
+            await asyncio.wait({reading})
+            assert await file.tell() == position
+            assert await file.read(10) == data[position : position + 10]
+            await file.seek(0)

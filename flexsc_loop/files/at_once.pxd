@@ -34,8 +34,9 @@ cdef class AtOnce:
     cdef bint may_begin_reads(self) noexcept
     cdef bint may_read_at_once(self, uint64_t size) noexcept
     cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept
-    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, uint32_t* device,
+    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, bint plain, uint32_t* device,
                         size_t* moved) noexcept
+    cdef Py_ssize_t fill_now(self, int fd, object buffer, int64_t offset, bint plain) except -2
     cdef int open_now(self, int place, const char* path, int flags) noexcept
     cdef bint stat_now(self, int place, const char* path, int flags, statx_result* about) noexcept
     cdef bint close_now(self, int fd) noexcept

@@ -7,6 +7,7 @@ file_now.h, turn, page.
 import os
 import re
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
@@ -78,13 +79,13 @@ cdef class AtOnce:
         """Whether reads are left to file threads, and a device is to begin them before."""
         return TRIES_BEGIN and not self.page.file_entries >> CALL_READ & 1 and self.page.by_threads < BEGIN_MOST
 
-    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, uint32_t* device,
+    cdef int begin_read(self, int fd, void* data, size_t size, int64_t offset, bint plain, uint32_t* device,
                         size_t* moved) noexcept:
         """As `read_now`, of a file on a device; 0 for that if the device has not begun what is not there."""
         cdef int res
         if device[0] == 0 or size > BEGIN_SIZE_MOST or not self.may_begin_reads():
             device[0] = 0
-            return self.read_now(fd, data, size, offset, False, moved)
+            return self.read_now(fd, data, size, offset, plain, moved)
         res = file_now_read(&self.mounts, fd, data, size, offset, False, moved)
         if res == -EOPNOTSUPP:
             device[0] = 0
@@ -102,6 +103,21 @@ cdef class AtOnce:
             return -EAGAIN
         self.misses = 0
         return res
+
+    cdef Py_ssize_t fill_now(self, int fd, object buffer, int64_t offset, bint plain) except -2:
+        """Fill a writable buffer if all that fits, or all up to the file's end, is there: how much it is.  Else -1."""
+        cdef Py_buffer view
+        cdef size_t moved = 0
+        cdef int res
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            res = self.read_now(fd, view.buf, view.len, offset, plain, &moved)
+        finally:
+            PyBuffer_Release(&view)
+        if res != 0:
+            return -1
+        self.page.stats.counts.file_bytes_read += moved
+        return moved
 
     cdef int open_now(self, int place, const char* path, int flags) noexcept:
         """A descriptor, or -1."""

@@ -10,7 +10,7 @@ or in a job that is carried out to its end.
 import errno
 import io
 import os
-from asyncio import CancelledError, shield
+from asyncio import CancelledError, shield, sleep
 from operator import index
 
 from libc.stdint cimport int64_t
@@ -180,6 +180,21 @@ cdef class BinaryFile(Buffered):
         cdef bytes data = await (self._read1(len(view)) if once else self._read(len(view)))
         view[:len(data)] = data
         return len(data)
+
+    cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1:
+        """So much was read past the buffer."""
+        self.forget()
+        self.position += filled
+        self.in_order = True
+        return filled
+
+    async def _pass_over_later(self, Py_ssize_t filled):
+        """The turn is taken; others run first."""
+        try:
+            await sleep(0)
+            return self.pass_over(filled)
+        finally:
+            self.leave()
 
     async def _peek(self):
         await self._enter()
@@ -562,6 +577,16 @@ cdef object start_read1(Action action):
 cdef object start_readinto(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     file.check_reading("readinto1" if action.size else "readinto")
+    # What has to be waited for goes into bytes first: a buffer whose owner was cancelled is not written to any more.
+    cdef Py_ssize_t size = len(action.argument), filled
+    if file.may_fill(size):
+        filled = file.ours.fill_now(file.fd, action.argument, file.position, file.plain)
+        if filled >= 0:
+            if file.ours.in_time():
+                return file.pass_over(filled)
+            file.busy = True
+            action.running = file._pass_over_later(filled)
+            return None
     action.running = file._readinto(action.argument, action.size)
 
 

@@ -20,6 +20,7 @@ cdef class Buffered(File):
     cdef bytes take(self, Py_ssize_t size)
     cdef int keep(self, bytes data) except -1
     cdef int forget(self) except -1
+    cdef bint may_fill(self, Py_ssize_t size) noexcept
     cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept
     cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1
     cdef bytes line_there(self, Py_ssize_t limit)

@@ -109,6 +109,11 @@ cdef class Buffered(File):
         self.taken = 0
         return 0
 
+    cdef bint may_fill(self, Py_ssize_t size) noexcept:
+        """Whether a buffer of the caller's can be filled with what comes next, and nothing would be gained by more."""
+        return (self.ours is not None and self.positional and not self.patient and not self.busy and not self.unwritten
+                and self.there() == 0 and size >= self.buffer_size)
+
     cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept:
         """How much to ask for: more than is wanted where that is likely to be read next."""
         if self.buffer_size > wanted and (self.in_order or wanted < SMALL_READ):

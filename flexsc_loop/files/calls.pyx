@@ -356,8 +356,7 @@ cdef class FileCalls(AtOnce):
                            uint32_t device):
         """Bytes if they are there at once, else a call to be awaited for them.
 
-        plain: it is known that reading this file waits for nobody.  patient: that it always waits.  device: the one
-        that has the file on its disk, if that is known.
+        plain: reading this file is known to wait for nobody.  patient: to wait always.  device: its disk, if known.
         """
         cdef PyObject* filling
         cdef size_t moved = 0
@@ -370,10 +369,8 @@ cdef class FileCalls(AtOnce):
         filling = new_bytes(NULL, size)
         if patient or (self.closing and fd in self.closing):
             res, device = -EAGAIN, 0
-        elif plain:
-            res = self.read_now(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, True, &moved)
         else:
-            res = self.begin_read(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, &device, &moved)
+            res = self.begin_read(fd, PyBytes_AS_STRING(<bytes> filling), size, offset, plain, &device, &moved)
         if res == 0:
             self.page.stats.counts.file_bytes_read += moved
             if <Py_ssize_t> moved != size:

@@ -530,3 +530,20 @@ async def test_getaddrinfo_of_a_numeric_address_needs_no_thread(loop):
     with contextlib.suppress(socket.gaierror):
         await loop.getaddrinfo("::1", 80, type=socket.SOCK_STREAM)
     assert threading.active_count() == before
+
+
+async def test_a_handle_can_be_cancelled_in_another_thread(loop):
+    """While the loop is in a callback, and before it comes to the one that is cancelled."""
+    ran, made = [], []
+
+    def in_thread():
+        made.extend(loop.call_soon_threadsafe(ran.append, number) for number in range(2))
+        made[0].cancel()
+
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ran == [1]
+    assert [handle.cancelled() for handle in made] == [True, False]

@@ -273,3 +273,27 @@ async def test_reading_into_a_buffer_that_is_given_up_moves_nothing(loop, path):
             assert await file.tell() == position
             assert await file.read(10) == data[position : position + 10]
             await file.seek(0)
+
+
+@pytest.mark.parametrize("between", [0, 1], ids=["in one turn", "a turn later"])
+async def test_a_descriptor_is_closed_once(loop, path, between):
+    """Closed again, a file leaves alone whoever has got its number meanwhile; nor does its name matter to that."""
+    first = await flexsc_loop.open(path, "rb")
+    fd = first.fileno()
+    assert await first.read(5) == contents(path)[:5]
+    for _ in range(between):
+        await asyncio.sleep(0)
+    os.unlink(path)
+    await first.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
+    with open(path, "wb") as made:
+        made.write(b"another")
+    second = await flexsc_loop.open(path, "rb")
+    await first.close()
+    del first
+    assert await second.read() == b"another"
+    os.fstat(second.fileno())
+    await second.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)

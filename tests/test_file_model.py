@@ -109,6 +109,50 @@ def test_as_io_does_it(new_loop, folder):
     check()
 
 
+ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+NEWLINES = st.sampled_from([None, "", "\n", "\r", "\r\n"])
+TEXTS = st.text("a\u00e9\r\n", max_size=12) | st.sampled_from(["line\r\n" * 9, "\u00e9\n" * 9000])
+TEXT_CALLS = (
+    st.tuples(st.sampled_from(["read", "readline"]), SIZES)
+    | st.tuples(st.just("write"), TEXTS)
+    | st.tuples(st.just("writelines"), st.lists(TEXTS, max_size=3))
+    | st.tuples(st.sampled_from(["flush", "tell"]))
+    | st.tuples(st.just("seek"), st.just(0), st.sampled_from([os.SEEK_SET, os.SEEK_END]))
+)
+
+
+def sought(calls, mode):
+    """Writes go to the end, and reads after them begin anew: io leaves open where a write after a read goes."""
+    ends = (("seek", 0, os.SEEK_END),), (("seek", 0),)
+    before, after = ends if "+" in mode else ((), ())
+    return [one for call in calls for one in ((*before, call, *after) if call[0].startswith("write") else (call,))]
+
+
+async def compare_text(folder, mode, contents, calls, **options):
+    paths = f"{folder}/ours", f"{folder}/theirs"
+    for path in paths:
+        fill(path, contents.encode(options["encoding"]))
+    with open(paths[1], mode, **options) as theirs:
+        async with flexsc_loop.open(paths[0], mode, **options) as ours:
+            for name, *arguments in sought(calls, mode):
+                got = await awaited(getattr(ours, name), *arguments)
+                assert got == outcome(getattr(theirs, name), *arguments), (name, *arguments)
+    assert contents_of(paths[0]) == contents_of(paths[1])
+
+
+def test_text_as_io_does_it(new_loop, folder):
+    loop = new_loop()
+    modes = st.sampled_from(["r+", "w+", "a+", "r", "w", "a"])
+
+    @GENTLE
+    @given(modes, TEXTS, st.lists(TEXT_CALLS, max_size=8), ENCODINGS, NEWLINES, st.sampled_from([-1, 1, 64]))
+    def check(mode, contents, calls, encoding, newline, buffering):
+        options = {"encoding": encoding, "newline": newline, "buffering": buffering}
+        loop.run_until_complete(compare_text(folder, mode, contents, calls, **options))
+
+    check()
+
+
 @dataclass(frozen=True)
 class State:
     """What a file can be like."""

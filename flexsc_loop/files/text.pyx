@@ -345,9 +345,9 @@ cdef class TextFile(Line):
 
     async def _writelines(self, lines):
         self.buffer.check()
-        text = "".join(lines)
-        if text:
-            await self.write(text)
+        pieces = list(lines)
+        if pieces:
+            await self.write("".join(pieces))
 
     async def _flush(self):
         await self._enter()

@@ -116,7 +116,7 @@ TEXT_CALLS = (
     st.tuples(st.sampled_from(["read", "readline"]), SIZES)
     | st.tuples(st.just("write"), TEXTS)
     | st.tuples(st.just("writelines"), st.lists(TEXTS, max_size=3))
-    | st.tuples(st.sampled_from(["flush", "tell"]))
+    | st.tuples(st.just("flush"))
     | st.tuples(st.just("seek"), st.just(0), st.sampled_from([os.SEEK_SET, os.SEEK_END]))
 )
 

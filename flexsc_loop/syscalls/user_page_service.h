@@ -36,6 +36,7 @@ struct flexsc_page {
     _Atomic uint32_t want;                              /* enum guard_want; a futex */
     _Atomic uint32_t touched; /* the loop has served: what the thread knows of the page may be old */
     _Atomic uint32_t stop;
+    _Atomic uint32_t held; /* the thread is not where it belongs: it neither begins nor ends.  A futex */
     pid_t owner;
 
     _Alignas(CACHE_LINE) _Atomic uint32_t guard; /* a futex */

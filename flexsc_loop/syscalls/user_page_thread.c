@@ -183,11 +183,18 @@ static int pin(pthread_t thread, int cpu) {
     return rc;
 }
 
+static void wait_until_placed(struct flexsc_page *page) {
+    while (atomic_load(&page->held) != 0)
+        futex_wait(&page->held, 1, -1, &page->results.counters.server_syscalls);
+}
+
 static void *thread_main(void *argument) {
     struct flexsc_page *page = argument;
+    wait_until_placed(page);
     pthread_setname_np(pthread_self(), "flexsc-page");
     atomic_store(&page->tid, (int)syscall(SYS_gettid));
     thread_serves(page);
+    wait_until_placed(page);
     struct timespec cpu = {0};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
     atomic_fetch_add(&page->past_cpu_ns, (int64_t)cpu.tv_sec * 1000000000 + cpu.tv_nsec);
@@ -195,6 +202,14 @@ static void *thread_main(void *argument) {
 }
 
 /* ---- the loop's side ---- */
+
+/* Until the thread is released it does nothing: on the loop's CPU it would keep the loop from going on, by looking for work. */
+static void hold(struct flexsc_page *page) { atomic_store(&page->held, 1); }
+
+static void release(struct flexsc_page *page) {
+    atomic_store(&page->held, 0);
+    futex_wake(&page->held, &page->results.counters.loop_syscalls);
+}
 
 static int create_with_signals_blocked(struct flexsc_page *page) {
     sigset_t all, before;
@@ -225,10 +240,12 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
     page->results.syscalls = &page->results.counters.server_syscalls;
     atomic_store(&page->stop, 0);
     count_on_cpu(page, 1);
+    hold(page);
     int rc = create_with_signals_blocked(page);
     if (rc == 0) {
         /* From here, because the loop does not wait until a CPU that may be busy lets the thread begin. */
         rc = pin(page->thread, cpu);
+        release(page);
         if (rc != 0)
             flexsc_thread_stop(page);
         return rc;
@@ -243,11 +260,13 @@ int flexsc_thread_start(struct flexsc_page *page, int cpu, int64_t spin_ns) {
 void flexsc_thread_stop(struct flexsc_page *page) {
     if (!page->pinned)
         return;
-    /* Whoever keeps the thread from its CPU must not keep us waiting: it ends on ours, which is free while we do.  Before
-     * it is told to stop: of a thread that has ended the C library knows no number, and pins whoever asks. */
-    pin(page->thread, sched_getcpu());
+    /* Whoever keeps the thread from its CPU must not keep us waiting: it ends on ours, which is free while we do.  Held
+     * meanwhile: of a thread that has ended the C library knows no number, and pins whoever asks. */
+    hold(page);
     atomic_store(&page->stop, 1);
     ring_doorbell(page);
+    pin(page->thread, sched_getcpu());
+    release(page);
     join(page);
 }
 

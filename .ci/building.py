@@ -31,6 +31,7 @@ HOT = {
         "syscalls.page",
         "syscalls.kernel_page",
         "syscalls.user_page",
+        "threads.descriptors",
         "threads.green",
         "threads.sockets",
         "transports.datagram",

@@ -30,8 +30,9 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
 from flexsc_loop.settings import Pages, Threads, Writes
+from flexsc_loop.threads.descriptors import wait_readable, wait_writable
 from flexsc_loop.threads.drivers import tell_psycopg2
-from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep, wait_readable, wait_writable
+from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
 from flexsc_loop.threads.waiting import wait

@@ -1,6 +1,6 @@
 """Floor 5: database drivers that wait in C unless they are told how else to.
 
-Owns: who is told when a module has been imported.  Imports: green.
+Owns: who is told when a module has been imported.  Imports: descriptors, green.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from flexsc_loop.threads import green
+from flexsc_loop.threads import descriptors
 from flexsc_loop.threads.green import current_thread
 
 _poll: Any = select.poll
@@ -63,7 +63,7 @@ def wait_for_psycopg2(connection: Any) -> None:
     while state := connection.poll():
         writes = state == 2  # POLL_WRITE; 1 is POLL_READ
         if current_thread() is not None:
-            (green.wait_writable if writes else green.wait_readable)(connection.fileno())
+            (descriptors.wait_writable if writes else descriptors.wait_readable)(connection.fileno())
         else:
             poll = _poll()
             poll.register(connection.fileno(), select.POLLOUT if writes else select.POLLIN)

@@ -1,7 +1,6 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from flexsc_loop.syscalls.interest cimport Interest
 from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.turn cimport Endpoint, Turn
@@ -63,18 +62,11 @@ cdef class Call(Operation):
     cdef Call following              # another one on the same fd
 
 
-cdef class Ready(Interest):
-    cdef GreenThread thread
-    cdef bint over, gone, expired
-
-    cdef int close(self) except -1
-
-
 cdef GreenThread current()
 cdef Call a_call(GreenThread me)
 cdef int done_with(GreenThread me, Call op) except -1
 cdef int breathe(GreenThread me) except -1
 cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
               uint32_t flags, object timeout) except? -1
-cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout, object within=*) except -1
-cpdef int closing(int fd) except -1
+cdef int close_calls(int fd) except -1
+cdef GreenThread needed()

@@ -21,7 +21,6 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport _Py_REFCNT
 from libc.stdint cimport uint32_t, uint64_t
 
-from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
 from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED
 from flexsc_loop.syscalls.stats cimport stats_less
@@ -74,8 +73,6 @@ cdef parent_function set_parent = <parent_function> table[SET_PARENT]
 
 # fd -> the Call that waits on it, or the first of several.
 cdef dict calls_on = {}
-# fd -> those that wait until it is ready: a set of Ready.
-cdef dict readies_on = {}
 
 # All that there are, those that are over included while somebody holds them: a list that owns none of them.
 cdef PyObject* newest = NULL
@@ -473,7 +470,6 @@ def forget_all():
     """In a forked child, which is an ordinary process: the others are the parent's."""
     global forking_thread
     calls_on.clear()
-    readies_on.clear()
     if forking_thread != NULL:
         (<GreenThread> forking_thread).when_over(_stop)
         forking_thread = NULL
@@ -610,113 +606,8 @@ cdef int forget(int fd, Call op) except -1:
     return 0
 
 
-# ---- waiting until a descriptor is ready
-
-
-cdef class Ready(Interest):
-    """A green thread that waits until a descriptor is ready."""
-
-    cdef int came(self) except -1:
-        self.over = True
-        return self.thread.unpark()
-
-    cdef int lost(self) except -1:
-        self.over = self.gone = True
-        return self.thread.unpark()
-
-    def time_out(self):
-        self.expired = True
-        self.thread.unpark()
-
-    cdef int close(self) except -1:
-        """Its descriptor is about to be closed."""
-        if not self.over:
-            self.gone = True
-            if self.thread.home == PyThread_get_thread_ident():
-                self.thread.unpark()
-            else:
-                self.thread.turn.call_soon_threadsafe(self.thread.poke)
-        return 0
-
-
-cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout, object within=()) except -1:
-    """Wait until `fd` can be read (EPOLLIN) or written (EPOLLOUT).  False: not within `timeout` seconds.
-
-    What is always ready, as regular files are, is so at once.  Raises OSError: EBADF if `fd` is closed meanwhile, or
-    one of those `within` it.
-    """
-    cdef Ready ready = Ready.__new__(Ready)
-    cdef Turn turn = me.turn
-    timer = None
-    ready.thread = me
-    ready.fd = fd
-    ready.mask = mask
-    try:
-        turn.interests.add(ready)
-    except PermissionError:
-        return True
-    watch(ready, fd)
-    for other in within:
-        watch(ready, other)
-    try:
-        if timeout is not None:
-            timer = turn.call_later(timeout, ready.time_out)
-        while not ready.over and not ready.expired and not ready.gone:
-            me.park()
-    finally:
-        unwatch(ready, fd)
-        for other in within:
-            unwatch(ready, other)
-        if not ready.over:
-            turn.interests.withdraw(ready)
-        if timer is not None:
-            timer.cancel()
-    if ready.gone:
-        raise OSError(EBADF, "Bad file descriptor")
-    return ready.over
-
-
-cdef int watch(Ready ready, int fd) except -1:
-    """Its wait ends if `fd` is closed."""
-    waiting = readies_on.get(fd)
-    if waiting is None:
-        readies_on[fd] = {ready}
-    else:
-        waiting.add(ready)
-    return 0
-
-
-cdef int unwatch(Ready ready, int fd) except -1:
-    waiting = readies_on.get(fd)
-    if waiting is not None:
-        waiting.discard(ready)
-        if not waiting:
-            del readies_on[fd]
-    return 0
-
-
-def wait_readable(int fd, timeout=None, within=()):
-    """In a green thread: wait until `fd` can be read.  Returns False after `timeout` seconds in vain.
-
-    Raises OSError (EBADF) if the program closes `fd` meanwhile, or one of those `within` it, if it is an epoll.
-    """
-    return wait_ready(needed(), fd, EPOLLIN, timeout, within)
-
-
-def wait_writable(int fd, timeout=None):
-    """In a green thread: wait until `fd` can be written.  Returns False after `timeout` seconds in vain."""
-    return wait_ready(needed(), fd, EPOLLOUT, timeout)
-
-
-cdef GreenThread needed():
-    cdef GreenThread me = current()
-    if me is None:
-        raise RuntimeError("this has to be called in a green thread")
-    return me
-
-
-cpdef int closing(int fd) except -1:
-    """An fd is about to be closed: whoever waits on it is told EBADF."""
+cdef int close_calls(int fd) except -1:
+    """An fd is about to be closed: whoever has a call on it is told EBADF."""
     cdef Call at = calls_on.get(fd)
     while at is not None:
         if not at.over and at.thread is not None:
@@ -726,9 +617,17 @@ cpdef int closing(int fd) except -1:
             else:
                 at.thread.turn.call_soon_threadsafe(at.end)
         at = at.following
-    for ready in readies_on.pop(fd, ()):
-        (<Ready> ready).close()
     return 0
+
+
+# ---- for programs
+
+
+cdef GreenThread needed():
+    cdef GreenThread me = current()
+    if me is None:
+        raise RuntimeError("this has to be called in a green thread")
+    return me
 
 
 def sleep(seconds):

@@ -1,6 +1,6 @@
 """Floor 5: methods of sockets that are seldom called, and the names of hosts, in green threads.
 
-Owns: the plain functions.  Imports: green, sockets, waiting.
+Owns: the plain functions.  Imports: descriptors, green, sockets, waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop.threads import green, sockets
+from flexsc_loop.threads import descriptors, sockets
 from flexsc_loop.threads.green import current_thread
 from flexsc_loop.threads.waiting import in_place_of, in_real_thread
 
@@ -111,7 +111,7 @@ _os_close = os.close
 
 def close_fd(fd: int) -> None:
     """Source: os.close."""
-    green.closing(fd)
+    descriptors.closing(fd)
     _os_close(fd)
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 5: the methods of sockets, for green threads.
 
-Owns: nothing.  Imports: green, kernel_page, page.
+Owns: nothing.  Imports: descriptors, green, kernel_page, page.
 
 Each is a method for `socket.socket`: called in a green thread it makes the call on the page, anywhere else it is what
 it always was.  `gettimeout()` means what it does in blocking programs: None waits for ever, 0 never waits.
@@ -27,7 +27,8 @@ from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_W
 from flexsc_loop.syscalls.posix_socket cimport send as plainly_send
 from flexsc_loop.threads.green import let_others_run
 
-from flexsc_loop.threads.green cimport Call, GreenThread, a_call, breathe, closing, current, done_with, make, wait_ready
+from flexsc_loop.threads.descriptors cimport closing, wait_ready
+from flexsc_loop.threads.green cimport Call, GreenThread, a_call, breathe, current, done_with, make
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:

@@ -1,6 +1,6 @@
 """Floor 5: methods of ssl.SSLSocket, in green threads.
 
-Owns: the plain functions.  Imports: green, waiting.
+Owns: the plain functions.  Imports: descriptors, green, waiting.
 
 Beneath, a TLS socket that a green thread has used never waits: what its owner has set is kept beside it, and each
 method is tried until it need not wait, in a green thread or a real one.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flexsc_loop.threads import green
+from flexsc_loop.threads import descriptors
 from flexsc_loop.threads.green import current_thread
 from flexsc_loop.threads.waiting import in_place_of
 
@@ -85,7 +85,7 @@ def _wait_either(fd: int, writes: bool, timeout: float | None) -> bool:
     if timeout is not None and timeout <= 0:
         return False
     if current_thread() is not None:
-        return (green.wait_writable if writes else green.wait_readable)(fd, timeout)
+        return (descriptors.wait_writable if writes else descriptors.wait_readable)(fd, timeout)
     poll = _poll()
     poll.register(fd, select.POLLOUT if writes else select.POLLIN)
     return bool(poll.poll(None if timeout is None else timeout * 1000))

@@ -1,6 +1,6 @@
 """Floor 5: what waits for descriptors and for time, in green threads: time, select, selectors, os, subprocess's pipes.
 
-Owns: the plain functions.  Imports: green.
+Owns: the plain functions.  Imports: descriptors, green.
 
 Everything decides per call: outside of a green thread it is what it always was.
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
-from flexsc_loop.threads import green
+from flexsc_loop.threads import descriptors, green
 from flexsc_loop.threads.green import GreenThread, current_thread
 
 POLL_MOST = (1 << 31) - 1  # milliseconds that poll() may be asked to wait
@@ -111,7 +111,7 @@ def _wait_for_any(events: Iterable[tuple[int, int]], timeout: float | None) -> N
                 epoll.register(fd, event)
             except PermissionError:  # a regular file: always ready
                 return
-        green.wait_readable(epoll.fileno(), timeout, wanted)
+        descriptors.wait_readable(epoll.fileno(), timeout, wanted)
     finally:
         epoll.close()
 
@@ -216,14 +216,14 @@ class Epoll:
     def close(self) -> None:
         """Source: select.epoll.close."""
         if not self._plain.closed:
-            green.closing(self._plain.fileno())
+            descriptors.closing(self._plain.fileno())
         self._plain.close()
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """Wait for `timeout` seconds at most.  Source: select.epoll.poll."""
         green.let_others_run()
         if current_thread() is not None and timeout != 0:
-            green.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
+            descriptors.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
             timeout = 0
         return self._plain.poll(timeout, maxevents)  # type: ignore[no-any-return]
 
@@ -232,7 +232,7 @@ def select_epoll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.EpollSelector.select."""
     green.let_others_run()
     if current_thread() is not None and (timeout is None or timeout > 0):
-        green.wait_readable(self._selector.fileno(), timeout)
+        descriptors.wait_readable(self._selector.fileno(), timeout)
         timeout = 0
     return _selector_of(self, timeout)
 
@@ -240,7 +240,7 @@ def select_epoll(self: Any, timeout: float | None = None) -> Any:
 def close_epoll(self: Any) -> None:
     """Source: selectors.EpollSelector.close."""
     if not self._selector.closed:
-        green.closing(self._selector.fileno())
+        descriptors.closing(self._selector.fileno())
     _close_selector(self)
 
 
@@ -276,7 +276,7 @@ def _may_block(fd: int) -> bool:
 def read(fd: int, length: int, /) -> bytes:
     """Source: os.read."""
     if current_thread() is not None and _may_block(fd):
-        green.wait_readable(fd)
+        descriptors.wait_readable(fd)
     return _os_read(fd, length)
 
 
@@ -287,7 +287,7 @@ def write(fd: int, data: Any, /) -> int:
     view = memoryview(data).cast("B")
     done = 0
     while True:
-        green.wait_writable(fd)
+        descriptors.wait_writable(fd)
         done += _os_write(fd, view[done : done + PIPE_PIECE])
         if done >= len(view):
             return done
@@ -305,7 +305,7 @@ def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     except ProcessLookupError:
         return _os_waitpid(pid, options)
     try:
-        green.wait_readable(fd)
+        descriptors.wait_readable(fd)
     finally:
         os.close(fd)
     return _os_waitpid(pid, options)
@@ -337,7 +337,7 @@ class Pipe(PLAIN_IO.FileIO):  # type: ignore[misc]
     def close(self) -> None:
         """Source: io.FileIO.close."""
         if not self.closed:
-            green.closing(self.fileno())
+            descriptors.closing(self.fileno())
         super().close()
 
     def readinto(self, buffer: Any) -> int:

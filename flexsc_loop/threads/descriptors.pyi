@@ -1,0 +1,13 @@
+from collections.abc import Iterable
+
+from typing_extensions import disjoint_base
+
+from flexsc_loop.syscalls.interest import Interest
+
+@disjoint_base
+class Ready(Interest):
+    def time_out(self) -> None: ...
+
+def closing(fd: int) -> int: ...
+def wait_readable(fd: int, timeout: float | None = None, within: Iterable[int] = ()) -> bool: ...
+def wait_writable(fd: int, timeout: float | None = None) -> bool: ...

@@ -1,0 +1,124 @@
+# cython: language_level=3, cdivision=True
+"""Floor 5: green threads that wait until a descriptor is ready, and what becomes of those whose descriptor is closed.
+
+Owns: who waits for which descriptor.  Imports: green.
+"""
+import os
+
+from cpython.pythread cimport PyThread_get_thread_ident
+from libc.stdint cimport uint32_t
+
+from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
+from flexsc_loop.syscalls.page cimport EBADF
+from flexsc_loop.threads.green cimport GreenThread, close_calls, needed
+from flexsc_loop.turn.turn cimport Turn
+
+# fd -> those that wait until it is ready: a set of Ready.
+cdef dict readies_on = {}
+
+
+cdef class Ready(Interest):
+    """A green thread that waits until a descriptor is ready."""
+
+    cdef int came(self) except -1:
+        self.over = True
+        return self.thread.unpark()
+
+    cdef int lost(self) except -1:
+        self.over = self.gone = True
+        return self.thread.unpark()
+
+    def time_out(self):
+        self.expired = True
+        self.thread.unpark()
+
+    cdef int close(self) except -1:
+        """Its descriptor is about to be closed."""
+        if not self.over:
+            self.gone = True
+            if self.thread.home == PyThread_get_thread_ident():
+                self.thread.unpark()
+            else:
+                self.thread.turn.call_soon_threadsafe(self.thread.poke)
+        return 0
+
+
+cdef bint wait_ready(GreenThread me, int fd, uint32_t mask, object timeout, object within=()) except -1:
+    """Wait until `fd` can be read (EPOLLIN) or written (EPOLLOUT).  False: not within `timeout` seconds.
+
+    What is always ready, as regular files are, is so at once.  Raises OSError: EBADF if `fd` is closed meanwhile, or
+    one of those `within` it.
+    """
+    cdef Ready ready = Ready.__new__(Ready)
+    cdef Turn turn = me.turn
+    timer = None
+    ready.thread = me
+    ready.fd = fd
+    ready.mask = mask
+    try:
+        turn.interests.add(ready)
+    except PermissionError:
+        return True
+    watch(ready, fd)
+    for other in within:
+        watch(ready, other)
+    try:
+        if timeout is not None:
+            timer = turn.call_later(timeout, ready.time_out)
+        while not ready.over and not ready.expired and not ready.gone:
+            me.park()
+    finally:
+        unwatch(ready, fd)
+        for other in within:
+            unwatch(ready, other)
+        if not ready.over:
+            turn.interests.withdraw(ready)
+        if timer is not None:
+            timer.cancel()
+    if ready.gone:
+        raise OSError(EBADF, "Bad file descriptor")
+    return ready.over
+
+
+cdef int watch(Ready ready, int fd) except -1:
+    """Its wait ends if `fd` is closed."""
+    waiting = readies_on.get(fd)
+    if waiting is None:
+        readies_on[fd] = {ready}
+    else:
+        waiting.add(ready)
+    return 0
+
+
+cdef int unwatch(Ready ready, int fd) except -1:
+    waiting = readies_on.get(fd)
+    if waiting is not None:
+        waiting.discard(ready)
+        if not waiting:
+            del readies_on[fd]
+    return 0
+
+
+def wait_readable(int fd, timeout=None, within=()):
+    """In a green thread: wait until `fd` can be read.  Returns False after `timeout` seconds in vain.
+
+    Raises OSError (EBADF) if the program closes `fd` meanwhile, or one of those `within` it, if it is an epoll.
+    """
+    return wait_ready(needed(), fd, EPOLLIN, timeout, within)
+
+
+def wait_writable(int fd, timeout=None):
+    """In a green thread: wait until `fd` can be written.  Returns False after `timeout` seconds in vain."""
+    return wait_ready(needed(), fd, EPOLLOUT, timeout)
+
+
+cpdef int closing(int fd) except -1:
+    """An fd is about to be closed: whoever waits on it is told EBADF."""
+    close_calls(fd)
+    for ready in readies_on.pop(fd, ()):
+        (<Ready> ready).close()
+    return 0
+
+
+# In a forked child those who wait are the parent's.
+os.register_at_fork(after_in_child=readies_on.clear)

@@ -9,12 +9,11 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 Pages: TypeAlias = Literal["auto", "kernel", "user"]
 Threads: TypeAlias = int | str
 Writes: TypeAlias = Literal["auto", "now", "turn"]
-Transports: TypeAlias = Literal["auto", "own"]
 
 PAGES = get_args(Pages)
 THREADS = ("auto", "off", "on")
 WRITES = get_args(Writes)
-TRANSPORTS = get_args(Transports)
+TRANSPORTS = ("auto", "own")
 
 
 class Settings(NamedTuple):

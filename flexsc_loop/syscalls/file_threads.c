@@ -25,6 +25,7 @@ enum {
     BATCH_PART = 8,          /* and the part of them that is waited for at a time */
     BATCH_MOST = BEGUN_MOST / BATCH_PART,
     HELD_NS = 100000,        /* results are held back no longer than that */
+    STUCK_NS = 50000000,     /* a read that takes longer holds no others up that come later */
 };
 
 enum worker_state {
@@ -58,6 +59,7 @@ struct queue {
 struct device {
     uint32_t number;
     bool attended;           /* a worker waits for them */
+    int64_t waits_since;     /* for those that it waits for now */
     struct queue begun;
 };
 
@@ -151,9 +153,29 @@ static struct device *device_of(struct file_threads *threads, uint32_t number)
     return unused;
 }
 
+static bool stuck(const struct device *device)
+{
+    return device->attended && now_ns(CLOCK_MONOTONIC) - device->waits_since > STUCK_NS;
+}
+
+/* Its reads need a thread each after all. */
+static void give_up(struct file_threads *threads, struct device *device)
+{
+    while (device->begun.count) {
+        struct file_job *job = device->begun.oldest;
+        take_out(&device->begun, job);
+        job->device = 0;
+        push(&threads->queue, job);
+    }
+}
+
 static void push_anywhere(struct file_threads *threads, struct file_job *job)
 {
     struct device *device = job->device ? device_of(threads, job->device) : NULL;
+    if (device && stuck(device)) {
+        give_up(threads, device);
+        job->device = 0;
+    }
     if (!device || device->begun.count >= BEGUN_MOST)
         job->device = 0;
     push(job->device ? &device->begun : &threads->queue, job);
@@ -418,9 +440,11 @@ static void attend(struct file_threads *threads, struct worker *me, struct devic
 {
     struct file_job *batch[BATCH_MOST];
     device->attended = true;
+    device->waits_since = now_ns(CLOCK_MONOTONIC);
     see_to_queue(threads);
     while (device->begun.count) {
         size_t count = take_batch(device, batch);
+        device->waits_since = now_ns(CLOCK_MONOTONIC);
         pthread_mutex_unlock(&threads->lock);
         make_batch(threads, me, batch, count);
         pthread_mutex_lock(&threads->lock);

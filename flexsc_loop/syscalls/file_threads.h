@@ -7,6 +7,7 @@
  *
  * Reads that a device has begun already (file_job.device) need no thread each: one waits for all of a device's, for an eighth of
  * them at a time, so that the owner is woken once for many where there are many, and nobody waits much longer than by himself.
+ * When one takes very long, those that come later, and those behind it, get a thread each as any other job.
  *
  * Two sides: one owner (the loop's thread) queues jobs and takes results; the threads do the rest.  A job belongs to the threads
  * from file_threads_queue() until it is among the results or was withdrawn. */

@@ -99,11 +99,11 @@ static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t comp
     else
         flags |= URING_SETUP_SQPOLL | (poller_cpu >= 0 ? URING_SETUP_SQ_AFF : 0);
     struct uring_params p;
-    /* Kernels before 6.6 do not know NO_SQARRAY: try with, then without.  A poller that is not to be shared (it ends just now)
-     * is one more reason for another try. */
-    for (int attempt = share >= 0 ? -1 : 0; attempt < 2; attempt++) {
+    /* Kernels before 6.6 do not know NO_SQARRAY: try with, then without.  First of all both with somebody's poller, unless
+     * that can't be shared (it ends just now). */
+    for (int attempt = share >= 0 ? -2 : 0; attempt < 2; attempt++) {
         memset(&p, 0, sizeof p);
-        p.flags = flags | (attempt <= 0 ? URING_SETUP_NO_SQARRAY : 0) | (attempt < 0 ? URING_SETUP_ATTACH_WQ : 0);
+        p.flags = flags | (attempt % 2 == 0 ? URING_SETUP_NO_SQARRAY : 0) | (attempt < 0 ? URING_SETUP_ATTACH_WQ : 0);
         p.wq_fd = attempt < 0 ? (uint32_t)share : 0;
         p.cq_entries = completions;
         p.sq_thread_cpu = poller_cpu >= 0 ? (uint32_t)poller_cpu : 0;

@@ -9,8 +9,10 @@
 
 #include "user_page_service.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/syscall.h>
 
 #include "user_page_os.h"
@@ -25,6 +27,15 @@ enum { CPUS_KNOWN = 1024 };
 
 /* How many threads of this process are pinned to each CPU. */
 static _Atomic int threads_on[CPUS_KNOWN];
+
+/* A forked child has none of them. */
+static void none_in_child(void) {
+    memset(threads_on, 0, sizeof threads_on);
+}
+
+__attribute__((constructor)) static void watch_forks(void) {
+    pthread_atfork(NULL, NULL, none_in_child);
+}
 
 static void count_on_cpu(const struct flexsc_page *page, int more) {
     if (page->cpu >= 0 && page->cpu < CPUS_KNOWN)

@@ -319,6 +319,36 @@ static void what_a_device_has_begun_can_be_withdrawn(void)
     close(fd);
 }
 
+/* Those that come later, and those behind it, get threads of their own. */
+static void one_that_takes_long_holds_no_others_up(void)
+{
+    enum { BEGUN = 12 };
+    struct file_threads *threads = opened(2, MOST);
+    struct file_job stuck, jobs[BEGUN];
+    char byte, bytes[BEGUN];
+    int fd = numbered_file(), pipe[2];
+    CHECK(pipe2(pipe, O_CLOEXEC) == 0);
+    stuck = read_job(pipe[0], &byte, BEGUN);
+    stuck.device = 1;
+    CHECK(file_threads_queue(threads, &stuck) == 0);
+    for (unsigned i = 0; i < BEGUN; i++) {
+        if (i == BEGUN - 1) {
+            struct timespec long_enough = {.tv_nsec = 200000000};
+            nanosleep(&long_enough, NULL);
+        }
+        jobs[i] = begun_job(fd, &bytes[i], i, 1);
+        CHECK(file_threads_queue(threads, &jobs[i]) == 0);
+    }
+    for (struct file_job *job = await_results(threads, BEGUN); job; job = job->next)
+        CHECK(job->res == 1 && job->user_data < BEGUN);
+    CHECK(write(pipe[1], "x", 1) == 1);
+    CHECK(await_results(threads, 1)->user_data == BEGUN);
+    close_well(threads);
+    close(pipe[0]);
+    close(pipe[1]);
+    close(fd);
+}
+
 static int entries_of(const char *folder)
 {
     int count = 0;
@@ -367,6 +397,7 @@ int main(void)
     run("idle threads end", idle_threads_end);
     run("one waits for what a device has begun", one_waits_for_what_a_device_has_begun);
     run("what a device has begun can be withdrawn", what_a_device_has_begun_can_be_withdrawn);
+    run("one that takes long holds no others up", one_that_takes_long_holds_no_others_up);
     printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

@@ -14,9 +14,12 @@ cdef class Hub:
     cdef uint64_t turns              # the turn of which the following tell
     cdef size_t budget               # so many more may be switched to past the loop
     cdef size_t batch                # so many were ready when it began
+    cdef uint64_t resumed            # ticks: when the last one was
+    cdef uint64_t lasts              # ticks that a thread runs before the next one does, on average
 
     cdef int begin_turn(self) except -1
     cdef bint sends_at_once(self) noexcept
+    cdef int note_resumption(self, uint64_t now) noexcept
 
 
 cdef class GreenThread(Endpoint):

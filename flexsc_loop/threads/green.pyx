@@ -19,10 +19,11 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_Import
 from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport _Py_REFCNT
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from flexsc_loop.syscalls.kernel_page cimport KernelPage
 from flexsc_loop.syscalls.operation cimport Operation, in_flight
-from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED
+from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED, Page
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.turn.handles cimport queue_count
 from flexsc_loop.turn.turn cimport Endpoint, Turn
@@ -55,6 +56,8 @@ cdef enum:
     TURN_US = 5000               # as long as the interpreter lets a real thread run: sys.getswitchinterval()
     RESUMED_MOST = 512           # in one turn, past the loop; or as many as are ready when it begins
     FEW = 2                      # so few are ready: what they send is sent when they ask for it
+    SHORT_US = 10                # and, on a user page, of those that run for less than that on average
+    PAUSE_US = 200               # more than that between two of them is no work
 
 # Positions in greenlet's table.  Source: greenlet.h.
 cdef enum:
@@ -170,9 +173,20 @@ cdef class Hub:
     cdef bint sends_at_once(self) noexcept:
         """Whether what a thread sends is best sent when it asks for that: with few threads little could go with it.
 
-        With many, each peer would be woken for what one thread sends while the next one is at work, and sleep again.
+        A user page would make the same call later.  That is better where threads are long at work: each peer would be
+        woken for what one of them sends, and sleep again before the next one sends.
         """
-        return not self.turn.page.eager and self.batch <= FEW
+        cdef Page page = self.turn.page
+        if page.eager:
+            return False
+        return self.batch <= FEW or (self.lasts < ticks_in_us(SHORT_US) and not isinstance(page, KernelPage))
+
+    cdef int note_resumption(self, uint64_t now) noexcept:
+        """Keep how long threads run before the next one does, on average of some sixteen."""
+        cdef uint64_t lasted = min(now - self.resumed, ticks_in_us(PAUSE_US))
+        self.resumed = now
+        self.lasts += <uint64_t> (<int64_t> (lasted - self.lasts) // 16)
+        return 0
 
 
 cdef Hub hub_of(Turn turn):
@@ -346,6 +360,7 @@ cdef class GreenThread(Endpoint):
         global running_thread
         self.queued = self.parked = False
         self.since = ticks_now()
+        self.hub.note_resumption(self.since)
         self.turn.stats.counts.switches += 1
         self.hub.running = self
         running_thread = <PyObject*> self

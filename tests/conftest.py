@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
@@ -382,6 +383,15 @@ def quick_pipe() -> Iterator[tuple[int, int]]:
 
 
 # ---- files
+
+
+@pytest.fixture(params=["/var/tmp", "/dev/shm"])
+def folder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The path of a folder, on a disk and in memory, where all is done at once, which hides what waits."""
+    if not os.access(request.param, os.W_OK):
+        pytest.skip(f"{request.param} can't be written to")
+    with tempfile.TemporaryDirectory(dir=request.param) as name:
+        yield name
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import tempfile
 
 import faults_support
 import pytest
@@ -24,17 +23,8 @@ from flexsc_loop import files
 pytestmark = [pytest.mark.ours, pytest.mark.timeout(60)]
 faulty, quiet = faults_support.faulty, faults_support.quiet
 
-FEW = settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=8, database=None, suppress_health_check=list(HealthCheck))
 MAYBE = st.none() | st.none() | st.integers(0, 6)
-
-
-@pytest.fixture(params=["/var/tmp", "/dev/shm"])
-def folder(request):
-    """On a disk, where an entry carries most calls, and in memory, where the loop's thread makes them."""
-    if not os.access(request.param, os.W_OK):
-        pytest.skip(f"{request.param} can't be written to")
-    with tempfile.TemporaryDirectory(dir=request.param) as name:
-        yield name
 
 
 # ---- faults that a program does not notice

@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import os
-import tempfile
 from dataclasses import dataclass, replace
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,17 +25,6 @@ MOVES = (
 )
 CALLS = READS | WRITES | MOVES
 GENTLE = settings(max_examples=60, suppress_health_check=list(HealthCheck))
-
-#: A disk, and memory: on the latter everything is done at once, which hides what waits.
-FOLDERS = ["/var/tmp", "/dev/shm"]
-
-
-@pytest.fixture(params=FOLDERS)
-def folder(request):
-    if not os.access(request.param, os.W_OK):
-        pytest.skip(f"{request.param} can't be written to")
-    with tempfile.TemporaryDirectory(dir=request.param) as name:
-        yield name
 
 
 def outcome(function, *arguments):

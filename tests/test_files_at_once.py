@@ -18,15 +18,6 @@ from flexsc_loop import files as functions
 pytestmark = pytest.mark.ours
 
 
-@pytest.fixture(params=["/var/tmp", "/dev/shm"])
-def folder(request):
-    """On a disk, and in memory."""
-    if not os.access(request.param, os.W_OK):
-        pytest.skip(f"{request.param} can't be written to")
-    with tempfile.TemporaryDirectory(dir=request.param) as name:
-        yield name
-
-
 @pytest.fixture
 def path(folder):
     name = f"{folder}/file"

@@ -33,7 +33,8 @@ struct file_mounts {
 enum file_place file_now_place(struct file_mounts *mounts, int fd, struct statx *about);
 
 /* Read until `len` bytes are there, the file ends or one would have to wait.  *moved says how many there are.  0, -EAGAIN
- * (with what was moved), -EOPNOTSUPP where the kernel can't tell whether one has to wait, or another -errno.  plain: the file is known to be FILE_IN_MEMORY. */
+ * (with what was moved), -EOPNOTSUPP where the kernel can't tell whether one has to wait, or another -errno.  plain: the file is
+ * known to be FILE_IN_MEMORY. */
 int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, uint64_t off, bool plain, size_t *moved);
 
 /* Open a regular file for reading; gives its descriptor, or -EAGAIN.  Errors are left to who may sleep. */

@@ -174,7 +174,7 @@ static void push_anywhere(struct file_threads *threads, struct file_job *job)
     struct device *device = job->device ? device_of(threads, job->device) : NULL;
     if (device && stuck(device)) {
         give_up(threads, device);
-        job->device = 0;
+        device = NULL;
     }
     if (!device || device->begun.count >= BEGUN_MOST)
         job->device = 0;
@@ -440,7 +440,6 @@ static void attend(struct file_threads *threads, struct worker *me, struct devic
 {
     struct file_job *batch[BATCH_MOST];
     device->attended = true;
-    device->waits_since = now_ns(CLOCK_MONOTONIC);
     see_to_queue(threads);
     while (device->begun.count) {
         size_t count = take_batch(device, batch);

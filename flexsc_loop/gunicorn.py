@@ -10,6 +10,7 @@ aiohttp, the second greenlet.
 from __future__ import annotations
 
 import importlib
+import signal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["FlexSCThreadsWorker", "FlexSCWebWorker"]
 
 _MODULES = {"FlexSCThreadsWorker": "flexsc_loop.threads.worker", "FlexSCWebWorker": "flexsc_loop.web_worker"}
+
+
+def hear_signals(worker: Any) -> None:
+    """Have a worker be told of what would end it, from its beginning on.
+
+    Until gunicorn does so, which is when a loop has been made, its master's handlers are in place in the worker, where
+    nobody looks at what they note.
+    """
+    signal.signal(signal.SIGTERM, worker.handle_exit)
+    signal.signal(signal.SIGINT, worker.handle_quit)
+    signal.signal(signal.SIGQUIT, worker.handle_quit)
+    signal.signal(signal.SIGABRT, worker.handle_abort)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,6 +47,8 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 _Server: Any = base_events.Server
+# Green threads, which may block, are told that no loop is running by what takes its place.
+_loop_beneath = events._get_running_loop
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
@@ -349,7 +351,7 @@ def _watch_calls() -> None:
 
 
 def _before_call() -> None:
-    loop = events._get_running_loop()
+    loop = _loop_beneath()
     if isinstance(loop, Loop):
         loop._send_before_call()
 

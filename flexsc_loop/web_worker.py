@@ -9,6 +9,7 @@ import asyncio
 
 from aiohttp.worker import GunicornWebWorker
 
+from flexsc_loop.gunicorn import hear_signals
 from flexsc_loop.policy import new_event_loop
 
 
@@ -23,6 +24,7 @@ class FlexSCWebWorker(GunicornWebWorker):
 
         A loop that the master may have had is left alone: it shares its file descriptors with the master's.
         """
+        hear_signals(self)
         self.loop = new_event_loop()
         asyncio.set_event_loop(self.loop)
         super(GunicornWebWorker, self).init_process()

@@ -85,6 +85,31 @@ def test_who_is_no_daemon_is_waited_for_and_who_is_one_is_not(way):
     assert (end.code, end.out, end.err) == (0, "waited for\ndone\n", "")
 
 
+def test_threads_that_others_start_late_are_waited_for_and_those_never_started_are_not(way):
+    check(way, """
+        done = Collected()
+
+        def grandchild():
+            time.sleep(0.1)
+            done("grandchild")
+
+        def child():
+            time.sleep(0.1)
+            in_thread(grandchild)
+            done("child")
+
+        def first():
+            never.append(threads.GreenThread(threads.current_thread().loop, time.sleep, (60,)))
+            in_thread(child)
+
+        never = []
+        threads.run(first)
+        assert done == ["child", "grandchild"], done
+        assert not never[0].started
+        main = int
+    """)  # fmt: skip
+
+
 def test_each_has_a_context_of_its_own(way):
     check(way, """
         import contextvars

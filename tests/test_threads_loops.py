@@ -129,3 +129,83 @@ def main():
     assert closed == [("inner", inner)], closed
     del kept
 """)  # fmt: skip
+
+
+def test_blocking_code_in_a_loop_of_a_green_thread_s_own(way):
+    check(way, WORK + """
+def blocking(loop):
+    time.sleep(0.01)
+    assert threads.current_thread().loop is loop
+    ours, theirs = tcp_pair()
+    other = threads.spawn(theirs.sendall, b"abc")
+    assert ours.recv(10) == b"abc"
+    other.join()
+    return threads.wait(running())
+
+
+async def calling():
+    loop = asyncio.get_running_loop()
+    assert await threads.call(blocking, loop) is loop
+    spawned = threads.spawn(blocking, loop)
+    assert spawned.loop is loop
+    while not spawned.finished:
+        await asyncio.sleep(0.01)
+    assert spawned.result is loop
+
+
+async def refused():
+    refusal = "need a flexsc_loop.Loop"
+    assert refusal in str(raised(RuntimeError, threads.spawn, blocking))
+    try:
+        await threads.call(blocking, None)
+    except RuntimeError as error:
+        assert refusal in str(error)
+    else:
+        raise AssertionError("not refused")
+
+
+def main():
+    other = in_thread(lambda: [time.sleep(0.01) for _ in range(10)])
+    with asyncio.Runner(loop_factory=flexsc_loop.new_event_loop) as runner:
+        runner.run(calling())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(refused())
+    assert threads.spawn(outside).join() is outside()
+    other.join()
+""")  # fmt: skip
+
+
+def test_what_async_code_has_written_goes_out_before_blocking_code_blocks(way):
+    """In C, where nobody sees it but an audit hook, which is told of some calls."""
+    check(way, """
+import asyncio, _socket, select
+
+
+def block(writer, theirs):
+    waits, sent = select.poll(), 0
+    waits.register(theirs, select.POLLIN)
+    while sent < 100_000:
+        writer.write(b"x")
+        sent += 1
+        if not waits.poll(0):
+            break  # what follows is sent with the rest of this turn
+        _socket.socket.recv(theirs, 1)
+    writer.write(b"question")
+    os.kill(os.getpid(), 0)  # of which the hook is told
+    found = b""
+    while not found.endswith(b"question"):
+        found += _socket.socket.recv(theirs, 100)
+
+
+async def work():
+    ours, theirs = tcp_pair()
+    theirs.settimeout(5)
+    _reader, writer = await asyncio.open_connection(sock=ours)
+    await threads.call(block, writer, theirs)
+    writer.close()
+    theirs.close()
+
+
+def main():
+    threads.wait(work())
+""")  # fmt: skip

@@ -48,9 +48,10 @@ sys.stdout.write("done\\n")
 """
 
 
-def program(way, source, *args, timeout=30):
+def program(way, source, *args, timeout=30, env=None):
     """Run `source`, which ends by itself, on loops of `way`.  How it ended."""
-    return run_python(BEFORE + textwrap.dedent(source), *args, env=way.environment(), timeout=timeout)
+    env = {**way.environment(), **(env or {})}
+    return run_python(BEFORE + textwrap.dedent(source), *args, env=env, timeout=timeout)
 
 
 def check(way, source, timeout=30):

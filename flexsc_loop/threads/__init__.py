@@ -46,8 +46,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 def _loop_here() -> Loop:
-    thread = current_thread()
-    loop = thread.loop if thread is not None else asyncio.get_running_loop()
+    # A loop of its own that runs in a green thread, the one beneath, or that of async code.
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        thread = current_thread()
+        loop = thread.loop if thread is not None else asyncio.get_running_loop()
     if not isinstance(loop, Loop):
         raise RuntimeError(f"green threads need a flexsc_loop.Loop, and {loop!r} is running")
     return loop
@@ -135,11 +138,14 @@ def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
 
 
 def _join_others(loop: Loop) -> None:
-    """As at the end of any program: wait for the threads that are no daemons."""
-    for other in [thread for thread in everybody() if thread.loop is loop and not thread.daemon]:
-        if not other.finished:
-            other.when_over(lambda _thread: loop.stop())
-            _run_until(loop, other)
+    """As at the end of any program: wait for the threads that are no daemons, those that they start included."""
+
+    def others() -> list[GreenThread]:
+        return [one for one in everybody() if one.loop is loop and one.started and not one.finished and not one.daemon]
+
+    while left := others():
+        left[0].when_over(lambda _thread: loop.stop())
+        _run_until(loop, left[0])
 
 
 @contextlib.contextmanager

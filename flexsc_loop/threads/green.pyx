@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import os
 import sys
+import time
 import weakref
 
 from cpython.object cimport PyObject
@@ -198,20 +199,32 @@ cdef Hub hub_of(Turn turn):
     return hub
 
 
-def running_everywhere():
-    """(thread, how often one was resumed on its loop, for how many seconds it has run since), for each that runs now.
+# By which ticks are told in seconds: how long a tick is, nobody says.
+cdef uint64_t first_ticks = ticks_now()
+cdef double first_time = time.monotonic()
 
-    Can be called in any thread.
+
+def running_everywhere(double limit):
+    """(thread, how often one was resumed on its loop, for how many seconds it has run since, its frame).
+
+    For each that runs now and has for `limit` seconds.  Can be called in any thread.
     """
     cdef Hub hub
     cdef GreenThread thread
+    cdef double lasts
+    cdef double tick = (time.monotonic() - first_time) / <double> (ticks_now() - first_ticks)
+    frames = None
     found = []
     for reference in [*hubs]:
         hub = reference()
         thread = None if hub is None else hub.running
         if thread is not None:
-            lasts = (ticks_now() - thread.since) / <double> ticks_in_us(1_000_000)
-            found.append((thread, hub.turn.stats.counts.switches, lasts))
+            # Not before zero: another CPU may be a little behind.
+            lasts = <int64_t> (ticks_now() - thread.since) * tick
+            if lasts >= limit:
+                if frames is None:
+                    frames = sys._current_frames()
+                found.append((thread, hub.turn.stats.counts.switches, lasts, frames.get(thread.home)))
     return found
 
 
@@ -482,9 +495,10 @@ def _live():
 
 
 def forget_all():
-    """In a forked child, which is an ordinary process: the others are the parent's."""
+    """In a forked child, which is an ordinary process: the others are the parent's, and so are their loops."""
     global forking_thread
     calls_on.clear()
+    hubs.clear()
     if forking_thread != NULL:
         (<GreenThread> forking_thread).when_over(_stop)
         forking_thread = NULL

@@ -143,7 +143,7 @@ def patch(slow_thread: float | None = None) -> None:
     """
     limit = slow.wanted(slow_thread)
     if _state["patched"]:
-        return slow.watch(limit) if slow_thread is not None else slow.go_on(limit)
+        return slow.watch(limit) if slow_thread is not None else slow.go_on()
     monkey = sys.modules.get("gevent.monkey")
     if (monkey is not None and getattr(monkey, "saved", None)) or "eventlet.patcher" in sys.modules:
         raise RuntimeError("gevent or eventlet has patched the standard library already; use one of them, not both")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import traceback
 
@@ -42,14 +41,11 @@ class Watcher:
             self._look()
 
     def _look(self) -> None:
-        running = green.running_everywhere()
-        slow = {thread: (resumed, lasts) for thread, resumed, lasts in running if lasts >= self.limit}
-        before, self._reported = self._reported, {thread: resumed for thread, (resumed, _) in slow.items()}
-        for thread, (resumed, lasts) in slow.items():
+        slow = green.running_everywhere(self.limit)
+        before, self._reported = self._reported, {thread: resumed for thread, resumed, _, _ in slow}
+        for thread, resumed, lasts, frame in slow:
             if before.get(thread) != resumed:
-                frame = sys._current_frames().get(thread.home)
                 stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
-                del frame  # which holds all that is in it
                 logger.warning("%r has gone on for %.3f s, and all others wait:\n%s", thread, lasts, stack)
 
 
@@ -71,9 +67,8 @@ def watch(limit: float | None) -> None:
     _state["watcher"] = None if limit is None else Watcher(limit)
 
 
-def go_on(limit: float | None) -> None:
-    """Look if somebody does already, or the environment says so: in a forked child nobody does yet."""
+def go_on() -> None:
+    """Look on, if that was asked for: in a forked child nobody does yet."""
     before = _state["watcher"]
-    if before is not None and before.thread.is_alive():
-        return
-    watch(before.limit if before is not None else limit)
+    if before is not None and not before.thread.is_alive():
+        _state["watcher"] = Watcher(before.limit)

@@ -1,5 +1,6 @@
 """WSGI applications for gunicorn's workers: a bare one, Flask's and Bottle's."""
 
+import ctypes
 import os
 import threading
 import time
@@ -15,6 +16,9 @@ def bare(environ, start_response):
     if path == "/slow":
         print("slow request has come", flush=True)
         time.sleep(float(query))
+    if path == "/block":
+        print("blocking request has come", flush=True)
+        ctypes.CDLL(None).poll(None, 0, int(1000 * float(query)))
     if path == "/file":
         wrapper = environ.get("wsgi.file_wrapper", FileWrapper)
         start_response("200 OK", [*headers, ("Content-Length", str(os.path.getsize(query)))])

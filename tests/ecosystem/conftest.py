@@ -113,7 +113,8 @@ def gunicorn(start: Callable[..., Program]) -> Callable[..., tuple[Program, int]
         port = databases.free_port()
         program = start(
             *module("gunicorn", "-k", "flexsc_loop.gunicorn.FlexSCThreadsWorker", "-b", f"127.0.0.1:{port}",
-                    "--no-control-socket", "--graceful-timeout", 15, *arguments, app), env=env,
+                    "--no-control-socket", "-c", "gunicorn_tells.py", "--graceful-timeout", 15, *arguments, app),
+            env=env,
         )  # fmt: skip
         program.wait_for("Booting worker with pid")
         return program, port

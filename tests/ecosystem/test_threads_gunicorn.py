@@ -2,7 +2,9 @@
 
 import http.client
 import os
+import re
 import signal
+import ssl
 import threading
 import time
 
@@ -57,15 +59,133 @@ def test_no_more_connections_than_allowed(gunicorn):
     assert program.stop() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT])
+@pytest.mark.parametrize("worker", ["FlexSCThreadsWorker", "FlexSCWebWorker"])
+def test_a_worker_is_ended_while_it_starts(gunicorn, tmp_path, worker, number):
+    app = {"FlexSCThreadsWorker": "apps_wsgi:bare", "FlexSCWebWorker": "site_gunicorn:make"}[worker]
+    start = tmp_path / "start"
+    arguments = ["-k", f"flexsc_loop.gunicorn.{worker}", "-c", "gunicorn_slow_start.py", "--graceful-timeout", 60]
+    program, _ = gunicorn(*arguments, app=app, env={"START_WHEN": str(start)})
+    program.wait_for("slow to start")
+    pid = int(re.search(r"slow to start: (\d+)\.", program.text())[1])
+    os.kill(pid, number)
+    at_once = number == signal.SIGABRT or (number != signal.SIGTERM and worker == "FlexSCThreadsWorker")
+    if not at_once:
+        start.touch()
+    program.wait_for(f"Worker exiting (pid: {pid})")
+    start.touch()
+    program.wait_for("slow to start", count=2)
+    assert program.stop() == 0
+
+
+@pytest.fixture
+def connect(gunicorn, tmp_path, request):
+    """Starts gunicorn, with TLS or without; the program, and what makes connections to it."""
+
+    def start(*arguments):
+        if request.param == "tls":
+            certificate = request.getfixturevalue("certificate")
+            key, chain = tmp_path / "key", tmp_path / "chain"
+            key.write_text(certificate.key)
+            chain.write_text(certificate.chain)
+            arguments = (*arguments, "--keyfile", key, "--certfile", chain)
+            context = ssl._create_unverified_context()
+        program, port = gunicorn(*arguments)
+
+        def connection():
+            if request.param == "tls":
+                made = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+            else:
+                made = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            made.connect()
+            return made
+
+        return program, connection
+
+    return start
+
+
+def ask(connection, path="/"):
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read()
+    assert answer.status == 200, body
+    return body
+
+
+@pytest.mark.parametrize("connect", ["plain", "tls"], indirect=True)
+def test_who_was_accepted_is_answered_by_a_worker_that_stops(connect):
+    program, connection = connect("-w", 2, "--keep-alive", 30, "--graceful-timeout", 60)
+    workers, idle, fresh = set(), [], []
+    while len(workers) < 2:
+        idle.append(connection())
+        workers.add(ask(idle[-1]).split()[0])
+        fresh.append(connection())
+    program.send_signal(signal.SIGHUP)
+    for one in idle:
+        assert one.sock.recv(1) == b""
+        one.close()
+    for one in fresh:
+        assert ask(one)
+        one.close()
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()
+
+
+@pytest.mark.parametrize("connect", ["plain", "tls"], indirect=True)
+def test_what_was_sent_before_the_worker_heard_that_it_stops_is_answered(connect):
+    program, connection = connect("--keep-alive", 30, "--graceful-timeout", 60)
+    asks_twice, blocks = connection(), connection()
+    ask(asks_twice)
+    blocks.request("GET", "/block?1.5")
+    program.wait_for("blocking request has come")
+    asks_twice.request("GET", "/")
+    assert program.stop() == 0
+    assert blocks.getresponse().read() and asks_twice.getresponse().read()
+    asks_twice.close()
+    blocks.close()
+
+
+@pytest.mark.parametrize("connect", ["plain", "tls"], indirect=True)
+def test_no_request_fails_while_workers_are_replaced(connect):
+    program, connection = connect("-w", 2)
+    program.wait_for("worker is ready", count=2)
+    over = threading.Event()
+
+    def hammer(_number):
+        count = 0
+        while not over.is_set():
+            one = connection()
+            ask(one)
+            one.close()
+            count += 1
+        return count
+
+    def replace():
+        program.send_signal(signal.SIGHUP)
+        try:
+            program.wait_for("Worker exiting", count=2)
+        finally:
+            over.set()
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    counts = in_threads(8, hammer)
+    replacing.join()
+    assert len(counts) == 8 and all(counts), counts
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()
+
+
 def test_reload_and_graceful_stop(gunicorn):
     program, port = gunicorn("-w", 2)
-    program.wait_for("Booting worker with pid", count=2)
+    program.wait_for("worker is ready", count=2)
     answers = []
     slow = threading.Thread(target=lambda: answers.append(fetch(port, "/slow?1.5")))
     slow.start()
     program.wait_for("slow request has come")
     program.send_signal(signal.SIGHUP)
-    program.wait_for("Booting worker with pid", count=4)
+    program.wait_for("worker is ready", count=4)
     slow.join(20)
     assert len(answers) == 1
     assert len({fetch(port, "/").split()[0] for _ in range(20)}) >= 1

@@ -5,17 +5,22 @@ import functools
 import gzip
 import hashlib
 import io
+import logging
 import os
 import shutil
 import subprocess
 import tarfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
 import setuptools.build_meta
 from setuptools import Distribution
 
+# A line for each file that setuptools copies, and its word on a table of pyproject.toml, would hide what matters.
+logging.getLogger().addFilter(lambda record: record.levelno > logging.INFO)
+warnings.filterwarnings("ignore", message=r".*`\[tool\.setuptools\.ext-modules\]` in `pyproject\.toml`")
 
 def source_date():
     """When the sources are from, in seconds since 1970: SOURCE_DATE_EPOCH, or the last commit, or 1980."""

@@ -1,5 +1,6 @@
 """A small but real aiohttp application, run by the stock ``web.run_app`` on the FlexSC loop.
 
+    pip install "flexsc_loop[examples]"
     python examples/aiohttp_app.py --port 8080
 
 Then try:
@@ -13,8 +14,7 @@ Then try:
     curl -o /dev/null localhost:8080/files/ls       # served from disk
     curl localhost:8080/metrics                     # for Prometheus; grafana_dashboard.json beside this shows it
 
-``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected, ``/metrics`` needs
-``pip install "flexsc_loop[prometheus]"``.
+``/ws`` echoes WebSocket messages, ``/chat`` hands them to everyone who is connected.
 Nothing below knows on which loop it runs, except the one line that makes the loop, and the metrics.
 """
 

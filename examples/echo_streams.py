@@ -38,8 +38,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9001)
     args = parser.parse_args()
+    # With a policy instead: asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy()), then asyncio.run(serve(…)).
     try:
-        flexsc_loop.run(serve(args.host, args.port))
+        with asyncio.Runner(loop_factory=flexsc_loop.new_event_loop) as runner:
+            runner.run(serve(args.host, args.port))
     except KeyboardInterrupt:
         print("bye")
 

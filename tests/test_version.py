@@ -1,5 +1,6 @@
 """Which version the package says it is, and that a wheel of it would be whole."""
 
+import ast
 import importlib
 import re
 import shutil
@@ -109,3 +110,27 @@ def test_every_hot_module_exists(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / ".ci")
     building = importlib.import_module("building")
     assert {module["name"] for module in project()["tool"]["setuptools"]["ext-modules"]} >= building.HOT
+
+
+@CHECKOUT
+def test_the_extras_that_are_spoken_of_exist():
+    paths = [path for folder in ("benchmarks", "examples", "flexsc_loop") for path in (ROOT / folder).rglob("*.[mp][dy]")]
+    texts = [path.read_text() for path in (ROOT / "README.md", *paths)]
+    named = {name for text in texts for name in re.findall(r"flexsc_loop\[(\w+)\]", text)}
+    assert "top" in named
+    assert named - set(project()["project"]["optional-dependencies"]) == set()
+
+
+@CHECKOUT
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_the_extra_for_the_examples_has_all_that_they_import(path):
+    needed = {re.match(r"[\w-]+", name)[0] for name in project()["project"]["optional-dependencies"]["examples"]}
+    imported = {name for line in ast.walk(ast.parse(path.read_text())) for name in imports(line)}
+    assert imported - set(sys.stdlib_module_names) - {"flexsc_loop"} <= needed
+
+
+def imports(line):
+    """The top-level modules that a line of a program imports."""
+    if isinstance(line, ast.ImportFrom):
+        return {line.module.partition(".")[0]}
+    return {alias.name.partition(".")[0] for alias in line.names} if isinstance(line, ast.Import) else set()

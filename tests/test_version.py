@@ -114,7 +114,8 @@ def test_every_hot_module_exists(monkeypatch):
 
 @CHECKOUT
 def test_the_extras_that_are_spoken_of_exist():
-    paths = [path for folder in ("benchmarks", "examples", "flexsc_loop") for path in (ROOT / folder).rglob("*.[mp][dy]")]
+    folders = [ROOT / name for name in ("benchmarks", "examples", "flexsc_loop")]
+    paths = [path for folder in folders for path in folder.rglob("*.[mp][dy]")]
     texts = [path.read_text() for path in (ROOT / "README.md", *paths)]
     named = {name for text in texts for name in re.findall(r"flexsc_loop\[(\w+)\]", text)}
     assert "top" in named

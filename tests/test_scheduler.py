@@ -231,6 +231,92 @@ def test_whom_it_waits_for_is_joined_by_a_process_that_spins() -> None:
     assert world.of_own > 1.0
 
 
+def served_beside(waits: float, seed: int = 1) -> tuple[Decider, int]:
+    """A thread that has won its trial though it waits for somebody of real-time priority, and what time it is."""
+    world = World(own=constant(30_000), thread=constant(45_000), waits=constant(waits), noise=0.05, seed=seed).run(2)
+    assert world.serves(State.THREAD)
+    return world.decider, world.now
+
+
+def millisecond_by_millisecond(decides: Decider, now: int, until: int, late: Callable[[int], float],
+                               run_delay: Callable[[int], float], rate: Callable[[int], float]) -> int:
+    """The loop asks for a look when it is due, or when the thread was late for long enough.
+
+    late, run_delay: shares of the time; rate: messages a second; all of the millisecond.  Returns when it went back to
+    the own thread; `until` if it did not.
+    """
+    began, due, late_ns, waited, messages = now, now + decider.WINDOW_NS, 0.0, 0.0, 0.0
+    while now < until:
+        now += MS
+        late_ns += late(now) * MS
+        waited += run_delay(now)
+        messages += rate(now) / 1000
+        if now < due and late_ns <= decides.late_look_ns:
+            continue
+        elapsed = now - began
+        found = Machine(2, float("inf"), False, 0.0, waited * MS / elapsed, 1, 0.0)
+        decision = decides.look(Load(now, elapsed, elapsed * 9 // 10, 0, int(messages), 128 * int(messages),
+                                     int(elapsed * (1 - found.run_delay)), int(late_ns)), lambda found=found: found)
+        if decision.cpu is None:
+            return now
+        began, due, late_ns, waited, messages = now, now + decision.next_ns, 0.0, 0.0, 0.0
+    return until
+
+
+def since(time_ns: int, before: float, after: float) -> Callable[[int], float]:
+    return lambda at: after if at > time_ns else before
+
+
+@pytest.mark.parametrize(("late", "run_delay", "rate"), [
+    (0.28, 0.64, 31_000),  # as a kernel page had it
+    (0.20, 0.62, 29_000),  # a user page
+    (0.45, 0.75, 20_000),
+])
+def test_a_process_that_spins_beside_a_load_is_noticed_though_as_much_gets_done(
+    late: float, run_delay: float, rate: float
+) -> None:
+    """Within 100 ms, whenever between two looks it begins."""
+    for phase in range(100):
+        decides, now = served_beside(0.48, seed=phase)
+        spins = now + 1000 * MS + phase * MS
+        back = millisecond_by_millisecond(
+            decides, now, spins + SECOND, since(spins, 0.01, late), since(spins, 0.48, run_delay),
+            since(spins, 45_000, rate))
+        assert spins < back <= spins + 100 * MS, (phase, (back - spins) // MS, decides.decisions)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thread_that_is_late_now_and_then_stays(seed: int) -> None:
+    """6 ms of a window, somewhat more or less of the CPU: so it is beside a load of real-time priority."""
+    decides, now = served_beside(0.48, seed)
+    chance = random.Random(seed)
+    spells = {now + (i * 400 + chance.randrange(300)) * MS + j * MS for i in range(60) for j in range(6)}
+    end = now + 25 * SECOND
+    assert end == millisecond_by_millisecond(
+        decides, now, end, lambda at: float(at in spells), lambda at: chance.uniform(0.4, 0.56),
+        lambda at: chance.uniform(38_000, 47_000)), decides.decisions
+
+
+def test_a_check_that_is_given_up_leaves_what_the_trial_has_found() -> None:
+    """Half of a check tells less of how long a thread may wait than the trial that it has won."""
+    decides, now = served_beside(0.48)
+    accepted = decides._waits
+    assert accepted.run_delay > 0.4
+    calm = Machine(2, float("inf"), False, 0.0, 0.0, 1, 1.0)
+    while decides.state is not State.TRIAL:
+        now += 100 * MS
+        decides.look(Load(now, 100 * MS, 100 * MS, 0, 4500, 0, 50 * MS), lambda: calm)
+        assert now < 40 * SECOND
+    now += 50 * MS
+    decision = decides.look(Load(now, 50 * MS, 50 * MS, 10 * MS, 2000, 0, 25 * MS), lambda: calm)
+    while decides.state is State.TRIAL:
+        now += decision.next_ns
+        decision = decides.look(Load(now, decision.next_ns, 0, 0, 0), lambda: calm)
+    assert decides.counts["trials_abandoned"] == 1
+    assert "given up" in str(decision.news)
+    assert decides._waits == accepted
+
+
 def test_a_load_that_ends_within_a_window_is_no_alarm() -> None:
     """Less is done in it, and the thread has waited; but no longer than it does when it is better."""
     world = World(waits=lambda at: 0.45 if at % 5 < 4.07 else 0.2,

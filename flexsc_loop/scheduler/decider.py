@@ -37,6 +37,9 @@ HOPELESS = 0.75                  # a trial ends at once below that
 
 LATE_MOST_NS = 8 * MS            # of a window
 LATE_LOOK_NS = 10 * MS           # the loop asks for a look when it has seen so much more than the trial had
+LATE_AGAIN_NS = 4 * MS           # and sooner after a window that was later than the trial
+WATCH_MORE = 0.05                # of a window more than in the trial: the thread is watched
+LATE_MORE = 0.10                 # so much more: one that is watched goes
 RUN_DELAY_MOST = 0.10            # share of the window that the thread has waited for its CPU
 RUN_DELAY_MORE = 0.25            # or so much more than in the trial that it has won all the same
 WORSE = 0.9                      # of what the own thread got done: a thread that waits and does less goes
@@ -147,7 +150,8 @@ class Decider:
         self._check_every = CHECK_LEAST_NS
         self._steps: list[Step] = []
         self._own: Step | None = None
-        self._waits = NO_WAITS
+        self._waits = self._trial_waits = NO_WAITS
+        self._watched = False
         self._part: Load | None = None
         self._order: tuple[bool, ...] = ORDER
         self._settling = False
@@ -162,8 +166,9 @@ class Decider:
     @property
     def late_look_ns(self) -> int:
         """When what the thread was given has waited for so long, the next look is made before it is due."""
-        accepted = self._waits.late if self.state is State.THREAD else 0.0
-        return LATE_LOOK_NS + int(accepted * WINDOW_NS)
+        if self.state is not State.THREAD:
+            return LATE_LOOK_NS
+        return (LATE_AGAIN_NS if self._watched else LATE_LOOK_NS) + int(self._waits.late * WINDOW_NS)
 
     # ---- one look
 
@@ -277,7 +282,7 @@ class Decider:
         self._part = None
         if incumbent is State.OWN:
             self._own = None
-        self._waits = NO_WAITS
+        self._trial_waits = NO_WAITS
         # The incumbent's window comes first: that needs no change of hands.
         self._order = ORDER if incumbent is State.OWN else tuple(not threaded for threaded in ORDER)
         self._settling = False
@@ -310,7 +315,7 @@ class Decider:
         self._part = None
         self._steps.append(_measure(threaded, load))
         if threaded:
-            self._waits = self._waits.most(_waits(found, load))
+            self._trial_waits = self._trial_waits.most(_waits(found, load))
         else:
             self._own = self._own_step()
         if self._is_hopeless() or len(self._steps) == len(self._order):
@@ -342,6 +347,7 @@ class Decider:
         figures = f"{median:.2f} times what the own thread got done, better in {better} of {len(ratios)} pairs"
         if median >= wanted and (better >= PAIRS - 1 or self._incumbent is State.THREAD):
             self.counts["trials_won"] += 1
+            self._waits = self._trial_waits
             first = self._incumbent is State.OWN
             self._enter_thread(load.time_ns, again=not first)
             return self._tell(self._candidate, WINDOW_NS, f"syscall thread on CPU {self._candidate}: {figures}")
@@ -354,17 +360,16 @@ class Decider:
         self.counts["trials_abandoned"] += 1
         self.state = State.OWN
         self._open = 0
-        self.cpu = None
-        self.decisions.append(f"own thread: the trial was given up: {why}")
         self._retry_at = time_ns + BACKOFF_LEAST_NS
         self._failed_as = None
-        return Decision(None, WINDOW_NS)
+        return self._tell(None, WINDOW_NS, f"own thread: the trial was given up: {why}")
 
     # ---- the syscall thread serves
 
     def _enter_thread(self, time_ns: int, again: bool = False) -> None:
         self.state = State.THREAD
         self._quiet = 0
+        self._watched = False
         if not again:
             self._since = time_ns
             self._check_every = CHECK_LEAST_NS
@@ -384,6 +389,7 @@ class Decider:
         alarm, what = self._alarm(found, load)
         if alarm:
             return self._fall_back(load.time_ns, alarm, f"own thread: {what}", found)
+        self._watched = self._waits_more(found, load, WATCH_MORE)
         if load.time_ns - self._since > CALM_NS:
             self._backoff = 0
         if load.time_ns >= self._check_at and busy >= BUSY_START and self.cpu is not None:
@@ -410,16 +416,25 @@ class Decider:
         """
         trial = self.state is State.TRIAL
         waits, accepted = _waits(found, load), NO_WAITS if trial else self._waits
+        if not trial and self._watched and self._waits_more(found, load, LATE_MORE):
+            return "alarms_late", f"{_late(load)}, and it was late before"
         late = load.late_ns > LATE_MOST_NS and waits.late > accepted.late
         delayed = not trial and waits.run_delay > max(RUN_DELAY_MOST, accepted.run_delay)
         much = not trial and waits.run_delay > RUN_DELAY_MORE + accepted.run_delay
         if not (late or delayed) or not (much or self._does_less(load, HOPELESS if trial else WORSE)):
             return "", ""
         if late:
-            window = load.elapsed_ns // MS
-            return ("alarms_late",
-                    f"what the syscall thread was given has waited for it for {load.late_ns // MS} of {window} ms")
+            return "alarms_late", _late(load)
         return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
+
+    def _waits_more(self, found: Machine, load: Load, share: float) -> bool:
+        """Whether the thread is later than in the trial, by so much of the window, and not for want of work only.
+
+        Twice in a row that tells of somebody who has come to its CPU, even if no less gets done so far.
+        """
+        waits = _waits(found, load)
+        return (load.late_ns >= LATE_AGAIN_NS and waits.late > self._waits.late + share
+                and waits.run_delay >= self._waits.run_delay)
 
     def _rest(self, time_ns: int, why: str) -> Decision:
         """Nothing is wrong with the thread, but there is not enough for it to do."""
@@ -461,6 +476,11 @@ def _measure(threaded: bool, load: Load) -> Step:
 
 def _waits(found: Machine, load: Load) -> Waits:
     return Waits(load.late_ns / load.elapsed_ns, found.run_delay)
+
+
+def _late(load: Load) -> str:
+    window = load.elapsed_ns // MS
+    return f"what the syscall thread was given has waited for it for {load.late_ns // MS} of {window} ms"
 
 
 def _together(one: Load, next_one: Load) -> Load:

@@ -329,13 +329,13 @@ static int loop_sleeps(struct flexsc_page *page, int64_t deadline) {
     int64_t left = deadline < 0 ? -1 : deadline - flexsc_now_ns();
     if (deadline >= 0 && left <= 0)
         return -ETIMEDOUT;
-    uint32_t naps = atomic_load_explicit(&page->naps, memory_order_relaxed);
+    uint32_t vain = atomic_load_explicit(&page->vain_passes, memory_order_relaxed);
     bool awake = atomic_load_explicit(&page->thread_state, memory_order_relaxed) == THREAD_AWAKE;
     int64_t began = flexsc_now_ns();
     int rc = futex_wait(&results->loop_sleep, LOOP_IN_FUTEX, left, &results->counters.loop_syscalls);
-    /* A thread that runs and finds nothing to do announces a sleep in that time. */
+    /* A thread that runs makes a pass in that time, if only the one before it sleeps.  One with results wakes us. */
     int64_t starved = flexsc_now_ns() - began - page->spin_ns;
-    if (awake && starved > 0 && naps == atomic_load_explicit(&page->naps, memory_order_relaxed))
+    if (awake && starved > 0 && vain == atomic_load_explicit(&page->vain_passes, memory_order_relaxed))
         page->starved_ns += starved;
     return rc;
 }

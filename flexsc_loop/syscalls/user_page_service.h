@@ -32,7 +32,7 @@ struct flexsc_page {
 
     /* Rarely written, read by both. */
     _Alignas(CACHE_LINE) _Atomic uint32_t thread_state; /* enum thread_state */
-    _Atomic uint32_t naps;                              /* how often it has announced a sleep */
+    _Atomic uint32_t vain_passes;                       /* that had no result to tell of, the last before a sleep too */
     _Atomic uint32_t want;                              /* enum guard_want; a futex */
     _Atomic uint32_t touched; /* the loop has served: what the thread knows of the page may be old */
     _Atomic uint32_t stop;

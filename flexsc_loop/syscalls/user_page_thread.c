@@ -84,7 +84,6 @@ static bool sleep_is_over(struct flexsc_page *page, enum thread_state state) {
 /* Under the guard, after a pass that found nothing to do.  Lets go of the guard.  Returns the number of events. */
 static int thread_sleeps(struct flexsc_page *page) {
     enum thread_state state = page->results.held_back ? THREAD_STALLED : THREAD_ASLEEP;
-    atomic_fetch_add_explicit(&page->naps, 1, memory_order_relaxed);
     atomic_store(&page->thread_state, state);
     /* The announcement must be visible before we look once more at what we wait for: the loop changes that first
      * and looks at the announcement afterwards. */
@@ -149,6 +148,8 @@ static void pass(struct flexsc_page *page, struct view *view, bool tired) {
     thread_locks(page);
     bool worked = serve(page, view) || view->left || guard_is_wanted(page);
     bool posts = results_posted_in_pass(&page->results);
+    if (!posts)
+        atomic_fetch_add_explicit(&page->vain_passes, 1, memory_order_relaxed);
     if (worked)
         view->idle_since = 0;
     if (tired && !worked) {

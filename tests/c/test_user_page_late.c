@@ -170,6 +170,42 @@ static void test_starved(enum mode mode) {
     close_late(&rig);
 }
 
+enum { LONG_SEND = 1 << 26, BITE = 1 << 12 };
+
+static void *read_bit_by_bit(void *fd) {
+    static char in[BITE];
+    for (size_t left = LONG_SEND; left > 0;) {
+        ssize_t got = read(*(int *)fd, in, sizeof in);
+        CHECK(got > 0, "read: %s", strerror(errno));
+        if (got <= 0)
+            break;
+        left -= (size_t)got;
+    }
+    return NULL;
+}
+
+/* A sleep for a thread that is at work and has nothing to tell of yet: its peer takes a long send bit by bit. */
+static void test_not_starved_by_work(enum mode mode) {
+    (void)mode;
+    struct rig rig = rig_open(OWN, 64);
+    static char out[LONG_SEND];
+    struct op send = {0};
+    pthread_t reader;
+    int fds[2];
+    make_pair(SOCK_STREAM, fds);
+    CHECK(flexsc_thread_start(rig.page, -1, 10000000) == 0, "thread");
+    rig.mode = PINNED;
+    rig_submit(&rig, &send, CALL_SEND, fds[0], ENTRY_OWNED, out, sizeof out, MSG_WAITALL);
+    CHECK(pthread_create(&reader, NULL, read_bit_by_bit, &fds[1]) == 0, "reader");
+    expect(&rig, &send, LONG_SEND);
+    pthread_join(reader, NULL);
+    int64_t starved = flexsc_page_starved_ns(rig.page);
+    CHECK(starved == 0, "starved for %ld ns", (long)starved);
+    close_by_entry(&rig, fds[0]);
+    close(fds[1]);
+    rig_close(&rig);
+}
+
 enum { STREAM_SENDS = 8, SEND_SIZE = 50 };
 
 /* The loop helps at any moment, while the thread is at work, about to sleep, asleep: all is done once and in order. */
@@ -238,6 +274,7 @@ static const struct test tests[] = {
     {"help a late thread", test_help_a_late_thread, 1u << OWN},
     {"help before a sleep", test_help_before_a_sleep, 1u << OWN},
     {"starved", test_starved, 1u << OWN},
+    {"not starved by work", test_not_starved_by_work, 1u << OWN},
     {"help races", test_help_races, IN_PINNED_MODES},
     {"help without room", test_help_without_room, IN_PINNED_MODES},
 };

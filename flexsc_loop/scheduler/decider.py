@@ -36,10 +36,10 @@ THREAD_PRICE = 0.03              # of a CPU's time: what the thread's share coun
 HOPELESS = 0.75                  # a trial ends at once below that
 
 LATE_MOST_NS = 8 * MS            # of a window
-LATE_LOOK_NS = 10 * MS           # the loop asks for a look when it has seen so much more than the trial had
-LATE_AGAIN_NS = 4 * MS           # and sooner after a window that was later than the trial
-WATCH_MORE = 0.05                # of a window more than in the trial: the thread is watched
-LATE_MORE = 0.10                 # so much more: one that is watched goes
+LATE_LOOK_NS = 7 * MS            # the loop asks for a look when it has seen so much more than the trial had
+LATE_AGAIN_NS = 4 * MS           # and sooner while the thread is watched
+WATCH_MORE = 0.02                # of a window, waited for the CPU more than in the trial: the thread is watched
+LATER, MUCH_LATER = 0.05, 0.10   # one that is watched and is so much later goes; or at once
 RUN_DELAY_MOST = 0.10            # share of the window that the thread has waited for its CPU
 RUN_DELAY_MORE = 0.25            # or so much more than in the trial that it has won all the same
 WORSE = 0.9                      # of what the own thread got done: a thread that waits and does less goes
@@ -168,7 +168,9 @@ class Decider:
         """When what the thread was given has waited for so long, the next look is made before it is due."""
         if self.state is not State.THREAD:
             return LATE_LOOK_NS
-        return (LATE_AGAIN_NS if self._watched else LATE_LOOK_NS) + int(self._waits.late * WINDOW_NS)
+        if self._watched:
+            return LATE_AGAIN_NS + int(self._waits.late * WINDOW_NS / 2)
+        return LATE_LOOK_NS + int(self._waits.late * WINDOW_NS)
 
     # ---- one look
 
@@ -389,7 +391,8 @@ class Decider:
         alarm, what = self._alarm(found, load)
         if alarm:
             return self._fall_back(load.time_ns, alarm, f"own thread: {what}", found)
-        self._watched = self._waits_more(found, load, WATCH_MORE)
+        waits = _waits(found, load)
+        self._watched = waits.late > self._waits.late or waits.run_delay > self._waits.run_delay + WATCH_MORE
         if load.time_ns - self._since > CALM_NS:
             self._backoff = 0
         if load.time_ns >= self._check_at and busy >= BUSY_START and self.cpu is not None:
@@ -416,8 +419,8 @@ class Decider:
         """
         trial = self.state is State.TRIAL
         waits, accepted = _waits(found, load), NO_WAITS if trial else self._waits
-        if not trial and self._watched and self._waits_more(found, load, LATE_MORE):
-            return "alarms_late", f"{_late(load)}, and it was late before"
+        if not trial and self._is_later(waits, load):
+            return "alarms_late", f"{_late(load)}, longer than in its trial"
         late = load.late_ns > LATE_MOST_NS and waits.late > accepted.late
         delayed = not trial and waits.run_delay > max(RUN_DELAY_MOST, accepted.run_delay)
         much = not trial and waits.run_delay > RUN_DELAY_MORE + accepted.run_delay
@@ -427,14 +430,13 @@ class Decider:
             return "alarms_late", _late(load)
         return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
 
-    def _waits_more(self, found: Machine, load: Load, share: float) -> bool:
-        """Whether the thread is later than in the trial, by so much of the window, and not for want of work only.
-
-        Twice in a row that tells of somebody who has come to its CPU, even if no less gets done so far.
+    def _is_later(self, waits: Waits, load: Load) -> bool:
+        """Whether somebody has come to the thread's CPU, even if no less gets done so far: it is later than in the
+        trial, and by the kernel's account it waits no less.
         """
-        waits = _waits(found, load)
-        return (load.late_ns >= LATE_AGAIN_NS and waits.late > self._waits.late + share
-                and waits.run_delay >= self._waits.run_delay)
+        late, delay = waits.late - self._waits.late, waits.run_delay - self._waits.run_delay
+        again = self._watched and late > LATER and delay >= 0
+        return load.late_ns >= LATE_AGAIN_NS and (again or (late > MUCH_LATER and delay > MUCH_LATER))
 
     def _rest(self, time_ns: int, why: str) -> Decision:
         """Nothing is wrong with the thread, but there is not enough for it to do."""

@@ -118,6 +118,22 @@ async def test_opening_a_fifo_waits_for_its_other_end(files, fifo):
     await files.close(writer)
 
 
+async def test_who_waits_for_fifos_holds_no_fsync_up(files, tmp_path):
+    """Of itself the kernel lets four calls for each CPU sleep."""
+    paths = [f"{tmp_path}/fifo-{number}" for number in range(min(4 * (os.cpu_count() or 1) + 1, 100))]
+    for path in paths:
+        os.mkfifo(path)
+    openings = [files.open(path, os.O_RDONLY) for path in paths]
+    file = await files.open(f"{tmp_path}/file", os.O_WRONLY | os.O_CREAT)
+    try:
+        async with asyncio.timeout(30):
+            await files.append(file, b"x")
+            await files.fdatasync(file)
+    finally:
+        opened = await asyncio.gather(*openings, *(files.open(path, os.O_RDWR) for path in paths))
+        await asyncio.gather(*(files.close(fd) for fd in (file, *opened)))
+
+
 @pytest.mark.parametrize("another", [False, True], ids=["same thread", "another thread"])
 def test_what_sleeps_goes_on_between_two_runs(new_loop, fifo, another):
     loop = new_loop()

@@ -116,6 +116,7 @@ enum { /* io_uring_register */
     URING_REGISTER_EVENTFD = 4,
     URING_UNREGISTER_EVENTFD = 5,
     URING_REGISTER_ENABLE_RINGS = 12,
+    URING_REGISTER_IOWQ_MAX_WORKERS = 19, /* two uint32_t: for files, for all else; 0: as before */
     URING_REGISTER_PBUF_RING = 22,
     URING_UNREGISTER_PBUF_RING = 23,
 };

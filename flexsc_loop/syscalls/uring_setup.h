@@ -10,6 +10,7 @@
 #include "uring_user.h"
 
 enum { URING_NO_POLLER = -2, URING_ANY_CPU = -1, URING_SHARES_NONE = -1 };
+enum { URING_SLEEPERS_MOST = 128 }; /* as many as there may be file threads */
 
 static inline void uring_unmap(struct uring *ring)
 {
@@ -134,13 +135,26 @@ static inline int uring_open(struct uring *ring, uint32_t entries, uint32_t comp
     return res;
 }
 
+/* The kernel lets four of its workers for each CPU sleep in calls on files, and starts more only where those that it has do
+ * sleep.  That few FIFOs that nobody opens at the other end would hold up every fsync; and of a journal's commits, each of which
+ * serves all who wait for it, many were needed.  Kernels before 5.15 do not know of it. */
+static inline void uring_allow_sleepers(struct uring *ring)
+{
+    uint32_t most[2] = {URING_SLEEPERS_MOST, 0};
+    (void)uring_sys_register(ring, URING_REGISTER_IOWQ_MAX_WORKERS, most, 2);
+}
+
 /* Bind the ring to the calling thread (SINGLE_ISSUER), once, before the first enter. */
 static inline int uring_enable(struct uring *ring)
 {
-    int res = ring->enabled ? 0 : uring_sys_register(ring, URING_REGISTER_ENABLE_RINGS, NULL, 0);
-    if (res == 0)
-        ring->enabled = true;
-    return res;
+    if (ring->enabled)
+        return 0;
+    int res = uring_sys_register(ring, URING_REGISTER_ENABLE_RINGS, NULL, 0);
+    if (res < 0)
+        return res;
+    ring->enabled = true;
+    uring_allow_sleepers(ring);
+    return 0;
 }
 
 #endif

@@ -1,14 +1,16 @@
 """The scheduler's choices against fixed ones, with others about: ``python -m benchmarks.scenarios``.
 
-In each scenario three servers take turns under the same load: served by their own thread, by a syscall thread on the
-second CPU, and `threads=auto`.  All may use both CPUs; the load generator has the second (where there are three, one of
-its own).  Before its first window `auto` is loaded for long enough to have a trial: what is compared is what it has
-decided, and what deciding goes on to cost.  Ratios are taken within a window, their median is held against the wanted.
+In each scenario four servers take turns under the same load: served by their own thread, by a syscall thread on the
+second CPU, `threads=auto`, and by their own thread again, which tells how far apart two runs of the same are.  All may
+use both CPUs; the load generator has the second (where there are three, one of its own).  Each round has fresh servers.
+Before its first window `auto` is loaded for long enough to have a trial: what is compared is what it has decided, and
+what deciding goes on to cost.  Ratios are taken within a window, their median is held against the wanted.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -31,10 +33,12 @@ from benchmarks.placement import Placement, find_python
 from benchmarks.process import Server, process_cpu_ns, running_server, thread_times
 from benchmarks.workloads import Workload, workload
 
-OWN, PINNED, AUTO = "own", "pinned", "auto"
-FIRST_WARMUP_S, WARMUP_S, WINDOW_S = 2.5, 0.4, 0.8
+OWN, PINNED, AUTO, AGAIN = "own", "pinned", "auto", "own again"
+FIRST_WARMUP_S, WARMUP_S, WINDOW_S = 2.5, 0.2, 0.5
+UNSURE = 0.08
+"""How likely a median may lie outside the interval that is told of it."""
 BACK_MOST_S = 0.1
-PAUSE_S = 0.5
+PAUSE_S, FULL_S = 1.0, 2.0
 IDLE_S, IDLE_CONNECTIONS, IDLE_MOST = 5.0, 1000, 0.1
 """Of a sleeping loop no more than a tenth of a per cent of a CPU can be told from nothing."""
 SPIN = "import sys, time\ntime.sleep(float(sys.argv[1]))\nbegan = time.monotonic()\nprint(began, flush=True)\n" \
@@ -58,9 +62,11 @@ class Scenario:
     wanted: float
     window: Callable[[Bench, Sequence[Server], float], Measured]
     """Loads the servers of one choice, after a warm-up of so many seconds."""
-    ways: tuple[str, ...] = (OWN, PINNED, AUTO)
+    ways: tuple[str, ...] = (OWN, PINNED, AUTO, AGAIN)
     fixed: tuple[str, ...] = (OWN, PINNED)
     """Of which the better one is what `auto` is held against."""
+    learns: bool = False
+    """`auto` is loaded for long before each window, so that it has tried a thread anew."""
     servers: int = 1
     one_cpu: bool = False
     quota: float | None = None
@@ -75,6 +81,7 @@ class Bench:
     python: str
     seconds: float
     windows: int
+    rounds: int = 1
     peak: float = 0.0
     """Requests per second of the own thread: what rates are shares of."""
 
@@ -117,7 +124,7 @@ def light(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
 
 def disturbed(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
     """For the second half of the window somebody spins on the second CPU."""
-    half = bench.seconds / 2
+    half, bench = bench.seconds, replace(bench, seconds=2 * bench.seconds)
     command = ["taskset", "-c", str(bench.placement.thread_cpu), sys.executable, "-S", "-c", SPIN]
     with subprocess.Popen([*command, str(warmup + half), str(half)], stdout=subprocess.PIPE, text=True) as spinner:
         try:
@@ -129,10 +136,14 @@ def disturbed(bench: Bench, servers: Sequence[Server], warmup: float) -> Measure
 
 
 def changing(bench: Bench, servers: Sequence[Server], warmup: float) -> Measured:
-    """Nothing, a tenth of the peak, then as much as possible."""
+    """Nothing, a tenth of the peak, then as much as possible, from its start on.  The first time `auto` has seen a full
+    load before: it is the change that is measured.
+    """
+    if warmup >= FIRST_WARMUP_S:
+        run_load(bench.spec(servers[0], warmup))
     time.sleep(PAUSE_S)
     low = run_load(bench.spec(servers[0], 0.1, rate=0.1 * bench.peak))
-    full = run_load(bench.spec(servers[0], min(warmup, WARMUP_S)))
+    full = run_load(replace(bench, seconds=FULL_S).spec(servers[0], 0.0))
     return {"CPU µs/request, 10 %": _cpu_us(low), "requests/s, full load": _rate(full)}
 
 
@@ -148,14 +159,36 @@ SCENARIOS = (
     Scenario("light", "load generator at 30 % of the peak", 0.97, light),
     Scenario("normal", "load generator on the second CPU, normal priority", 0.97, _closed(0)),
     Scenario("real-time", "the same at real-time priority", 0.97, _closed(None)),
-    Scenario("spinning", "a process that spins on the second CPU, half of the time", 0.95, disturbed, fixed=(OWN,)),
-    Scenario("one-cpu", "`taskset` to one CPU", 0.99, _closed(None), (OWN, AUTO), one_cpu=True),
-    Scenario("quota-1", "cgroup quota of 1.0 CPU", 0.99, _closed(None), (OWN, AUTO), quota=1.0),
-    Scenario("quota-half", "cgroup quota of 0.5 CPU", 0.99, _closed(None), (OWN, AUTO), quota=0.5),
+    Scenario("spinning", "a process that spins on the second CPU, half of the time", 0.95, disturbed,
+             fixed=(OWN,), learns=True),
+    Scenario("one-cpu", "`taskset` to one CPU", 0.99, _closed(None), (OWN, AUTO, AGAIN), one_cpu=True),
+    Scenario("quota-1", "cgroup quota of 1.0 CPU", 0.99, _closed(None), (OWN, AUTO, AGAIN), quota=1.0),
+    Scenario("quota-half", "cgroup quota of 0.5 CPU", 0.99, _closed(None), (OWN, AUTO, AGAIN), quota=0.5),
     Scenario("changing", "load that changes: idle, 10 %, full", 0.95, changing),
     Scenario("workers", "four worker processes", 0.97, together, servers=4),
 )
 IDLE, HANDS, LOOK = "idle", "hands", "look"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median, and where it lies with a likelihood of 1 - UNSURE whatever the values' distribution; all values' range,
+    where they are too few.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Interval:
+        ranked, aside = sorted(values), 0
+        while 2 * sum(math.comb(len(ranked), less) for less in range(aside + 2)) <= UNSURE * 2 ** len(ranked):
+            aside += 1
+        return Interval(statistics.median(ranked), ranked[aside], ranked[-1 - aside])
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass
@@ -195,17 +228,23 @@ class Found:
         best = max if MORE_IS_BETTER.get(figure) else min
         return best(fixed, key=lambda way: self.median(way, figure) or 0.0)
 
-    def reached(self, figure: str) -> float:
-        """What `auto` reached of the better fixed choice; above 1: more.  The median of the windows' ratios."""
-        pairs = zip(self.windows[AUTO], self.windows[self.better(figure)], strict=True)
+    def ratios(self, figure: str, way: str, fixed: str) -> list[float]:
+        """What `way` reached of a fixed choice, window by window; above 1: more."""
+        pairs = zip(self.windows[way], self.windows[fixed], strict=True)
         more = MORE_IS_BETTER.get(figure, False)
-        return statistics.median(
-            auto[figure] / fixed[figure] if more else fixed[figure] / auto[figure] for auto, fixed in pairs
-        )
+        return [one[figure] / other[figure] if more else other[figure] / one[figure] for one, other in pairs]
+
+    def reached(self, figure: str) -> Interval:
+        """What `auto` reached of the better fixed choice."""
+        return Interval.of(self.ratios(figure, AUTO, self.better(figure)))
+
+    def same(self, figure: str) -> Interval | None:
+        """What the own thread reached of itself: as far from 1 as two runs of the same are."""
+        return Interval.of(self.ratios(figure, AGAIN, OWN)) if self.windows.get(AGAIN) else None
 
 
 def choice_of(way: str, page: str, placement: Placement) -> LoopChoice:
-    threads = {OWN: "off", PINNED: str(placement.thread_cpu), AUTO: "auto"}[way]
+    threads = {PINNED: str(placement.thread_cpu), AUTO: "auto"}.get(way, "off")
     return LoopChoice.parse(f"flexsc:{page}:{threads}")
 
 
@@ -227,22 +266,29 @@ def running(bench: Bench, scenario: Scenario, page: str) -> Iterator[dict[str, l
 
 
 def measure(bench: Bench, scenario: Scenario, page: str) -> Found:
-    """All windows of one scenario, to and fro."""
+    """All windows of one scenario."""
     found = Found(scenario, page, {way: [] for way in scenario.ways})
     try:
-        with running(bench, scenario, page) as servers:
-            for number in range(bench.windows):
-                for way in scenario.ways if number % 2 == 0 else scenario.ways[::-1]:
-                    warmup = FIRST_WARMUP_S if way == AUTO and number == 0 else WARMUP_S
-                    found.windows[way].append(scenario.window(bench, servers[way], warmup))
-            for server in servers[AUTO]:
-                found.decisions += server.decisions()
-                stats = server.stats() or {}
-                for name in COUNTED:
-                    found.counters[name] = found.counters.get(name, 0) + int(stats.get(name, 0))
+        for _ in range(bench.rounds):
+            with running(bench, scenario, page) as servers:
+                measure_round(bench, found, servers)
     except (BenchmarkError, OSError) as error:
         found.unavailable = str(error)
     return found
+
+
+def measure_round(bench: Bench, found: Found, servers: dict[str, list[Server]]) -> None:
+    """The windows of fresh servers, to and fro."""
+    scenario = found.scenario
+    for number in range(bench.windows):
+        for way in scenario.ways if number % 2 == 0 else scenario.ways[::-1]:
+            warmup = FIRST_WARMUP_S if way == AUTO and (number == 0 or scenario.learns) else WARMUP_S
+            found.windows[way].append(scenario.window(bench, servers[way], warmup))
+    for server in servers[AUTO]:
+        found.decisions += server.decisions()
+        stats = server.stats() or {}
+        for name in COUNTED:
+            found.counters[name] = found.counters.get(name, 0) + int(stats.get(name, 0))
 
 
 @dataclass(frozen=True)
@@ -273,7 +319,7 @@ def measure_idle(bench: Bench, page: str, seconds: float) -> Quiet:
 # ---- what was found
 
 COLUMNS = ("scenario", "page", "figure", "own thread", "syscall thread", "auto", "of the better", "wanted", "",
-           "trials, won, alarms")  # fmt: skip
+           "own again, of own", "trials, won, alarms")  # fmt: skip
 
 
 def _number(value: float | None) -> str:
@@ -284,17 +330,24 @@ def rows_of(found: Found) -> list[tuple[str, ...]]:
     """A row for each figure of a scenario; what is missed is in bold."""
     title, wanted = found.scenario.title, f"≥ {found.scenario.wanted:.2f}"
     if found.unavailable:
-        return [(title, found.page, "n/a", "", "", "", "", wanted, "–", "")]
+        return [(title, found.page, "n/a", "", "", "", "", wanted, "–", "", "")]
     alarms = sum(count for name, count in found.counters.items() if name.startswith("alarms"))
     trials = f"{found.counters.get('trials', 0)}, {found.counters.get('trials_won', 0)}, {alarms}"
     rows = []
     for figure in found.figures():
         reached = found.reached(figure)
-        met = "met" if reached >= found.scenario.wanted else "**missed**"
         values = [_number(found.median(way, figure)) for way in (OWN, PINNED, AUTO)]
-        beside = f"{reached:.2f} ({found.better(figure)})"
-        rows.append((title, found.page, figure, *values, beside, wanted, met, trials))
+        beside = f"{reached}, {found.better(figure)}"
+        rows.append((title, found.page, figure, *values, beside, wanted, verdict(reached, found.scenario.wanted),
+                     str(found.same(figure) or "–"), trials))  # fmt: skip
     return rows + back_rows(found)
+
+
+def verdict(reached: Interval, wanted: float) -> str:
+    """A miss that the windows cannot tell from none says so."""
+    if reached.median >= wanted:
+        return "met"
+    return "missed, not for certain" if reached.high >= wanted else "**missed**"
 
 
 def back_rows(found: Found) -> list[tuple[str, ...]]:
@@ -305,7 +358,7 @@ def back_rows(found: Found) -> list[tuple[str, ...]]:
     met = "–" if not delays else "met" if max(delays) <= BACK_MOST_S else "**missed**"
     told = ", ".join(f"{1e3 * delay:.0f}" for delay in delays) or "never had a thread then"
     return [(found.scenario.title, found.page, "own thread again, ms", "–", "–", told, "",
-             f"≤ {1e3 * BACK_MOST_S:.0f}", met, "")]  # fmt: skip
+             f"≤ {1e3 * BACK_MOST_S:.0f}", met, "", "")]  # fmt: skip
 
 
 def idle_row(quiet: Quiet) -> tuple[str, ...]:
@@ -314,7 +367,7 @@ def idle_row(quiet: Quiet) -> tuple[str, ...]:
     own, auto = (f"{quiet.cpu_percent[way]:.3f}, {quiet.threads[way]}" for way in (OWN, AUTO))
     title = f"idle, {IDLE_CONNECTIONS:,} connections, after a load"
     return (title, quiet.page, "% of a CPU, threads", own, "–", auto, "", f"≤ {IDLE_MOST}, as own",
-            "met" if met else "**missed**", "")  # fmt: skip
+            "met" if met else "**missed**", "", "")  # fmt: skip
 
 
 def measure_hands(bench: Bench, page: str) -> hands.HeldUp:
@@ -330,7 +383,7 @@ def hands_row(page: str, held_up: hands.HeldUp) -> tuple[str, ...]:
     title = f"changing hands, {hands.CONNECTIONS:,} connections, {hands.BUSY} busy: to a new thread, to a thread, back"
     met = "met" if held_up.most <= hands.HELD_UP_MOST_MS else "**missed**"
     told = f"change {held_up.told(held_up.calls)}; longest turn after it {held_up.told(held_up.turns)} more"
-    return (title, page, "ms", "–", "–", told, "", f"≤ {hands.HELD_UP_MOST_MS:g}", met, "")
+    return (title, page, "ms", "–", "–", told, "", f"≤ {hands.HELD_UP_MOST_MS:g}", met, "", "")
 
 
 def look_row(page: str, look_ns: float) -> tuple[str, ...]:
@@ -338,7 +391,7 @@ def look_row(page: str, look_ns: float) -> tuple[str, ...]:
     percent = look.percent(look_ns)
     met = "met" if percent <= look.PERCENT_MOST else "**missed**"
     return ("looks of the scheduler", page, "µs each, % of a busy loop's CPU", "–", "–",
-            f"{look_ns / 1e3:.1f}, {percent:.3f}", "", f"≤ {look.PERCENT_MOST} %", met, "")  # fmt: skip
+            f"{look_ns / 1e3:.1f}, {percent:.3f}", "", f"≤ {look.PERCENT_MOST} %", met, "", "")  # fmt: skip
 
 
 def measure_specials(bench: Bench, page: str, only: Sequence[str], result: tables.Result) -> list[tuple[str, ...]]:
@@ -365,10 +418,10 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
     python = find_python(args.python)
     result = tables.Result("The scheduler", notes=list(placement.notes))
     for name in args.workload:
-        bench = Bench(workload(name), placement, python, args.seconds, args.windows)
+        bench = Bench(workload(name), placement, python, args.seconds, args.windows, args.rounds)
         rows: list[tuple[str, ...]] = []
         for page in args.pages:
-            with running(bench, SCENARIOS[1], page) as servers:
+            with running(bench, replace(SCENARIOS[1], ways=(OWN,)), page) as servers:
                 bench.peak = _rate(run_load(bench.spec(servers[OWN][0], WARMUP_S)))
             for scenario in SCENARIOS:
                 if scenario.name not in args.only:
@@ -382,7 +435,12 @@ def run(args: argparse.Namespace, console: Console) -> tables.Result:
             with console.status(f"{bench.load.title} · {page} page · idle, changing hands"):
                 rows += measure_specials(bench, page, args.only, result)
         title = f"{bench.load.label}: what `auto` reached of the better fixed choice"
-        result.tables.append(tables.Table(title, COLUMNS, tuple(rows), ("alarms: those of `auto`, of all kinds",)))
+        result.tables.append(tables.Table(title, COLUMNS, tuple(rows), (
+            "of the better: the median of the windows' ratios, and the interval in which it lies for all that so many "
+            "windows tell",
+            "own again, of own: two runs of the same",
+            "alarms: those of `auto`, of all kinds",
+        )))
     return result
 
 
@@ -392,12 +450,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--workload", nargs="+", default=["hello"], help="hello (default), echo, ...")
     parser.add_argument("--pages", nargs="+", default=["kernel", "user"])
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2, help="with fresh servers each")
+    parser.add_argument("--windows", type=int, default=3, help="of each choice in a round")
     parser.add_argument("--seconds", type=float, default=WINDOW_S, help="of a window, the warm-up not counted")
     parser.add_argument("--python", help="version of the servers' interpreter, such as 3.13")
     parser.add_argument("--json", type=Path, default=tables.RESULTS / "scenarios.json", metavar="FILE")
     args = parser.parse_args()
-    if args.windows < 1 or not args.seconds > 0:
+    if min(args.windows, args.rounds) < 1 or not args.seconds > 0:
         parser.error("--windows must be at least 1, --seconds above 0")
     return args
 

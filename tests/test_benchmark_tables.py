@@ -191,17 +191,33 @@ def found(own, pinned, auto, figure="requests/s", **changes) -> scenarios.Found:
 
 def test_auto_is_held_against_the_better_fixed_choice_within_the_windows():
     one = found([100.0, 50.0, 100.0], [200.0, 100.0, 200.0], [190.0, 95.0, 300.0])
-    assert one.better("requests/s") == "pinned" and one.reached("requests/s") == 0.95
+    assert one.better("requests/s") == "pinned"
+    assert one.reached("requests/s") == scenarios.Interval(0.95, 0.95, 1.5)
     (row,) = scenarios.rows_of(one)
-    assert row[3:] == ("100.0", "200.0", "190.0", "0.95 (pinned)", "≥ 0.97", "**missed**", "2, 1, 3")
+    assert row[3:7] == ("100.0", "200.0", "190.0", "0.95 (0.95 to 1.50), pinned")
+    assert row[7:] == ("≥ 0.97", "missed, not for certain", "–", "2, 1, 3")
     assert len(row) == len(scenarios.COLUMNS)
     less = found([10.0], [20.0], [8.0], "p99 µs")
-    assert less.better("p99 µs") == "own" and less.reached("p99 µs") == 1.25
+    assert less.better("p99 µs") == "own" and less.reached("p99 µs").median == 1.25
     assert scenarios.rows_of(less)[0][8] == "met"
-    alone = found([10.0], [], [10.0], ways=("own", "auto"))
-    assert scenarios.rows_of(alone)[0][4:7] == ("–", "10.0", "1.00 (own)")
+    alone = found([10.0], [], [9.0], ways=("own", "auto"))
+    assert scenarios.rows_of(alone)[0][4:9] == ("–", "9.0", "0.90 (0.90 to 0.90), own", "≥ 0.97", "**missed**")
     alone.unavailable = "no cgroup"
     assert scenarios.rows_of(alone)[0][2] == "n/a"
+
+
+def test_two_runs_of_the_same_tell_what_noise_is():
+    one = found([100.0, 50.0], [], [100.0, 50.0])
+    one.windows["own again"] = [{"requests/s": 90.0}, {"requests/s": 55.0}]
+    assert one.same("requests/s") == scenarios.Interval(1.0, 0.9, 1.1)
+    assert scenarios.rows_of(one)[0][9] == "1.00 (0.90 to 1.10)"
+
+
+@pytest.mark.parametrize(("count", "aside"), [(1, 0), (5, 0), (7, 0), (8, 1), (12, 2), (100, 40)])
+def test_the_interval_of_a_median(count, aside):
+    """As tables of the sign test have it: at least 92 of 100 such intervals have the median of all values in them."""
+    assert scenarios.Interval.of([float(value) for value in range(count)]) == scenarios.Interval(
+        (count - 1) / 2, aside, count - 1 - aside)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -433,6 +434,28 @@ def test_another_load_is_tried_before_the_back_off_is_over() -> None:
     assert world.serves(State.OWN)
     world.run(3)
     assert world.serves(State.THREAD)
+
+
+@pytest.mark.parametrize("what", [
+    {"quota": lambda at: 2.0 if at < 100 else 4.0},
+    {"cpus": lambda at: 2 if at < 100 else 4},
+])
+def test_other_cpus_or_another_quota_are_tried_before_the_back_off_is_over(what: dict[str, object]) -> None:
+    world = World(thread=lambda at: 30_000.0 if at < 100 else 55_000.0, **what).run(100)  # type: ignore[arg-type]
+    assert world.serves(State.OWN)
+    assert world.decider._retry_at > 110 * SECOND
+    world.run(2)
+    assert world.serves(State.THREAD)
+
+
+def test_the_longest_back_off() -> None:
+    """Doubled from a second to five minutes, and no more."""
+    world = World(thread=constant(10_000)).run(3600)
+    trials = [at for at, cpu in world.changes if cpu is not None]
+    pauses = [round(later - at) for at, later in itertools.pairwise(trials)]
+    assert all(before < after for before, after in itertools.pairwise(pauses[:8]))
+    assert max(pauses) in range(300, 303)
+    assert pauses[-1] == max(pauses)
 
 
 def test_noise_does_not_make_it_swing() -> None:

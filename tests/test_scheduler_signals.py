@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from flexsc_loop.scheduler.decider import Machine
 from flexsc_loop.scheduler.lease import Lease
+from flexsc_loop.scheduler.pilot import Pilot
 from flexsc_loop.scheduler.signals import (
     Cgroup,
     CpuTimes,
@@ -202,7 +204,9 @@ def test_a_machine_that_tells_nothing_of_its_topology(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
+from flexsc_loop.scheduler.decider import Machine
 from flexsc_loop.scheduler.lease import Lease
+from flexsc_loop.scheduler.pilot import Pilot
 lease = Lease()
 print(lease.take(int(sys.argv[1])), flush=True)
 sys.stdin.read()
@@ -246,6 +250,40 @@ def test_a_lease_is_one_loop_s_and_of_one_cpu() -> None:
         lease.drop()
         lease.drop()
         assert lease.cpu is None
+
+
+class ManyCpus:
+    """Signals of a machine all of whose CPUs but the loop's are idle, nearest first."""
+
+    def __init__(self, loop_cpu: int, cpus: list[int]) -> None:
+        self.loop_cpu, self.cpus = loop_cpu, cpus
+
+    def machine(self, loop_cpu: int, thread_cpu: int | None, tid: int, elapsed_ns: int) -> tuple[Machine, list[int]]:
+        best = sorted((cpu for cpu in self.cpus if cpu != loop_cpu), key=lambda cpu: abs(cpu - loop_cpu))
+        return Machine(len(self.cpus), float("inf"), False, 0.0, 0.0, best[0], 1.0), best
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("cpus", "served"), [(8, 4), (4, 4), (3, 3)])
+def test_workers_take_different_cpus_or_none(cpus: int, served: int) -> None:
+    """Four workers that all want a thread at once."""
+    machine = [CPU + 100 + number for number in range(cpus)]
+    pilots = []
+    for number in range(4):
+        pilot = Pilot(None, None, ManyCpus(machine[number % cpus], machine))  # type: ignore[arg-type]
+        pilot._ran_on.append(machine[number % cpus])
+        pilot.decider._open = 1  # the gate has begun to open
+        pilots.append(pilot)
+    try:
+        spare = [pilot._machine(1).spare for pilot in pilots]
+        taken = [cpu for cpu in spare if cpu is not None]
+        assert len(taken) == len(set(taken)) == served
+        assert [pilot._machine(2).spare for pilot in pilots] == spare  # they keep theirs
+    finally:
+        for pilot in pilots:
+            pilot.close()
 
 
 def test_a_child_made_by_exec_does_not_hold_on_to_it() -> None:

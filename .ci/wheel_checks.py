@@ -12,6 +12,8 @@ from pathlib import Path
 MOST_BYTES = 2_500_000
 # The C library, with the parts that older glibcs have apart.
 LIBRARIES = re.compile(r"libc\.so\.6|libc\.musl-\w+\.so\.1|lib(dl|m|pthread|rt)\.so\.\d|ld-linux-[\w-]+\.so\.[12]")
+# What musl has got since 1.2.0, the version that a wheel's tag promises.
+YOUNGER_THAN_MUSL_1_2 = {"_Fork", "gettid", "preadv2", "pwritev2", "qsort_r", "reallocarray", "renameat2", "statx"}
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 
 
@@ -26,9 +28,10 @@ def words(folder):
 
 @functools.cache
 def musl_names():
-    """All that musl's library gives, as the compiler has it."""
+    """All that musl's library of the oldest version promised gives: what the compiler has, without what came later."""
     compiler = Path(importlib.util.find_spec("ziglang").origin).parent
-    return set(re.findall(r"^\.type (\w+)", (compiler / "lib/libc/musl/libc.S").read_text(), re.MULTILINE))
+    names = re.findall(r"^\.type (\w+)", (compiler / "lib/libc/musl/libc.S").read_text(), re.MULTILINE)
+    return set(names) - YOUNGER_THAN_MUSL_1_2
 
 
 def without_home(elf, is_musl):

@@ -51,12 +51,12 @@ class Target:
         return self.triple.endswith("musl")
 
 
-# The oldest glibc with statx(), and musl's since Alpine 3.14.
+# The oldest glibc that installers know a tag for with all that is called (late_calls.h), and musl's since Alpine 3.13.
 TARGETS = {
     f"{machine}-{kind}": Target(f"{machine}-linux-{library}", tag.format(machine), f"{machine}-linux-{suffix}")
     for machine in ("x86_64", "aarch64")
     for kind, library, tag, suffix in (
-        ("manylinux", "gnu.2.28", "manylinux_2_28_{0}", "gnu"),
+        ("manylinux", "gnu.2.17", "manylinux_2_17_{0}", "gnu"),
         ("musllinux", "musl", "musllinux_1_2_{0}", "musl"),
     )
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "late_calls.h"
 
 enum {
     TRIES_MOST = 100,   /* of a call that says EINTR or EAGAIN though it need not */
@@ -29,8 +30,8 @@ static int64_t result_of(int64_t res) { return res < 0 ? -errno : res; }
 static int64_t transfer_once(const struct file_job *job, const struct iovec *vectors, int count, uint64_t off)
 {
     int flags = (int)job->call_flags;
-    return result_of(file_job_writes(job) ? pwritev2(job->fd, vectors, count, (off_t)off, flags)
-                                   : preadv2(job->fd, vectors, count, (off_t)off, flags));
+    return result_of(file_job_writes(job) ? late_pwritev2(job->fd, vectors, count, (int64_t)off, flags)
+                                          : late_preadv2(job->fd, vectors, count, (int64_t)off, flags));
 }
 
 /* The same with a fault now and then: the call fails, or moves less. */
@@ -201,9 +202,9 @@ static int64_t copy_range(const struct file_job *job, struct flexsc_faults *faul
     uint32_t kind = faults_file_call(faults, &most);
     if (kind && kind != FAULT_EAGAIN) /* which it never says */
         return -faults_errno(kind);
-    loff_t from = (loff_t)job->off, to = (loff_t)(uintptr_t)job->addr;
-    return result_of(copy_file_range(job->fd, job->off == CALL_HERE ? NULL : &from, (int)job->call_flags,
-                                     to == -1 ? NULL : &to, most, 0));
+    int64_t from = (int64_t)job->off, to = (int64_t)(uintptr_t)job->addr;
+    return result_of(late_copy_file_range(job->fd, job->off == CALL_HERE ? NULL : &from, (int)job->call_flags,
+                                          to == -1 ? NULL : &to, most, 0));
 }
 
 static int64_t close_fd(const struct file_job *job)
@@ -231,7 +232,7 @@ static int64_t make_call(const struct file_job *job, struct flexsc_faults *fault
     case CALL_CLOSE:
         return close_fd(job);
     case CALL_STATX:
-        return result_of(statx(fd, path, flags, (unsigned)job->len, (struct statx *)(uintptr_t)job->off));
+        return result_of(late_statx(fd, path, flags, (unsigned)job->len, (struct statx *)(uintptr_t)job->off));
     case CALL_FADVISE:
         return advise(job);
     case CALL_RENAMEAT:
@@ -292,7 +293,7 @@ void file_job_make(struct file_job *job, struct flexsc_faults *faults)
 bool file_job_read_now(struct file_job *job)
 {
     struct iovec vector = {job->addr, job->len};
-    job->res = preadv2(job->fd, &vector, 1, (off_t)job->off, RWF_NOWAIT);
+    job->res = late_preadv2(job->fd, &vector, 1, (int64_t)job->off, RWF_NOWAIT);
     return job->res == (int64_t)job->len;
 }
 

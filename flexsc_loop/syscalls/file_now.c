@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "faults.h"
+#include "late_calls.h"
 
 /* What the headers of a build machine may be too old for. */
 enum {
@@ -65,7 +66,7 @@ enum file_place file_now_place(struct file_mounts *mounts, int fd, struct statx 
 {
     const unsigned mask = STATX_BASIC_STATS | MOUNT_ID_UNIQUE;
     about->stx_mask = 0;
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mask, about) < 0)
+    if (late_statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, mask, about) < 0)
         return FILE_ELSEWHERE;
     if (!(about->stx_mask & MOUNT_ID_UNIQUE))
         return ask_place(fd); /* another file system may have got the same number meanwhile */
@@ -102,7 +103,7 @@ static ssize_t now_read(int fd, struct iovec *vector, off_t off, int flags)
         return -1;
     }
     vector->iov_len = most;
-    return preadv2(fd, vector, 1, off, flags);
+    return late_preadv2(fd, vector, 1, off, flags);
 }
 
 #else
@@ -111,7 +112,7 @@ static bool now_refused(void) { return false; }
 
 static ssize_t now_read(int fd, struct iovec *vector, off_t off, int flags)
 {
-    return preadv2(fd, vector, 1, off, flags);
+    return late_preadv2(fd, vector, 1, off, flags);
 }
 
 #endif

@@ -11,6 +11,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "late_calls.h"
+
 enum {
     BUFFERS_PER_VISIT = 4,    /* of one receive, before others get their turn */
     DATAGRAMS_PER_VISIT = 32, /* likewise */
@@ -266,8 +268,8 @@ static ssize_t read_or_write(const struct flexsc_entry *entry, size_t len, int f
     bool reads = entry->call == CALL_READ;
     if (flags == 0 && entry->off == UINT64_MAX)
         return reads ? readv(entry->fd, &iov, 1) : writev(entry->fd, &iov, 1);
-    return reads ? preadv2(entry->fd, &iov, 1, (off_t)entry->off, flags)
-                 : pwritev2(entry->fd, &iov, 1, (off_t)entry->off, flags);
+    return reads ? late_preadv2(entry->fd, &iov, 1, (int64_t)entry->off, flags)
+                 : late_pwritev2(entry->fd, &iov, 1, (int64_t)entry->off, flags);
 }
 
 /* For files without RWF_NOWAIT.  If they block, ask first. */

@@ -54,7 +54,9 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void* iov_base
         size_t iov_len
-    Py_ssize_t preadv2(int fd, const iovec* vector, int count, int64_t offset, int flags)
+
+cdef extern from "late_calls.h" nogil:
+    Py_ssize_t late_preadv2(int fd, const iovec* vector, int count, int64_t offset, int flags)
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
@@ -214,7 +216,7 @@ cdef class FileSend:
         one.iov_base = &byte
         one.iov_len = 1
         self.turn.page.direct_calls += 1
-        return preadv2(self.file_fd, &one, 1, at, RWF_NOWAIT) == 1
+        return late_preadv2(self.file_fd, &one, 1, at, RWF_NOWAIT) == 1
 
     cdef int fail(self, int error) except -1:
         if self.sent == 0 and error in (EBADF, EINVAL, ENOSYS, EOPNOTSUPP, EOVERFLOW, ESPIPE):

@@ -11,6 +11,8 @@ import time
 import pytest
 from support import run_python
 
+import flexsc_loop
+
 pytestmark = pytest.mark.ours
 
 
@@ -260,3 +262,33 @@ def test_fork_with_calls_in_flight(way, tmp_path):
     )
     end = run_python(code)
     assert end.out.strip() == "fine", end.err
+
+
+@pytest.mark.parametrize("mode", ["r+b", "ab"])
+async def test_an_unbuffered_write_that_nobody_waits_for_has_its_turn_to_its_end(loop, tmp_path, mode):
+    path = tmp_path / "file"
+    path.touch()
+    async with flexsc_loop.open(path, mode, 0) as file:
+        write = file.write(b"first ")
+        call = write.send(None)
+        call.cancel()
+        write.close()
+        assert await asyncio.gather(file.write(b"second "), file.tell(), file.write(b"third")) == [7, 13, 5]
+        assert await file.tell() == 18
+    assert path.read_bytes() == b"first second third"
+
+
+async def test_an_unbuffered_write_that_nobody_waits_for_fails(loop, errors, tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    async with flexsc_loop.open(path, "r+b", 0, opener=lambda path, flags: os.open(path, os.O_RDONLY)) as file:
+        write = file.write(b"never")
+        write.send(None).cancel()
+        write.close()
+        assert await file.tell() == 0
+        with pytest.raises(OSError) as caught:
+            await file.write(b"neither")
+        assert caught.value.errno == errno.EBADF
+        assert await file.tell() == 0
+    assert [context["exception"].errno for context in errors] == [errno.EBADF]
+    errors.clear()

@@ -10,7 +10,7 @@ or in a job that is carried out to its end.
 import errno
 import io
 import os
-from asyncio import CancelledError, shield, sleep
+from asyncio import shield, sleep
 from operator import index
 
 from libc.stdint cimport int64_t
@@ -18,7 +18,9 @@ from libc.stdint cimport int64_t
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.streams import read as read_stream
 from flexsc_loop.files.buffered cimport Buffered
-from flexsc_loop.files.file cimport FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once
+from flexsc_loop.files.file cimport (
+    FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once, writing,
+)
 
 cdef object Unsupported = io.UnsupportedOperation
 cdef object lseek = os.lseek
@@ -284,11 +286,11 @@ cdef class BinaryFile(Buffered):
 
     def fsync(self):
         """Flush, and wait until everything is on the disk.  Source: fsync(2)."""
-        return self._flush_and("fsync")
+        return act(self, start_sync, "fsync", 0)
 
     def fdatasync(self):
         """The same without times and the like.  Source: fdatasync(2)."""
-        return self._flush_and("fdatasync")
+        return act(self, start_sync, "fdatasync", 0)
 
     def allocate(self, offset, size, mode=0, /):
         """Flush, and have room on the disk for `size` bytes at `offset`.  Source: fallocate(2)."""
@@ -508,15 +510,6 @@ cdef class BinaryFile(Buffered):
             if self.closefd:
                 await self.calls.close(fd)
 
-    async def _write_all_out(self):
-        try:
-            await self._write_out()
-        except CancelledError:
-            # The loop ends.  A disk is waited for, which writes the same bytes to the same place again.
-            if not self.positional or self.appending:
-                raise
-            await self._write_out()
-
 
 cdef list lines_of(bytes data):
     """The lines of `data`, each with its end."""
@@ -633,6 +626,8 @@ cdef object start_write(Action action):
     if file.takes(len(<bytes> data)):
         file.accept(data)
         return len(<bytes> data)
+    if not file.busy and file.positional and not file.buffer_size and file.ours is not None:
+        return file.write_through(action, data)
     if not file.busy and file.positional and not file.unwritten and not file.appending:
         file.forget()
         call = file.calls.pwrite(file.fd, data, file.position)
@@ -648,6 +643,15 @@ cdef object start_write(Action action):
         action.running = file._write_first(_give(answer), data)
         return None
     action.running = file._write(data)
+
+
+cdef object start_sync(Action action):
+    cdef BinaryFile file = <BinaryFile> action.file
+    file.check()
+    if file.busy or file.unwritten:
+        action.running = file._flush_and(action.argument)
+        return None
+    return writing(action, getattr(file.calls, action.argument)(file.fd))
 
 
 cdef object start_flush(Action action):

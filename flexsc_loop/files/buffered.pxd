@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from flexsc_loop.files.action cimport Action
 from flexsc_loop.files.file cimport File
 
 
@@ -29,4 +30,6 @@ cdef class Buffered(File):
     cdef int moved(self, Py_ssize_t size) except -1
     cdef object where(self)
     cdef int jump(self, int64_t target) except -1
+    cdef object write_through(self, Action action, bytes data)
+    cdef int tell_unheard(self, int error) except -1
     cdef int write_now(self) except -1

@@ -1,21 +1,24 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: what stands between the calls on a file of bytes and the file.
 
-Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: file, streams.
+Owns: the position, what was read ahead, what was written and is not in the file yet.  Imports: action, file, streams.
 """
 import errno
 import io
 import os
 import stat
 import warnings
+from asyncio import CancelledError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from flexsc_loop.files.streams import read as read_stream, write as write_stream
-from flexsc_loop.files.calls cimport FileCalls
-from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File
+from flexsc_loop.files.action cimport Action
+from flexsc_loop.files.calls cimport Call, FileCalls
+from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File, writing
+from flexsc_loop.syscalls.file_call cimport FileCall
 
 cdef object Unsupported = io.UnsupportedOperation
 cdef object lseek = os.lseek
@@ -177,6 +180,39 @@ cdef class Buffered(File):
             self.position = lseek(self.fd, 0, os.SEEK_END)
         return 0
 
+    cdef object write_through(self, Action action, bytes data):
+        """Without a buffer one call is all, and its end gives up the turn: no task has to see to that."""
+        cdef Call call
+        self.forget()
+        if self.appending:
+            call = self.ours.append(self.fd, data)
+        else:
+            call = self.ours.pwrite(self.fd, data, self.position)
+        if not call.over:
+            self.busy = True
+            call.follower = self
+        return writing(action, call)
+
+    cdef int call_over(self, FileCall call) except -1:
+        """A write that had the turn has been made."""
+        if self.loop.is_closed():
+            return 0
+        try:
+            if call.job.res >= 0:
+                self.moved(call.before + call.job.res)
+            elif call.unwanted:
+                self.tell_unheard(<int> -call.job.res)
+        finally:
+            self.pass_on()
+        return 0
+
+    cdef int tell_unheard(self, int error) except -1:
+        self.loop.call_exception_handler({
+            "message": f"a write whose caller was cancelled has failed: {self!r}",
+            "exception": OSError(error, os.strerror(error)),
+        })
+        return 0
+
     async def _put(self, data, int64_t offset):
         """One call; the number of bytes."""
         if not self.positional:
@@ -196,6 +232,15 @@ cdef class Buffered(File):
             del self.unwritten[:size]
             if self.appending:
                 self.moved(0)
+
+    async def _write_all_out(self):
+        try:
+            await self._write_out()
+        except CancelledError:
+            # The loop ends.  A disk is waited for, which writes the same bytes to the same place again.
+            if not self.positional or self.appending:
+                raise
+            await self._write_out()
 
     cdef int write_now(self) except -1:
         """Nobody will await anything any more: write what stands in the buffer."""

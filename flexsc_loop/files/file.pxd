@@ -1,6 +1,8 @@
 from libc.stdint cimport int64_t, uint32_t
 
+from flexsc_loop.files.action cimport Action
 from flexsc_loop.files.calls cimport FileCalls
+from flexsc_loop.syscalls.file_call cimport Follower
 
 
 cdef enum file_state:
@@ -9,7 +11,7 @@ cdef enum file_state:
     FILE_CLOSED
 
 
-cdef class Line:
+cdef class Line(Follower):
     """Who may move the position of a file: one at a time, in the order in which they came."""
     cdef readonly object loop
     cdef object waiters              # futures of those who stand in line, or None
@@ -47,3 +49,5 @@ cdef class File(Line):
 cdef object PENDING
 
 cdef object at_once(object call)
+# The same, or `action` waits for it; close() waits, too.
+cdef object writing(Action action, object call)

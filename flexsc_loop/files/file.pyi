@@ -6,9 +6,10 @@ from typing import Any
 from typing_extensions import Buffer, disjoint_base
 
 from flexsc_loop.files.action import Answer
+from flexsc_loop.syscalls.file_call import Follower
 
 @disjoint_base
-class Line:
+class Line(Follower):
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 

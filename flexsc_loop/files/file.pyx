@@ -36,7 +36,7 @@ cdef object at_once(object call):
     return (<Call> call).value
 
 
-cdef class Line:
+cdef class Line(Follower):
     """Who may change a file's state: one at a time, in the order in which they came."""
 
     def __reduce__(self):

@@ -37,8 +37,13 @@ cdef enum gives:                     # what an awaited call gives
     GIVES_WHOLE                      # what was read of a whole file
 
 
+cdef class Follower:
+    cdef int call_over(self, FileCall call) except -1
+
+
 cdef class FileCall(Operation):
     cdef Page page
+    cdef Follower follower           # or None
     cdef file_job job
     cdef gives what
     cdef bint over                   # it has a value or an error
@@ -70,6 +75,7 @@ cdef class FileCall(Operation):
     cdef int need_stat(self) except -1
     cdef bint go_on(self) except -1
     cdef int finish(self, int64_t res) except -1
+    cdef int tell_follower(self) except -1
     cdef int fail(self, int error) except -1
     cdef object answer(self, int64_t res)
     cdef int let_go(self) except -1

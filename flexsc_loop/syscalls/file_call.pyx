@@ -66,6 +66,13 @@ cdef object stat_result(statx_result* about):
     ))
 
 
+cdef class Follower:
+    """Who goes on after a call, also if nobody waits for its result any more."""
+
+    cdef int call_over(self, FileCall call) except -1:
+        return 0
+
+
 @cython.no_gc
 cdef class FileCall(Operation):
     """A call on a file, its buffers and paths, and its result.
@@ -290,7 +297,7 @@ cdef class FileCall(Operation):
     cdef int finish(self, int64_t res) except -1:
         """The call is over, with a result or -errno."""
         if self.over:
-            return self.told()  # it could not be begun once more
+            return self.tell_follower()  # it could not be begun once more
         if res < 0 and self.before and file_job_writes(&self.job):
             res = 0
         self.job.res = res
@@ -308,6 +315,16 @@ cdef class FileCall(Operation):
         self.filling = NULL
         self.let_go()
         self.over = True
+        return self.tell_follower()
+
+    cdef int tell_follower(self) except -1:
+        cdef Follower follower = self.follower
+        self.follower = None
+        if follower is not None:
+            try:
+                follower.call_over(self)
+            except BaseException as error:
+                self.error = self.error or error
         return self.told()
 
     cdef int fail(self, int error) except -1:

@@ -44,6 +44,31 @@ async def test_connection_refused(loop, endpoint):
     assert {type(error) for error in protocol.errors} == {ConnectionRefusedError}
 
 
+async def test_an_error_that_has_come_is_not_told_after_close(loop, endpoint):
+    """As little as a datagram would be."""
+    with udp_socket() as plain:
+        address = plain.getsockname()
+    transport, protocol = await endpoint(remote_addr=address)
+    transport.sendto(b"x")
+    await turns(1)  # the error has come, perhaps; its turn to be told is the next one
+    transport.close()
+    await protocol.until_called("lost")
+    assert protocol.calls == ["made", "lost"]
+
+
+async def test_an_error_that_comes_while_paused_is_told_when_resumed(loop, endpoint):
+    with udp_socket() as plain:
+        address = plain.getsockname()
+    transport, protocol = await endpoint(remote_addr=address)
+    transport.pause_reading()
+    transport.sendto(b"x")
+    await turns(20)
+    assert protocol.calls == ["made"]
+    transport.resume_reading()
+    await protocol.until_called("error")
+    assert [type(error) for error in protocol.errors] == [ConnectionRefusedError]
+
+
 async def test_a_datagram_too_large_to_send(loop, endpoint, plain):
     """It is reported; those before and after it go out."""
     transport, protocol = await endpoint()

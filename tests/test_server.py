@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -475,6 +476,31 @@ async def test_a_failing_factory_for_an_accepted_socket(loop):
         await loop.connect_accepted_socket(factory, ours)
     ours.close()
     theirs.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+async def test_a_closed_connection_tells_of_its_socket_when_no_descriptor_is_left(loop, family, tmp_path):
+    there = Recorder()
+    if family == socket.AF_UNIX:
+        server = await loop.create_unix_server(lambda: there, tmp_path / "socket")
+        transport, _ = await loop.create_unix_connection(Recorder, tmp_path / "socket")
+    else:
+        server = await loop.create_server(lambda: there, "127.0.0.1", 0)
+        transport, _ = await loop.create_connection(Recorder, *server.sockets[0].getsockname())
+    transport.close()
+    await there.until_called("lost")
+    await shut(server)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        sock = there.transport.get_extra_info("socket")
+        assert (sock.fileno(), sock.family, sock.type) == (-1, family, socket.SOCK_STREAM)
+        assert "fd=-1" in repr(sock)
+        with pytest.raises(OSError) as caught:
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert caught.value.errno == errno.EBADF
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_keep_alive_option(loop):

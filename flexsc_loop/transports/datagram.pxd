@@ -21,7 +21,8 @@ cdef class Datagrams(Outgoing):
     cdef bint paused                  # pause_reading
     cdef flexsc_queue inbox           # received, not delivered: data and address of each, with one reference
     cdef ReceiveFrom receive
-    cdef list errors                  # for error_received
+    cdef list errors                  # of sends, for error_received
+    cdef list read_errors             # likewise, of receives
     cdef bint in_call                 # of sendto(): its errors are told within it
 
     cdef int arm(self) except -1
@@ -29,7 +30,6 @@ cdef class Datagrams(Outgoing):
     cdef int take(self, const flexsc_datagram* datagram) except -1
     cdef int deliver(self) except -1
     cdef int deliver_each(self) except -1
-    cdef int deliver_errors(self) except -1
     cdef int sendto(self, object data, object address) except -1
     cdef int close(self) except -1
     cdef int stop_receiving(self) except -1

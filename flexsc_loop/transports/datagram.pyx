@@ -86,8 +86,11 @@ cdef class Datagrams(Outgoing):
             return 0
         if self.fresh:
             return self.introduce()
-        if self.errors:
-            self.deliver_errors()
+        while self.errors:
+            self.tell_of("error_received", self.errors.pop(0))
+        # What has come is told as long as the program receives: of an error, too.
+        while self.read_errors and self.state == OPEN and not self.paused:
+            self.tell_of("error_received", self.read_errors.pop(0))
         if self.state == OPEN and not self.paused:
             self.deliver()
         self.resume_if_little()
@@ -119,14 +122,15 @@ cdef class Datagrams(Outgoing):
         elif res == -EBADF or res == -ENOTSOCK:
             self.fatal(OSError(-res, os.strerror(-res)), "Fatal read error on datagram transport")
         elif res < 0 and res != -ECANCELED and res != -EAGAIN and self.state == OPEN:
-            self.note_error(OSError(-res, os.strerror(-res)))
+            self.read_errors.append(OSError(-res, os.strerror(-res)))
         return 0 if self.queued else self.wake_up()
 
     cdef int take(self, const flexsc_datagram* datagram) except -1:
         """Copy the datagram out of a pool buffer."""
         cdef char* name = <char*> datagram + sizeof(flexsc_datagram)
         if datagram.flags & MSG_TRUNC:
-            return self.note_error(OSError(EMSGSIZE, f"a datagram of more than {DATAGRAM_MOST} bytes was dropped"))
+            self.read_errors.append(OSError(EMSGSIZE, f"a datagram of more than {DATAGRAM_MOST} bytes was dropped"))
+            return 0
         self.page.stats.counts.bytes_in += datagram.size
         self.page.stats.counts.messages_in += 1
         data = PyBytes_FromStringAndSize(name + self.receive.header.msg_namelen, datagram.size)
@@ -202,11 +206,6 @@ cdef class Datagrams(Outgoing):
         self.errors.append(error)
         return self.wake_up()
 
-    cdef int deliver_errors(self) except -1:
-        while self.errors:
-            self.tell_of("error_received", self.errors.pop(0))
-        return 0
-
     # ---- sending
 
     cdef int sendto(self, object data, object address) except -1:
@@ -248,6 +247,7 @@ cdef class Datagrams(Outgoing):
 
     cdef int stop_receiving(self) except -1:
         self.state = CLOSING
+        self.read_errors.clear()
         if self.receive.user_data != 0:
             self.page.cancel(self.receive)
         return 0
@@ -324,7 +324,7 @@ cdef class Datagrams(Outgoing):
             self.paused = False
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
-            if queue_count(&self.inbox) or self.receive.user_data == 0:
+            if queue_count(&self.inbox) or self.read_errors or self.receive.user_data == 0:
                 self.wake_up()
         return 0
 
@@ -369,6 +369,7 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     core.sock = sock
     core.address = address
     core.errors = []
+    core.read_errors = []
     core.connected = is_connected(sock)
     core.extra = {"socket": trsock.TransportSocket(sock), "sockname": name_of(sock.getsockname),
                   "peername": name_of(sock.getpeername), **(extra or {})}

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,13 @@ from flexsc_loop.turn.turn import Turn
 
 @disjoint_base
 class Stream(Reading): ...
+
+class ClosedSocket(socket.socket):
+    def __init__(self, family: int) -> None: ...
+    @property
+    def family(self) -> socket.AddressFamily: ...
+    @property
+    def type(self) -> socket.SocketKind: ...
 
 class StreamTransport(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any: ...

@@ -27,12 +27,31 @@ from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Turn
 
 
+class ClosedSocket(socket_module.socket):
+    """What is left of a connection's socket that nobody had asked for.  It never had a descriptor: there may be none.
+
+    family: the address family, an int.
+    """
+
+    def __init__(self, family):
+        self._closed, self._io_refs = True, 0
+        self._kind = family
+
+    @property
+    def family(self):
+        """The address family, as a socket's own."""
+        return socket_module.AddressFamily(self._kind)
+
+    @property
+    def type(self):
+        """The socket's type, as its own."""
+        return socket_module.SOCK_STREAM
+
+
 cdef object closed_socket(bytes raw):
     """What is left of a connection's socket: one of its kind, closed.  raw: its sockaddr, or None."""
-    family = (<uint16_t*> PyBytes_AS_STRING(raw))[0] if raw is not None and len(raw) >= 2 else socket_module.AF_UNIX
-    sock = socket_module.socket(family)
-    sock.close()
-    return sock
+    return ClosedSocket((<uint16_t*> PyBytes_AS_STRING(raw))[0] if raw is not None and len(raw) >= 2
+                        else socket_module.AF_UNIX)
 
 
 cdef object without_frames(object error):

@@ -31,7 +31,7 @@ def main() -> None:
 
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster, timeout="20s") as client,
+        Client(cluster, timeout="120s") as client,
     ):
         squares = client.map(square, range(1000))
         lazy = dask.delayed(total)([dask.delayed(square)(number) for number in range(100)])
@@ -39,9 +39,9 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "sum": client.submit(total, squares).result(timeout=30),
+                    "sum": client.submit(total, squares).result(timeout=120),
                     "lazy": lazy.compute(),
-                    "large": len(client.submit(bytes, 20_000_000).result(timeout=30)),
+                    "large": len(client.submit(bytes, 20_000_000).result(timeout=120)),
                     "client": f"{type(loop).__module__}.{type(loop).__qualname__}",
                     "workers": list(client.run(on_the_worker).values()),
                     "pid": os.getpid(),

@@ -15,6 +15,7 @@ What may differ from the standard loop, and is therefore not in a view:
 - how much the kernel and the transports hold in between.  So how much the far end gets of a stream that was aborted,
   reset, or closed with unread data in it (it has to be a beginning of what was written), and whether a reset or an
   end is what it sees then;
+- whether an error that comes back to a datagram endpoint in the step in which it is closed is told before that;
 - how often `pause_writing` and `resume_writing` are called (they take turns; what holds at rest is compared, but not
   with TLS, where the standard loop has two buffers and looks at one of them);
 - when it is noticed that a far end has gone, if we write to it after that;

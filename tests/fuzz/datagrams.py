@@ -121,7 +121,7 @@ class Endpoint(Thing):
         unsure = self.late or self.aborted or self.unsure
         return {
             "calls": [entry for entry in self.log if entry[0] != "datagram" or not self.rushed],
-            "errors": ANY if unsure else sorted(self.errors),
+            "errors": ANY if unsure or self.rushed else sorted(self.errors),
             "peer": ANY if unsure or (self.echo and self.rushed) else sorted(self.came) if self.raced else self.came,
             "closing": self.transport.is_closing(),
         }

@@ -435,7 +435,7 @@ class Stream(Thing):
         return not self.writes_paused
 
     def _reads(self) -> Any:
-        if self.bounced:
+        if self.bounced or "send_file" in self.tasks:  # which is paused for; when that ends, `tasks` says
             return ANY
         return self.transport.is_reading() if self.transport else None
 
@@ -592,6 +592,11 @@ class Tls(Stream):
         self.dead = self.dead or self.peer.has_unread()
         if not (self.transport.is_closing() or self.transport.is_reading()):
             self.left_at = self.written
+
+    def _tear(self) -> None:
+        if self.reaction == "bounce" and self._may_have_ended():
+            self.left_at = self.written  # the data that came with the end has paused us
+        super()._tear()
 
     @operation(weight=1)
     def peer_cuts(self) -> None:

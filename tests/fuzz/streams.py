@@ -212,7 +212,8 @@ class Stream(Thing):
     def send_lines(self, size: int) -> None:
         if self.active("send_file"):
             return
-        self.dead = self.dead or not self.peer.open
+        self.dead = self.dead or not self.peer.open or self.adrift
+        self.vague = self.vague or self._may_have_ended()
         data = [piece(self.peer.key + 1, self.written + size * i, size) for i in range(3)]
         if not self.transport.is_closing():
             self.attempt(self.transport.writelines, data)

@@ -110,6 +110,27 @@ def test_threads_that_others_start_late_are_waited_for_and_those_never_started_a
     """)  # fmt: skip
 
 
+def test_executors_that_nobody_shuts_down_do_not_hold_the_end_up(way):
+    """What they were given is done first; the next run may use new ones."""
+    end = program(way, """
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+        kept, done = [], Collected()
+
+        def main(kinds):
+            kept.extend(kind(1) for kind in kinds)
+            for pool in kept[-len(kinds):]:
+                assert pool.submit(abs, -5).result() == 5
+            kept[-1].submit(lambda: (time.sleep(0.1), done(1)))
+
+        threads.run(main, [ProcessPoolExecutor, ThreadPoolExecutor])
+        threads.run(main, [ThreadPoolExecutor])
+        assert done == [1, 1], done
+        sys.stdout.write("done\\n")
+    """)  # fmt: skip
+    assert (end.code, end.out, end.err) == (0, "done\n", "")
+
+
 def test_each_has_a_context_of_its_own(way):
     check(way, """
         import contextvars

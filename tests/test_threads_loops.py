@@ -209,3 +209,55 @@ async def work():
 def main():
     threads.wait(work())
 """)  # fmt: skip
+
+
+def test_ctrl_c_cancels_what_asyncio_run_runs(way):
+    check(way, """
+import asyncio
+
+
+async def interrupted(log):
+    signal.raise_signal(signal.SIGINT)
+    try:
+        await asyncio.sleep(20)
+    finally:
+        await asyncio.sleep(0.01)
+        log("cleaned up")
+
+
+async def stubborn():
+    try:
+        await interrupted(Collected())
+    except asyncio.CancelledError:
+        return 5
+
+
+async def cancelled():
+    asyncio.current_task().cancel()
+    await asyncio.sleep(20)
+
+
+def main():
+    log = Collected()
+    raised(KeyboardInterrupt, lambda: asyncio.run(interrupted(log)))
+    assert log == ["cleaned up"]
+    assert asyncio.run(stubborn()) == 5
+    raised(asyncio.CancelledError, lambda: asyncio.run(cancelled()))
+""")  # fmt: skip
+
+
+def test_which_loop_blocking_code_finds(way):
+    check(way, WORK + """
+async def inside():
+    assert asyncio.get_event_loop() is asyncio.get_running_loop()
+
+
+def main():
+    beneath = threads.current_thread().loop
+    assert asyncio.get_event_loop() is beneath
+    threads.wait(inside())
+    asyncio.set_event_loop(None)
+    raised(RuntimeError, asyncio.get_event_loop)
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(inside())
+""")  # fmt: skip

@@ -129,6 +129,7 @@ def current_thread():
 cdef object plain_get_running_loop = asyncio.get_running_loop
 cdef object plain_find_running_loop = asyncio._get_running_loop
 cdef object plain_set_running_loop = asyncio._set_running_loop
+cdef object policy_now = getattr(asyncio.events, "_get_event_loop_policy", asyncio.get_event_loop_policy)
 cdef object swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # Python 3.12
 
 
@@ -147,6 +148,12 @@ def find_running_loop():
     if running_thread != NULL and (<GreenThread> running_thread).inner is None:
         return None
     return plain_find_running_loop()
+
+
+def get_event_loop():
+    """Source: asyncio.get_event_loop."""
+    loop = find_running_loop()
+    return policy_now().get_event_loop() if loop is None else loop
 
 
 def set_running_loop(loop, /):

@@ -144,7 +144,8 @@ def in_executor(plain: Callable[..., Any], quick: Callable[..., bool]) -> Callab
 
 def quick_lookup(host: Any, port: Any = None, *_args: Any, **_kwargs: Any) -> bool:
     """Whether getaddrinfo() need not ask anybody."""
-    return _numeric(host) and (port is None or isinstance(port, int) or str(port).isdigit())
+    number = port is None or isinstance(port, int) or (isinstance(port, str | bytes) and port.isdigit())
+    return _numeric(host) and number
 
 
 def resolve(family: int, kind: int, address: tuple[Any, ...]) -> tuple[Any, ...]:

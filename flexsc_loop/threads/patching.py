@@ -31,7 +31,8 @@ from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, s
 _state = {"patched": False}
 # Whoever has these from before does not block.
 RUNNING_LOOP = {
-    "get_running_loop": green.get_running_loop, "_get_running_loop": green.find_running_loop,
+    "get_event_loop": green.get_event_loop, "get_running_loop": green.get_running_loop,
+    "_get_running_loop": green.find_running_loop,
     "_set_running_loop": green.set_running_loop,
 }  # fmt: skip
 

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, tell_unraisable
-from flexsc_loop.threads.waiting import in_real_thread, wait
+from flexsc_loop.threads.waiting import in_real_thread, wait_until_done
 
 _start = threading.Thread.start
 _join = threading.Thread.join
@@ -96,11 +97,11 @@ def _join_real(self: Any, timeout: float | None) -> None:
 
 def join(other: GreenThread, timeout: float | None = None) -> None:
     """Wait for a green thread to end, for `timeout` seconds at most."""
+    if other.finished:
+        return
     thread = current_thread()
     if thread is None:
         return _join_from_outside(other, timeout)
-    if other.finished:
-        return
     other.when_over(lambda _other: thread.go_on(thread.waits))
     until = None if timeout is None else thread.loop.time() + max(timeout, 0)
     while not other.finished:
@@ -168,6 +169,43 @@ def _to_its_end(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 start_new_thread._flexsc = True  # type: ignore[attr-defined]
 
 
+# ---- the end of a program
+
+
+@contextlib.contextmanager
+def ending_pools(loop: Any) -> Iterator[None]:
+    """As at Python's end: threads of executors that nobody has shut down end once they have done what they were given.
+
+    While this lasts executors take nothing more.
+    """
+    of_threads: Any = sys.modules.get("concurrent.futures.thread")
+    of_processes: Any = sys.modules.get("concurrent.futures.process")
+    if of_threads is not None:
+        of_threads._shutdown = True
+        for queue in _of_loop(of_threads._threads_queues, loop):
+            queue.put(None)
+    if of_processes is not None:
+        of_processes._global_shutdown = True
+        for wakeup in _of_loop(of_processes._threads_wakeups, loop):
+            wakeup.wakeup()
+    try:
+        yield
+    finally:
+        if of_threads is not None:
+            of_threads._shutdown = False
+        if of_processes is not None:
+            of_processes._global_shutdown = False
+
+
+def _of_loop(by_thread: Any, loop: Any) -> list[Any]:
+    found = []
+    for thread, value in [*by_thread.items()]:
+        green: GreenThread | None = getattr(thread, "_green", None)
+        if green is not None and green.loop is loop and not green.finished:
+            found.append(value)
+    return found
+
+
 # ---- fork
 
 # The number of a real thread that forks just now -> the threading.Thread that its green thread is.
@@ -220,4 +258,29 @@ def asyncio_run(main: Any, **kwargs: Any) -> Any:
         return _asyncio_run(main, **kwargs)
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")
-    return wait(main)
+    return _as_a_task(main)
+
+
+def _as_a_task(main: Any) -> Any:
+    """Ctrl-C cancels it, and it may clean up; a second one does not wait for that.  Source: asyncio.Runner.run."""
+    thread = current_thread()
+    assert thread is not None
+    task = thread.loop.create_task(main)
+    interrupted = False
+    try:
+        wait_until_done(thread, task)
+    except KeyboardInterrupt:
+        interrupted = True
+        task.cancel()
+        wait_until_done(thread, task)
+    except BaseException:
+        task.cancel()
+        raise
+    try:
+        return task.result()
+    except asyncio.CancelledError:
+        if interrupted and task.uncancel() == 0:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        del task  # whose error has this frame

@@ -16,6 +16,7 @@ import selectors
 import stat
 import subprocess
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -48,10 +49,8 @@ def wait(awaitable: Awaitable[T]) -> T:
     if thread is None:
         raise RuntimeError("wait() has to be called in a green thread")
     future = asyncio.ensure_future(awaitable, loop=thread.loop)
-    future.add_done_callback(lambda _future: thread.go_on(thread.waits))
     try:
-        while not future.done():
-            thread.wait()
+        wait_until_done(thread, future)
     except BaseException:
         future.cancel()
         raise
@@ -59,6 +58,13 @@ def wait(awaitable: Awaitable[T]) -> T:
         return future.result()
     finally:
         del future  # whose error has this frame
+
+
+def wait_until_done(thread: GreenThread, future: asyncio.Future[Any]) -> None:
+    """In `thread`, a green one: wait until a future of its loop has a result, which goes on if something is thrown."""
+    future.add_done_callback(lambda _future: thread.go_on(thread.waits))
+    while not future.done():
+        thread.wait()
 
 
 def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
@@ -324,7 +330,10 @@ class PipeIO:
         raw = Pipe(file, mode)
         if buffering == 0:
             return raw
-        size = PLAIN_IO.DEFAULT_BUFFER_SIZE if buffering < 0 else max(buffering, 2)
+        if buffering == 1:
+            text = "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        size = buffering if buffering > 1 else PLAIN_IO.DEFAULT_BUFFER_SIZE
         return PLAIN_IO.BufferedReader(raw, size) if "r" in mode else PLAIN_IO.BufferedWriter(raw, size)
 
 

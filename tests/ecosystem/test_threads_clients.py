@@ -1,5 +1,8 @@
 """Blocking client libraries, unmodified, in green threads, with real servers; and that they wait side by side."""
 
+import re
+import sys
+
 import pytest
 from threads_support import SIDE_BY_SIDE, check
 
@@ -123,6 +126,29 @@ def main():
     rows = side_by_side(20, ask)
     assert sorted(row[1] for row in rows) == list(range(20)) and {{len(row[2]) for row in rows}} == {{100_000}}
     assert time.monotonic() - begin < 1.9
+""")
+
+
+def test_pymongo(way, start):
+    """With a stand-in for its server, which no distribution packages any more."""
+    pytest.importorskip("pymongo")
+    server = start(sys.executable, "mongo_stand_in.py")
+    server.wait_for("listening on")
+    port = re.search(r"listening on (\d+)\.", server.text())[1]
+    check(way, SERVER + f"""
+import pymongo
+
+def main():
+    with pymongo.MongoClient("127.0.0.1", {port}, maxPoolSize=10, serverSelectionTimeoutMS=20_000) as client:
+        things = client.test.things
+        side_by_side(30, lambda i: things.insert_one({{"_id": i, "data": bytes([i]) * 100_000}}))
+        found = {{one["_id"]: one["data"] for one in things.find({{}}, batch_size=7)}}
+        assert found == {{i: bytes([i]) * 100_000 for i in range(30)}}
+        begin = time.monotonic()
+        side_by_side(10, lambda _i: client.admin.command("sleep", seconds=0.5))
+        assert time.monotonic() - begin < 4.5
+        assert things.delete_many({{"data": b"\\5" * 100_000}}).deleted_count == 1
+        assert [*things.find({{"_id": 5}})] == [] and [one["_id"] for one in things.find({{"_id": 6}})] == [6]
 """)
 
 

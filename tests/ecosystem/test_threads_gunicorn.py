@@ -231,6 +231,21 @@ def test_a_killed_worker_is_replaced(gunicorn):
     assert program.stop() == 0
 
 
+def test_an_application_that_the_master_has_loaded(gunicorn):
+    program, port = gunicorn("--preload", "-w", 2)
+    program.wait_for("worker is ready", count=2)
+    begin = time.monotonic()
+    answers = in_threads(CROWD, lambda _i: fetch(port, "/slow?0.5"))
+    assert time.monotonic() - begin < 15, "one after the other"
+    assert len(answers) == CROWD and len({answer.split()[0] for answer in answers}) <= 2
+    assert digest(fetch(port, "/echo", method="POST", body=payload(1_000_000))) == digest(payload(1_000_000))
+    program.send_signal(signal.SIGHUP)
+    program.wait_for("Worker exiting", count=2)
+    assert fetch(port, "/")
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()
+
+
 def test_bottle(gunicorn):
     pytest.importorskip("bottle")
     program, port = gunicorn(app="apps_wsgi:make_bottle()")

@@ -31,6 +31,8 @@ from benchmarks.workloads import Workload, workload
 COUNTS = (1, 64, 1024, 8192, 20000)
 WORKLOADS = ("echo", "hello")
 SPARE_FILES = 100
+IDLE_MOST = 0.7
+"""Wanted of an idle connection's memory: so much of the baseline's at most."""
 CONNECT_LIMIT_S = 20.0
 USER_PAGE = "#c08a2e"
 
@@ -193,8 +195,10 @@ def _memory(cell: Cell, base: Cell) -> tuple[str, str]:
         grown += f" ({_bold(ratio, more_is_better=False)})"
     if cell.idle_bytes is None:
         return grown, "–"
-    beside = f" ({cell.idle_bytes / base.idle_bytes:.2f})" if base.idle_bytes and cell is not base else ""
-    return grown, f"{cell.idle_bytes:,.0f} B{beside}"
+    if not base.idle_bytes or cell is base:
+        return grown, f"{cell.idle_bytes:,.0f} B"
+    share = cell.idle_bytes / base.idle_bytes
+    return grown, f"{cell.idle_bytes:,.0f} B ({f'**{share:.2f}**' if share > IDLE_MOST else f'{share:.2f}'})"
 
 
 def _growth(cell: Cell, base: Cell, first: Cell | None, first_base: Cell | None) -> str:
@@ -202,11 +206,11 @@ def _growth(cell: Cell, base: Cell, first: Cell | None, first_base: Cell | None)
     if first is None or first_base is None or cell.connections <= first.connections or first_base.unavailable:
         return "–"
     mine, theirs = cell.against(base, "cpu_us"), first.against(first_base, "cpu_us")
-    return "–" if mine is None or theirs is None else f"{mine / theirs:.2f}"
+    return "–" if mine is None or theirs is None else _bold(mine / theirs, more_is_better=False)
 
 
 def table(title: str, cells: Sequence[Cell], baseline: str) -> tables.Table:
-    """A row for each number of connections and loop.  What loses to the baseline is in bold."""
+    """A row for each number of connections and loop.  What loses to the baseline, or misses what is wanted, is bold."""
     base = {cell.connections: cell for cell in cells if cell.choice.label == baseline}
     few = {cell.choice.label: cell for cell in cells if cell.connections == 64}
     rows, notes = [], []

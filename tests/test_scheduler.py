@@ -289,6 +289,18 @@ def test_a_process_that_spins_beside_a_load_is_noticed_though_as_much_gets_done(
         assert spins < back <= spins + 100 * MS, (phase, (back - spins) // MS, decides.decisions)
 
 
+def test_a_thread_that_is_late_for_a_moment_and_does_as_much_stays() -> None:
+    """The look that lateness asks for finds much of it in little time, always: as a user page had it."""
+    decides, now = served_beside(0.48)
+    for elapsed, late, run_delay, rate in [(97, 2.1, 0.51, 46_000), (29, 4.8, 0.56, 42_000), (97, 1.0, 0.52, 45_000),
+                                           (60, 4.3, 0.55, 41_500), (20, 4.1, 0.56, 40_000)]:
+        now += elapsed * MS
+        found = Machine(2, float("inf"), False, 0.0, run_delay, 1, 0.0)
+        load = Load(now, elapsed * MS, elapsed * MS, 0, rate * elapsed // 1000, 128 * rate * elapsed // 1000,
+                    elapsed * MS // 2, int(late * MS))
+        assert decides.look(load, functools.partial(lambda it: it, found)).cpu == 1, decides.decisions
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_thread_that_is_late_now_and_then_stays(seed: int) -> None:
     """6 ms of a window, somewhat more or less of the CPU: so it is beside a load of real-time priority."""

@@ -40,6 +40,7 @@ LATE_LOOK_NS = 7 * MS            # the loop asks for a look when it has seen so 
 LATE_AGAIN_NS = 4 * MS           # and sooner while the thread is watched
 WATCH_MORE = 0.02                # of a window, waited for the CPU more than in the trial: the thread is watched
 LATER, MUCH_LATER = 0.05, 0.10   # one that is watched and is so much later goes; or at once
+LESS = 0.85                      # of what it did in its trial, if it does less than that
 RUN_DELAY_MOST = 0.10            # share of the window that the thread has waited for its CPU
 RUN_DELAY_MORE = 0.25            # or so much more than in the trial that it has won all the same
 WORSE = 0.9                      # of what the own thread got done: a thread that waits and does less goes
@@ -150,6 +151,7 @@ class Decider:
         self._check_every = CHECK_LEAST_NS
         self._steps: list[Step] = []
         self._own: Step | None = None
+        self._threaded: Step | None = None
         self._waits = self._trial_waits = NO_WAITS
         self._watched = False
         self._part: Load | None = None
@@ -319,7 +321,7 @@ class Decider:
         if threaded:
             self._trial_waits = self._trial_waits.most(_waits(found, load))
         else:
-            self._own = self._own_step()
+            self._own = self._middle(threaded=False)
         if self._is_hopeless() or len(self._steps) == len(self._order):
             return self._judge(load, found)
         return self._to_step()
@@ -329,10 +331,10 @@ class Decider:
         pairs = [sorted(self._steps[at : at + 2]) for at in range(0, len(self._steps) - 1, 2)]
         return [_compare(own, thread) for own, thread in pairs]
 
-    def _own_step(self) -> Step:
-        """What the own thread got done in this trial."""
-        own = [step for step in self._steps if not step.threaded]
-        return Step(False, _median(step.messages for step in own), _median(step.received for step in own))
+    def _middle(self, *, threaded: bool) -> Step:
+        """What the own thread, or the syscall thread, got done in this trial."""
+        steps = [step for step in self._steps if step.threaded == threaded]
+        return Step(threaded, _median(step.messages for step in steps), _median(step.received for step in steps))
 
     def _does_less(self, load: Load, share: float) -> bool:
         """Whether a thread that serves gets less done than that share of what the own thread did, for all we know."""
@@ -350,6 +352,7 @@ class Decider:
         if median >= wanted and (better >= PAIRS - 1 or self._incumbent is State.THREAD):
             self.counts["trials_won"] += 1
             self._waits = self._trial_waits
+            self._threaded = self._middle(threaded=True)
             first = self._incumbent is State.OWN
             self._enter_thread(load.time_ns, again=not first)
             return self._tell(self._candidate, WINDOW_NS, f"syscall thread on CPU {self._candidate}: {figures}")
@@ -431,12 +434,14 @@ class Decider:
         return "alarms_run_delay", f"the syscall thread waited for its CPU for {found.run_delay:.0%} of the time"
 
     def _is_later(self, waits: Waits, load: Load) -> bool:
-        """Whether somebody has come to the thread's CPU, even if no less gets done so far: it is later than in the
-        trial, and by the kernel's account it waits no less.
+        """Whether somebody has come to the thread's CPU, even if the own thread would get no more done: it is later
+        than in the trial, waits no less by the kernel's account, and does less.
         """
         late, delay = waits.late - self._waits.late, waits.run_delay - self._waits.run_delay
         again = self._watched and late > LATER and delay >= 0
-        return load.late_ns >= LATE_AGAIN_NS and (again or (late > MUCH_LATER and delay > MUCH_LATER))
+        if load.late_ns < LATE_AGAIN_NS or not (again or (late > MUCH_LATER and delay > MUCH_LATER)):
+            return False
+        return self._threaded is None or _compare(self._threaded, _measure(True, load)) < LESS
 
     def _rest(self, time_ns: int, why: str) -> Decision:
         """Nothing is wrong with the thread, but there is not enough for it to do."""

@@ -80,7 +80,7 @@ def test_ratios_are_those_of_windows_and_what_loses_is_bold():
     cells.append(replace(cell("flexsc:user:off", 1024, []), unavailable="it has failed"))
     table = connections.table("echo", cells, "uvloop")
     assert [row[3] for row in table.rows] == ["1.00", "2.00", "1.00", "**0.80**", ""]
-    assert [row[6] for row in table.rows[:4]] == ["–", "–", "1.00", "2.50"]
+    assert [row[6] for row in table.rows[:4]] == ["–", "–", "1.00", "**2.50**"]
     assert table.rows[4][2] == "n/a" and any("it has failed" in note for note in table.notes)
     assert all(len(row) == len(table.columns) for row in table.rows)
 

@@ -204,9 +204,7 @@ def test_a_machine_that_tells_nothing_of_its_topology(tmp_path: Path) -> None:
 
 HOLDER = """
 import sys
-from flexsc_loop.scheduler.decider import Machine
 from flexsc_loop.scheduler.lease import Lease
-from flexsc_loop.scheduler.pilot import Pilot
 lease = Lease()
 print(lease.take(int(sys.argv[1])), flush=True)
 sys.stdin.read()

@@ -131,6 +131,36 @@ def test_executors_that_nobody_shuts_down_do_not_hold_the_end_up(way):
     assert (end.code, end.out, end.err) == (0, "done\n", "")
 
 
+def test_a_thread_that_is_waited_for_may_do_what_it_likes(way):
+    """Executors look names up and wait for children; other real threads have executors, too."""
+    check(way, """
+        import concurrent.futures
+        import subprocess
+        import threading
+        from flexsc_loop.threads.starting import START_PLAIN
+
+        done, answer, ended = Collected(), [], threading.Event()
+
+        def elsewhere():
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                answer.append(pool.submit(abs, -5).result())
+            ended.set()
+
+        def other():
+            time.sleep(0.1)
+            done(bool(socket.getaddrinfo("localhost", 80)))
+            child = subprocess.Popen(["true"])
+            done(os.waitpid(-1, 0) == (child.pid, 0))
+            child.returncode = 0
+            START_PLAIN(elsewhere, ())
+            done(ended.wait(20))
+
+        threads.run(lambda: threading.Thread(target=other).start())
+        assert done == [True] * 3 and answer == [5], (done, answer)
+        main = int
+    """)  # fmt: skip
+
+
 def test_each_has_a_context_of_its_own(way):
     check(way, """
         import contextvars

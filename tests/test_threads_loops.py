@@ -232,6 +232,11 @@ async def stubborn():
         return 5
 
 
+async def at_last():
+    signal.raise_signal(signal.SIGINT)
+    return 6
+
+
 async def cancelled():
     asyncio.current_task().cancel()
     await asyncio.sleep(20)
@@ -243,6 +248,7 @@ def main():
     assert log == ["cleaned up"]
     assert asyncio.run(stubborn()) == 5
     raised(asyncio.CancelledError, lambda: asyncio.run(cancelled()))
+    raised(KeyboardInterrupt, lambda: asyncio.run(at_last()))
 """)  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from flexsc_loop.threads.drivers import tell_psycopg2
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
-from flexsc_loop.threads.starting import ending_pools
+from flexsc_loop.threads.starting import end_pools
 from flexsc_loop.threads.waiting import wait
 
 __all__ = [
@@ -144,10 +144,10 @@ def _join_others(loop: Loop) -> None:
     def others() -> list[GreenThread]:
         return [one for one in everybody() if one.loop is loop and one.started and not one.finished and not one.daemon]
 
-    with ending_pools(loop):
-        while left := others():
-            left[0].when_over(lambda _thread: loop.stop())
-            _run_until(loop, left[0])
+    while left := others():
+        end_pools(loop)
+        left[0].when_over(lambda _thread: loop.stop())
+        _run_until(loop, left[0])
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ def current_thread():
 cdef object plain_get_running_loop = asyncio.get_running_loop
 cdef object plain_find_running_loop = asyncio._get_running_loop
 cdef object plain_set_running_loop = asyncio._set_running_loop
-cdef object policy_now = getattr(asyncio.events, "_get_event_loop_policy", asyncio.get_event_loop_policy)
+cdef object policy_now = getattr(asyncio.events, "_get_event_loop_policy", None) or asyncio.get_event_loop_policy
 cdef object swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # Python 3.12
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import contextlib
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from flexsc_loop.threads import locks
@@ -172,37 +171,31 @@ start_new_thread._flexsc = True  # type: ignore[attr-defined]
 # ---- the end of a program
 
 
-@contextlib.contextmanager
-def ending_pools(loop: Any) -> Iterator[None]:
-    """As at Python's end: threads of executors that nobody has shut down end once they have done what they were given.
+def end_pools(loop: Any) -> None:
+    """As at Python's end: executors of `loop` that nobody has shut down take nothing more, and end with what they have.
 
-    While this lasts executors take nothing more.
+    Without their locks: a green thread may hold one, and none runs just now.
     """
     of_threads: Any = sys.modules.get("concurrent.futures.thread")
     of_processes: Any = sys.modules.get("concurrent.futures.process")
-    if of_threads is not None:
-        of_threads._shutdown = True
-        for queue in _of_loop(of_threads._threads_queues, loop):
-            queue.put(None)
-    if of_processes is not None:
-        of_processes._global_shutdown = True
-        for wakeup in _of_loop(of_processes._threads_wakeups, loop):
-            wakeup.wakeup()
-    try:
-        yield
-    finally:
-        if of_threads is not None:
-            of_threads._shutdown = False
-        if of_processes is not None:
-            of_processes._global_shutdown = False
+    for thread, queue in _of_loop(getattr(of_threads, "_threads_queues", {}), loop):
+        executor = thread._args[0]()
+        if executor is not None:
+            executor._shutdown = True
+        queue.put(None)
+    for thread, wakeup in _of_loop(getattr(of_processes, "_threads_wakeups", {}), loop):
+        executor = thread.executor_reference()
+        if executor is not None:
+            executor._shutdown_thread = True
+        wakeup.wakeup()
 
 
-def _of_loop(by_thread: Any, loop: Any) -> list[Any]:
+def _of_loop(by_thread: Any, loop: Any) -> list[tuple[Any, Any]]:
     found = []
     for thread, value in [*by_thread.items()]:
         green: GreenThread | None = getattr(thread, "_green", None)
         if green is not None and green.loop is loop and not green.finished:
-            found.append(value)
+            found.append((thread, value))
     return found
 
 
@@ -270,8 +263,10 @@ def _as_a_task(main: Any) -> Any:
     try:
         wait_until_done(thread, task)
     except KeyboardInterrupt:
-        interrupted = True
-        task.cancel()
+        interrupted = task.cancel()
+        if not interrupted:
+            task.cancelled() or task.exception()  # which would be reported, else, as one that nobody has asked for
+            raise
         wait_until_done(thread, task)
     except BaseException:
         task.cancel()

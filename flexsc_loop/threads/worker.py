@@ -13,6 +13,7 @@ import ssl
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ NOTIFY_S = 1.0  # how often the master hears of us
 
 
 class _Client(socket.socket):
-    """A connection, and whether it may be closed: nothing of its next request has come."""
+    """A connection, and whether it may be closed: of its next request no more has come than with the one before."""
 
     idle = False
     served = False  # a request has come before
@@ -49,7 +50,7 @@ class _Client(socket.socket):
         self.setblocking(False)
         try:
             return super().recv(*args)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b""
         finally:
             self.setblocking(True)
@@ -115,6 +116,9 @@ class FlexSCThreadsWorker(AsyncWorker):  # type: ignore[misc]
         sock: socket.socket = listener.sock
         # For good: the other workers share it, and may be quicker.  One of them that had it block would have us block.
         sock.setblocking(False)
+        # `handle` asks for its name, perhaps when it has been closed.
+        name = sock.getsockname()
+        named = types.SimpleNamespace(getsockname=lambda: name)
         while self.alive:
             self.room.acquire()
             accepted = self._accept_one(sock)
@@ -122,21 +126,19 @@ class FlexSCThreadsWorker(AsyncWorker):  # type: ignore[misc]
                 self.room.release()
                 continue
             self.served += 1
-            threads.spawn(self._answer, listener, *accepted).daemon = True
+            threads.spawn(self._answer, named, *accepted).daemon = True
             if self.cfg.workers > 1:
                 time.sleep(0)  # the other workers take some, too
 
     def _accept_one(self, sock: socket.socket) -> tuple[socket.socket, Any] | None:
         while self.alive:
             try:
-                return sock.accept()
-            except BlockingIOError:
-                pass
+                with contextlib.suppress(BlockingIOError):
+                    return sock.accept()
+                threads.wait_readable(sock.fileno())
             except OSError as error:
                 self._complain(error)
                 return None
-            with contextlib.suppress(OSError):
-                threads.wait_readable(sock.fileno())
         return None
 
     def _complain(self, error: OSError) -> None:
@@ -188,7 +190,10 @@ class FlexSCThreadsWorker(AsyncWorker):  # type: ignore[misc]
     def _end(self, status: int) -> None:
         if self.main is None or threads.current_thread() is self.main:
             sys.exit(status)
-        self.main.throw(SystemExit(status))
+        elif self.main.finished:
+            self.main.loop.call_soon_threadsafe(sys.exit, status)
+        else:
+            self.main.throw(SystemExit(status))
 
     def handle_quit(self, _signal: int, _frame: object) -> None:
         """SIGQUIT, SIGINT: end at once."""

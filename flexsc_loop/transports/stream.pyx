@@ -8,6 +8,7 @@ flight can ever touch a reused fd.
 """
 import asyncio
 import contextlib
+import os
 import socket as socket_module
 import warnings
 from asyncio import constants, trsock
@@ -18,6 +19,7 @@ from cpython.contextvars cimport PyContext_CopyCurrent
 from libc.stdint cimport uint16_t, uint32_t
 from posix.unistd cimport close as close_fd
 
+from flexsc_loop.syscalls.page cimport EBADF
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport decode, name_of, name_of_peer
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
@@ -46,6 +48,12 @@ class ClosedSocket(socket_module.socket):
     def type(self):
         """The socket's type, as its own."""
         return socket_module.SOCK_STREAM
+
+    def getsockname(self):
+        """Source: socket.socket.getsockname."""
+        raise OSError(EBADF, os.strerror(EBADF))
+
+    getpeername = getsockname
 
 
 cdef object closed_socket(bytes raw):

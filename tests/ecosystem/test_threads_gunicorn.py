@@ -4,6 +4,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -144,6 +145,26 @@ def test_what_was_sent_before_the_worker_heard_that_it_stops_is_answered(connect
     assert blocks.getresponse().read() and asks_twice.getresponse().read()
     asks_twice.close()
     blocks.close()
+
+
+def test_a_handshake_may_end_after_the_worker_heard_that_it_stops(gunicorn, certificate, tmp_path):
+    key, chain = tmp_path / "key", tmp_path / "chain"
+    key.write_text(certificate.key)
+    chain.write_text(certificate.chain)
+    program, port = gunicorn("--graceful-timeout", 60, "--keyfile", key, "--certfile", chain)
+    context = ssl._create_unverified_context()
+    early = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    pid = int(ask(early).split()[0])
+    with socket.create_connection(("127.0.0.1", port), 20) as late:
+        time.sleep(0.3)  # a worker that has accepted tells nobody
+        os.kill(pid, signal.SIGTERM)
+        assert early.sock.recv(1) == b""
+        early.close()
+        with context.wrap_socket(late) as wrapped:
+            wrapped.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert wrapped.recv(20).startswith(b"HTTP/1.1 200 "), program.text()
+    assert program.stop() == 0
+    assert "Traceback" not in program.text(), program.text()
 
 
 @pytest.mark.parametrize("connect", ["plain", "tls"], indirect=True)

@@ -22,6 +22,7 @@ from setuptools import Distribution
 logging.getLogger().addFilter(lambda record: record.levelno > logging.INFO)
 warnings.filterwarnings("ignore", message=r".*`\[tool\.setuptools\.ext-modules\]` in `pyproject\.toml`")
 
+
 def source_date():
     """When the sources are from, in seconds since 1970: SOURCE_DATE_EPOCH, or the last commit, or 1980."""
     given = os.environ.get("SOURCE_DATE_EPOCH")

@@ -18,23 +18,29 @@ from flexsc_loop.policy import FlexSCPolicy, install, new_event_loop, run
 
 if TYPE_CHECKING:
     from flexsc_loop import files
+    from flexsc_loop import opentelemetry as opentelemetry
+    from flexsc_loop import prometheus as prometheus
+    from flexsc_loop import threads as threads
     from flexsc_loop.files import open
     from flexsc_loop.many import run_many
 
     __version__: str
 
 __all__ = ["FlexSCPolicy", "Loop", "files", "install", "keep_transports", "new_event_loop", "open", "run", "run_many"]
+#: Modules that `import flexsc_loop` is enough for; the last three need the packages of extras.
+_MODULES = ("files", "opentelemetry", "prometheus", "threads")
 
 
 def __getattr__(name: str) -> Any:
-    """`files`, `open`, `run_many` and `__version__` are found when they are first asked for: most programs never do."""
+    """Modules, `open`, `run_many` and `__version__` are found when they are first asked for: most programs never do."""
     if name == "__version__":
         from flexsc_loop.version import find_version
 
         return globals().setdefault(name, find_version(__path__[0]))
     if name == "run_many":
         return importlib.import_module("flexsc_loop.many").run_many
-    if name not in ("files", "open"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module("flexsc_loop.files")
-    return module if name == "files" else module.open
+    if name == "open":
+        return importlib.import_module("flexsc_loop.files").open
+    if name in _MODULES:
+        return importlib.import_module(f"flexsc_loop.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,7 +57,7 @@ class Loop(
 ):
     """An asyncio event loop whose system calls go through a syscall page.
 
-    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on", a CPU, or a list of CPUs such as "1,3".  writes:
+    pages: "auto", "kernel" or "user".  threads: "auto", "off", "on", a CPU, or CPUs such as [1, 3] or "1,3".  writes:
     "auto", "now" or "turn".  See `new_event_loop`.  What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and
     FLEXSC_WRITES.
     entries, completions, buffers, buffer_size: sizes of the page, powers of two, see `Sizes`.

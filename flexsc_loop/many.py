@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -71,14 +72,19 @@ def run_many(
     `create_server(..., reuse_port=True)`: the kernel spreads the connections (SO_REUSEPORT, socket(7)).
     loops: how many; None: one for each CPU that this process may use.  debug, pages, threads, writes: as for `run`.
     Returns what the coroutines have returned, in order.  The first exception cancels the other coroutines, and is
-    raised when these have ended; so does Ctrl-C, with KeyboardInterrupt.  Raises ValueError for less than one loop, and
-    RuntimeError in a running loop.
+    raised when these have ended; so does Ctrl-C, with KeyboardInterrupt.  Raises ValueError for less than one loop,
+    TypeError for what is no number or no function, and RuntimeError in a running loop.
 
     One loop at a time runs Python, since this package needs the GIL: what runs side by side is what is done without it,
     system calls above all.  Signals go to the main thread, which only waits: no loop can handle
     them with `add_signal_handler`.
     """
-    count = len(os.sched_getaffinity(0)) if loops is None else loops
+    if not callable(factory):
+        raise TypeError(f"run_many() needs a function of a loop's number that returns a coroutine, got {factory!r}")
+    try:
+        count = len(os.sched_getaffinity(0)) if loops is None else operator.index(loops)
+    except TypeError:
+        raise TypeError(f"loops={loops!r} must be a number") from None
     if count < 1:
         raise ValueError(f"loops={loops!r} must be at least 1")
     if asyncio._get_running_loop() is not None:

@@ -9,6 +9,7 @@ from asyncio import events
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flexsc_loop import settings
 from flexsc_loop.loop import Loop
 from flexsc_loop.settings import Pages, Threads, Writes
 
@@ -31,7 +32,8 @@ NO_POLICIES = (
 class FlexSCPolicy(_Base):
     """Makes every new event loop a FlexSC loop: `asyncio.set_event_loop_policy(flexsc_loop.FlexSCPolicy())`.
 
-    pages, threads, writes: as for `new_event_loop`.  Raises RuntimeError where Python has no policies any more (3.16).
+    pages, threads, writes: as for `new_event_loop`.
+    Raises ValueError for unknown values, and RuntimeError where Python has no policies any more (3.16).
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class FlexSCPolicy(_Base):
     ) -> None:
         if _Base is object:
             raise RuntimeError(NO_POLICIES)
+        settings.read(pages, threads, writes)
         super().__init__()
         self._pages, self._threads, self._writes = pages, threads, writes
 
@@ -53,8 +56,8 @@ def new_event_loop(
 
     pages: "auto" (default), "kernel" (io_uring) or "user" (our own memory).
     threads: "off": the loop's own thread makes the system calls; "on": a syscall thread on a spare CPU does; or a CPU
-        such as 1, or a list of CPUs such as "1,3", for it; "auto" (default): the own thread, until a trial has shown
-        that a syscall thread gets more done.
+        such as 1, or a list of CPUs such as [1, 3] or "1,3", for it; "auto" (default): the own thread, until a trial
+        has shown that a syscall thread gets more done.
     writes: "now": each write is sent when it is made, as far as the socket has room; "turn": what one turn has written
         is sent together at its end; "auto" (default): the first as long as little is written, then the second.
     What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and FLEXSC_WRITES.  Raises ValueError for unknown values,
@@ -66,11 +69,12 @@ def new_event_loop(
 def install(*, pages: Pages | None = None, threads: Threads | None = None, writes: Writes | None = None) -> None:
     """Make this the loop of the whole process; for servers that choose theirs through the policy.
 
-    pages, threads, writes: as for `new_event_loop`.
+    pages, threads, writes: as for `new_event_loop`.  Raises ValueError for unknown values.
     Where Python has no policies any more (3.16), what it makes loops with is replaced: `asyncio.EventLoop`, and
     `asyncio.new_event_loop`, which `asyncio.run` calls without a loop_factory.
     """
     if _Base is object:
+        settings.read(pages, threads, writes)
         # By name, because Python 3.11 and 3.12 have no asyncio.EventLoop to check this against.
         make = functools.partial(new_event_loop, pages=pages, threads=threads, writes=writes)
         vars(asyncio)["EventLoop"] = Loop if pages is threads is writes is None else make

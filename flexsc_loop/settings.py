@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-#: What may be given as `pages`, `threads` and `writes`: for threads one of THREADS, a CPU, or a list such as "1,3".
+#: What may be given as `pages`, `threads` and `writes`: for threads one of THREADS, a CPU, or CPUs, [1, 3] or "1,3".
 Pages: TypeAlias = Literal["auto", "kernel", "user"]
-Threads: TypeAlias = int | str
+Threads: TypeAlias = int | str | Sequence[int]
 Writes: TypeAlias = Literal["auto", "now", "turn"]
 
 PAGES = get_args(Pages)
@@ -63,8 +64,9 @@ def _threads(value: object, name: str) -> str | tuple[int, ...]:
     if isinstance(value, str) and value in THREADS:
         return value
     online = _online()
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
     try:
-        cpus = tuple(int(part) for part in str(value).split(","))
+        cpus = tuple(int(str(part)) for part in parts)
     except ValueError:
         cpus = ()
     if cpus and all(cpu in online for cpu in cpus):

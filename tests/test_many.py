@@ -134,6 +134,10 @@ def test_misuse() -> None:
 
     with pytest.raises(ValueError, match="at least 1"):
         flexsc_loop.run_many(main, loops=0)
+    with pytest.raises(TypeError, match="loops='2' must be a number"):
+        flexsc_loop.run_many(main, loops="2")
+    with pytest.raises(TypeError, match="needs a function"):
+        flexsc_loop.run_many("main")
     asyncio.run(main(0))
 
 

@@ -36,12 +36,44 @@ def test_wrong_pages(flexsc_loop, wrong):
         assert good in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["maybe", "1,", ",", "-1", "1;2", "one", "1.5", "1-"])
+@pytest.mark.parametrize(
+    "wrong", ["maybe", "1,", ",", "-1", "1;2", "one", "1.5", "1-", True, [], [True], [0, "x"], [0.5]]
+)
 def test_wrong_threads(flexsc_loop, wrong):
     with pytest.raises(ValueError) as caught:
         flexsc_loop.new_event_loop(threads=wrong)
     for good in ("auto", "off", "on"):
         assert good in str(caught.value)
+
+
+def test_lists_of_cpus(flexsc_loop):
+    read = flexsc_loop.loop.settings.read
+    for given in ("0", 0, [0], (0,), ["0"]):
+        assert read(threads=given).threads == (0,)
+    assert read(threads=[0, 0]).threads == read(threads="0,0").threads == (0, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"pages": "epoll"}, {"threads": "maybe"}, {"writes": "never"}])
+def test_a_policy_with_a_wrong_setting_is_refused_at_once(flexsc_loop, wrong):
+    for make in (flexsc_loop.FlexSCPolicy, flexsc_loop.install):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            make(**wrong)
+
+
+def test_modules_need_no_import_of_their_own():
+    end = run_python(
+        """
+        import flexsc_loop, sys
+        for name in ("files", "opentelemetry", "prometheus", "threads"):
+            assert f"flexsc_loop.{name}" not in sys.modules, name
+            assert getattr(flexsc_loop, name) is sys.modules[f"flexsc_loop.{name}"]
+        try:
+            flexsc_loop.nothing
+        except AttributeError as error:
+            print(error)
+        """
+    )
+    assert end.out == "module 'flexsc_loop' has no attribute 'nothing'\n", end.err
 
 
 def test_a_cpu_that_does_not_exist(flexsc_loop):

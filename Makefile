@@ -14,7 +14,7 @@
 #   make scenarios the scheduler's choices against fixed ones, with other programs about
 #   make connections   1 to 20,000 connections
 #   make blocking  unmodified blocking servers: plain threads, gevent, green threads
-#   make report    all results that were measured, on one page (HTML, no network)
+#   make report    all results on one page (HTML, no network): those measured here, the documented ones of all else
 #   make files     measure files against other libraries, and fio where it is installed (ARGS="--only cached small")
 #   make wheels    wheels for all supported Pythons, x86-64 and aarch64, glibc and musl, and the sdist: into build/wheels/
 #   make build     build in place into .venv/

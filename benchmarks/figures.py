@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ def _cells(line: str) -> list[str]:
     return [cell.strip().strip("*").replace("`", "") for cell in line.strip().strip("|").split("|")]
 
 
+def parse(lines: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, str, tuple[float, ...], str]]]:
+    """A table of ratios to uvloop: its ways, and for each workload (title, uvloop's figures, ratios, other loops)."""
+    rows = []
+    subject = ""
+    for line in lines[2:]:
+        name, uvloop, *ratios = _cells(line)
+        if name.startswith("the same, "):
+            name = f"{subject}, {name.removeprefix('the same, ')}"
+        else:
+            subject = name.split(",")[0]
+        rows.append((name, uvloop, tuple(map(float, ratios[:4])), "".join(ratios[4:])))
+    return tuple(_cells(lines[0])[2:6]), rows
+
+
 def read(text: str) -> Figures:
     """The first table between the marks of the figures, and the paragraph before it (the machine).
 
@@ -38,18 +53,9 @@ def read(text: str) -> Figures:
     at = next((i for i, part in enumerate(parts) if part.startswith("| workload")), None)
     if at is None:
         raise ValueError(f"{DOCUMENT.name} has no table of figures between <!-- figures --> and <!-- /figures -->")
-    lines = parts[at].splitlines()
-    ways = tuple(_cells(lines[0])[2:6])
-    rows = []
-    subject = ""
-    for line in lines[2:]:
-        name, uvloop, *ratios = _cells(line)[:6]
-        if name.startswith("the same, "):
-            name = f"{subject}, {name.removeprefix('the same, ')}"
-        else:
-            subject = name.split(",")[0]
-        rows.append((name, uvloop.split("/s")[0], tuple(map(float, ratios))))
-    return Figures(ways, tuple(rows), " ".join(parts[at - 1].split()).replace("`", ""))
+    ways, rows = parse(parts[at].splitlines())
+    where = " ".join(parts[at - 1].split()).replace("`", "")
+    return Figures(ways, tuple((name, uvloop.split("/s")[0], ratios) for name, uvloop, ratios, _ in rows), where)
 
 
 def draw(figures: Figures) -> Any:

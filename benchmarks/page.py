@@ -2,6 +2,7 @@
 
 It shows the result files that lie in ``benchmarks/results`` (those of ``make demo``, ``make bars`` and of the other
 commands, with ``--json``), the newest of each kind with its machine and date, and the paper's figures beside ours.
+What has not been measured here is shown as benchmarks/README.md tells it, with the machine and the date of that.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import datetime
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import figures
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
 from benchmarks.placement import shown
@@ -51,6 +53,31 @@ class Chart:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Groups:
+    """One table of benchmarks/README.md: for each workload uvloop's figures, a ratio in each way, and other loops'."""
+
+    ways: tuple[str, ...]
+    most: float
+    rows: tuple[tuple[str, str, tuple[float, ...], str], ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The colour of each way."""
+        return tuple(
+            ("thread" if "syscall thread" in way else "own") + (" user" if "user" in way else "") for way in self.ways
+        )
+
+
+@dataclass(frozen=True)
+class Told:
+    """A section of benchmarks/README.md in the place of a benchmark that was not run here: HTML, and groups of bars."""
+
+    name: str
+    command: str
+    pieces: tuple[str | Groups, ...]
+
+
 @dataclass
 class Part:
     """What one result file holds."""
@@ -65,29 +92,51 @@ class Part:
 
 @dataclass(frozen=True)
 class Paper:
-    """A figure of the paper, and where ours comes from: a workload, and what its best ratio is held against."""
+    """A figure of the paper, and where ours comes from: a workload, and what its best ratio is held against.
+
+    row: how the workload's row begins in benchmarks/README.md.
+    """
 
     what: str
     theirs: str
     ours: str
     workload: str
+    row: str
     against: str = "uvloop"
 
 
+APACHE = "Apache, against Linux threads"
 PAPER = (
-    Paper("Apache, against Linux threads", "up to 2.16", "aiohttp hello, the best way to run", "hello"),
-    Paper("Apache, against Linux threads", "up to 2.16", "aiohttp static file of 1 MiB, the best way", "static-large"),
-    Paper("MySQL, against Linux threads", "up to 1.40", "asyncpg, select 1, the best way", "asyncpg"),
-    Paper("BIND, against Linux threads", "up to 2.05", "UDP echo, the best way", "udp"),
+    Paper(APACHE, "up to 2.16", "aiohttp hello, the best way to run", "hello", "aiohttp hello"),
+    Paper(
+        APACHE, "up to 2.16", "aiohttp static file of 1 MiB, the best way", "static-large", "aiohttp static file, 1 MiB"
+    ),
+    Paper("MySQL, against Linux threads", "up to 1.40", "asyncpg, select 1, the best way", "asyncpg", "asyncpg"),
+    Paper("BIND, against Linux threads", "up to 2.05", "UDP echo, the best way", "udp", "UDP echo"),
 )
+# The sections of benchmarks/README.md with figures: which result file takes a section's place, and what writes that.
+SECTIONS = {
+    "Figures": ("bars", "make bars"),
+    "Files: how they are measured": ("files", "make files ARGS='--json benchmarks/results/files.json'"),
+    "The paper's micro-benchmark": ("batches", "make batches"),
+    "Scenarios": ("scenarios", "make scenarios"),
+    "More connections": ("connections", "make connections"),
+    "Blocking programs": ("blocking", "make blocking"),
+    "Starting": ("starting", "python -m benchmarks.starting"),
+}
 CHART_COLUMNS = ("ratio", "requests/s", "CPU µs/request", "calls/request", "p50", "p99")
+
+
+def kind(path: Path) -> str:
+    """The name of a result file without the time at its end."""
+    return STAMP.sub("", path.stem)
 
 
 def newest(folder: Path) -> list[Path]:
     """The newest result file of each kind; a time at the end of a name does not make another kind."""
     kinds: dict[str, Path] = {}
     for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime):
-        kinds[STAMP.sub("", path.stem)] = path
+        kinds[kind(path)] = path
     return [kinds[name] for name in sorted(kinds)]
 
 
@@ -179,10 +228,11 @@ def comparisons_in(paths: Iterable[Path]) -> Iterable[dict[str, Any]]:
         yield from (one for one in content.get("measured", {}).values() if "rows" in one)
 
 
-def beside_the_paper(paths: Sequence[Path]) -> Table:
-    """The paper's figures (FlexSC, OSDI 2010) and what was measured here of the same kind."""
+def beside_the_paper(paths: Sequence[Path], told: Sequence[Told] = ()) -> Table:
+    """The paper's figures (FlexSC, OSDI 2010) and what was measured of the same kind: here, else as it is told."""
     rows = []
     measured = list(comparisons_in(paths))
+    tables = [piece for section in told for piece in section.pieces if isinstance(piece, Groups)]
     for figure in PAPER:
         best = [
             row["ratio"]
@@ -191,7 +241,13 @@ def beside_the_paper(paths: Sequence[Path]) -> Table:
             for row in one["rows"]
             if row["loop"].startswith("flexsc") and row["ratio"] is not None
         ]
-        ours = f"{max(best):.2f} × {figure.against}" if best else "not measured"
+        whence = ""
+        if not best:
+            best = [
+                max(ratios) for table in tables for title, _, ratios, _ in table.rows if title.startswith(figure.row)
+            ]
+            whence = ", elsewhere (below)"
+        ours = f"{max(best):.2f} × {figure.against}{whence}" if best else "not measured"
         rows.append((figure.what, figure.theirs, figure.ours, ours))
     columns = ("the paper", "×", "here", "measured")
     return Table("The paper's figures beside ours", columns, tuple(rows), (
@@ -200,33 +256,62 @@ def beside_the_paper(paths: Sequence[Path]) -> Table:
     ))  # fmt: skip
 
 
-def method() -> str:
-    """The section on the method in this folder's README, as Markdown."""
-    text = (FOLDER / "README.md").read_text()
-    found = re.search(r"^## Method\n(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE)
-    return found[1].strip() if found else ""
+def sections(text: str) -> dict[str, str]:
+    """The sections of a document in Markdown, by their headings."""
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
 
 
-def render(parts: Sequence[Part], paper: Table) -> str:
-    """The page's HTML.  Raises BenchmarkError without jinja2."""
-    try:
-        import jinja2
-        from markdown_it import MarkdownIt
-    except ImportError as error:
-        raise BenchmarkError("the page needs jinja2 and rich: python -m pip install jinja2 rich") from error
+def to_html(text: str) -> str:
+    """HTML of Markdown.  What leads to other documents is text here; tables can be moved within a narrow window."""
+    from markdown_it import MarkdownIt
+
+    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", re.sub(r"<!--.*?-->", "", text))
+    html = str(MarkdownIt("commonmark").enable("table").render(text))
+    return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+
+def pieces(text: str) -> tuple[str | Groups, ...]:
+    """What a section holds, in its order."""
+    found: list[str | Groups] = []
+    for part in re.split(r"^(\| workload \|(?:.*\n)+?)(?=\n|\Z)", text + "\n", flags=re.MULTILINE):
+        if part.startswith("| workload |"):
+            ways, rows = figures.parse(part.splitlines())
+            # Room for the number behind the longest bar.
+            found.append(Groups(ways, max(max(ratios) for _, _, ratios, _ in rows) * 1.15, tuple(rows)))
+        elif part.strip():
+            found.append(to_html(part))
+    return tuple(found)
+
+
+def told_elsewhere(measured: Collection[str], text: str) -> list[Told]:
+    """What benchmarks/README.md tells of the kinds that were not measured here."""
+    found = sections(text)
+    return [
+        Told(title.partition(":")[0], command, pieces(found[title]))
+        for title, (name, command) in SECTIONS.items()
+        if name not in measured and re.search(r"^\|", found.get(title, ""), re.MULTILINE)
+    ]
+
+
+def render(parts: Sequence[Part], told: Sequence[Told], paper: Table, method: str) -> str:
+    """The page's HTML; `method` is Markdown."""
+    import jinja2
+
     loader = jinja2.FileSystemLoader(FOLDER)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("page.html").render(
         parts=parts,
+        told=told,
         paper=paper,
-        method=MarkdownIt("commonmark").render(method()),
+        method=to_html(method),
         columns=CHART_COLUMNS,
         today=datetime.date.today().isoformat(),
     )
 
 
 def write(folder: Path, page: Path) -> list[str]:
-    """Writes the page; what could not be read is left out and told.  Raises BenchmarkError if nothing could."""
+    """Writes the page; what could not be read is left out and told.  Raises BenchmarkError without jinja2."""
     paths, parts, left_out = [], [], []
     for path in newest(folder):
         try:
@@ -234,10 +319,14 @@ def write(folder: Path, page: Path) -> list[str]:
             paths.append(path)
         except BenchmarkError as error:
             left_out.append(str(error))
-    if not parts:
-        raise BenchmarkError(f"{shown(folder)} holds no results: run `make demo` or `make bars` first")
+    text = figures.DOCUMENT.read_text()
+    try:
+        told = told_elsewhere([kind(path) for path in paths], text)
+        content = render(parts, told, beside_the_paper(paths, told), sections(text)["Method"])
+    except ImportError as error:
+        raise BenchmarkError("the page needs jinja2 and rich: python -m pip install jinja2 rich") from error
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render(parts, beside_the_paper(paths)))
+    page.write_text(content)
     return left_out
 
 

@@ -1,4 +1,4 @@
-"""The page of all results: it holds what the result files hold, needs no network, and tells what it left out."""
+"""The page of all results: it holds what the result files hold, else what is documented, and needs no network."""
 
 import html.parser
 import json
@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("jinja2")
 
-from benchmarks import page
+from benchmarks import figures, page
 from benchmarks.errors import BenchmarkError
 
 MACHINE = {"cpus": 2, "cpu": "a <fast> one", "kernel": "6.12", "python": "3.13.9"}
@@ -116,9 +116,50 @@ def test_what_is_no_result_is_told_and_left_out(folder):
     assert [re.sub(r".*/", "", line).split(" ")[0] for line in told] == ["broken.json", "other.json"]
 
 
-def test_nothing_measured_names_the_command(folder):
-    with pytest.raises(BenchmarkError, match="make demo"):
-        written(folder)
+def test_what_was_not_measured_here_is_told(folder):
+    text, told = written(folder)
+    seen = Seen(text)
+    assert told == [] and seen.open == [] and seen.fetched == []
+    words = " ".join(seen.words)
+    documented = figures.DOCUMENT.read_text()
+    sections = page.sections(documented)
+    shown = [title for title in page.SECTIONS if "\n|" in sections[title]]
+    assert shown and [title for title in shown if title.partition(":")[0] not in seen.words] == []
+    measured = figures.read(documented)
+    for name, rate, ratios in measured.rows:
+        assert name in words and f"{rate}/s" in words
+        assert [f"{ratio:.2f}" for ratio in ratios if f"{ratio:.2f}" not in seen.words] == []
+    # Each table of the sections is there, with the machine that stands before it.
+    assert text.count("<table>") == 1 + sum(
+        len(re.findall(r"^\|(?: ?-+ ?\|)+$", sections[title], re.MULTILINE)) for title in shown
+    ), "not all tables are shown"
+    assert " ".join(measured.where.split()[:8]) in words
+    assert "make bars" in words and "](" not in text and "| ---" not in text
+
+
+def test_a_measured_kind_takes_the_place_of_what_is_told(folder):
+    save(folder, "bars-20260101-000000", comparisons=[comparison("hello")])
+    text, _ = written(folder)
+    first = figures.read(figures.DOCUMENT.read_text()).rows[0]
+    assert f"{first[1]}/s" not in text and "<code>make bars</code>" not in text
+    assert "Scenarios" in Seen(text).words
+
+
+def test_the_paper_stands_beside_what_is_told():
+    told = page.told_elsewhere([], figures.DOCUMENT.read_text())
+    rows = page.beside_the_paper([], told).rows
+    measured = {name: max(ratios) for name, _, ratios in figures.read(figures.DOCUMENT.read_text()).rows}
+    for cells, figure in zip(rows, page.PAPER, strict=True):
+        assert cells[-1].endswith("uvloop, elsewhere (below)")
+        best = max(ratio for name, ratio in measured.items() if name.startswith(figure.row))
+        assert float(cells[-1].split(" ")[0]) >= best > 1
+
+
+def test_bars_of_what_is_told_are_as_long_as_their_ratios(folder):
+    text, _ = written(folder)
+    for width, ratio in re.findall(r'class="thin[^"]*" style="width:([\d.]+)%"><b[^>]*>([\d.]+)</b>', text)[:4]:
+        one = float(re.search(r'class="one" style="left:([\d.]+)%"', text)[1])
+        assert float(width) / one == pytest.approx(float(ratio), abs=0.01)
 
 
 def test_the_method_is_told(folder):

@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "ours: tests something that asyncio's own loop does not have",
         "slow: long; in full length only with --soak",
         "one_way: runs in one way only: the default one, or the first that --way names",
+        "only(pages=None, threads=None): runs with such pages (kernel, user), served by such a thread (own, syscall)",
         "restless: leaves the loop with something to do, which the test says why",
     ):
         config.addinivalue_line("markers", line)
@@ -77,13 +78,23 @@ def chosen_ways(config: pytest.Config, *, one: bool = False) -> list[str]:
     return given or [name for name, way in WAYS.items() if way.ours and name != "auto" and not way.restless_hands]
 
 
+def is_meant(way: Way, pages: str | None = None, threads: str | None = None) -> bool:
+    """Whether a test whose mark `only` has these arguments is for this way, or for asyncio's loop."""
+    served = "own" if way.threads == "off" else "syscall"
+    return not way.ours or (pages in (None, way.pages) and threads in (None, served))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "way" in metafunc.fixturenames:
         brief = metafunc.config.getoption("brief") or metafunc.config.getoption("spread")
         one = metafunc.definition.get_closest_marker("one_way") is not None
         one = one or (brief and "ecosystem" in metafunc.definition.path.parts)
-        ways = chosen_ways(metafunc.config, one=one)
-        if metafunc.config.getoption("spread"):
+        if only := metafunc.definition.get_closest_marker("only"):
+            ways = [name for name in chosen_ways(metafunc.config) if is_meant(WAYS[name], **only.kwargs)]
+            ways = ways[:1] if one else ways
+        else:
+            ways = chosen_ways(metafunc.config, one=one)
+        if metafunc.config.getoption("spread") and ways:
             # The same one each time.
             ways = [ways[zlib.crc32(metafunc.definition.nodeid.encode()) % len(ways)]]
         metafunc.parametrize("way", ways, indirect=True)

@@ -89,9 +89,9 @@ async def test_an_unconnected_endpoint_sends_until_it_is_lost(loop, endpoint, pe
         peer.recv(100)
 
 
-async def test_errors_are_told_within_the_call(way, loop, endpoint, peer):
-    if way.threads not in (None, "off"):
-        pytest.skip("a syscall thread sends later")
+@pytest.mark.only(threads="own")
+async def test_errors_are_told_within_the_call(loop, endpoint, peer):
+    """A syscall thread sends later."""
     transport, protocol = await endpoint(local_addr=LOCAL)
     transport.sendto(b"x" * TOO_LARGE, peer.getsockname())
     assert len(protocol.errors) == 1

@@ -12,13 +12,6 @@ import pytest
 pytestmark = pytest.mark.ours
 
 
-@pytest.fixture
-def carried(loop):
-    """Only where entries carry calls on files."""
-    if loop.choice.kind != "kernel":
-        pytest.skip("a user page has no entries for files")
-
-
 async def every_call(files, folder):
     """All that can be an entry, once; gives how many calls that were."""
     name = f"{folder}/file"
@@ -46,7 +39,8 @@ async def every_call(files, folder):
     return 18
 
 
-async def test_entries_carry_calls(loop, files, carried, tmp_path):
+@pytest.mark.only(pages="kernel")
+async def test_entries_carry_calls(loop, files, tmp_path):
     before = loop.stats()
     count = await every_call(files, tmp_path)
     after = loop.stats()
@@ -58,7 +52,8 @@ async def test_entries_carry_calls(loop, files, carried, tmp_path):
     assert sum(done.values()) == count + 3
 
 
-async def test_what_a_ring_lacks_threads_do(loop, files, carried, tmp_path):
+@pytest.mark.only(pages="kernel")
+async def test_what_a_ring_lacks_threads_do(loop, files, tmp_path):
     files._entries = 0
     before = loop.stats()
     count = await every_call(files, tmp_path)

@@ -18,13 +18,12 @@ async def busy_turns(predicate, most: int) -> int:
     return count
 
 
-def own_thread(way):
-    if way.threads not in (None, "off"):
-        pytest.skip("a syscall thread needs some time, however many turns that makes")
+# A syscall thread needs some time, however many turns that makes.
+own_thread = pytest.mark.only(threads="own")
 
 
-async def test_what_was_written_arrives_at_a_peer_of_the_same_loop_in_two_turns(loop, way, connect):
-    own_thread(way)
+@own_thread
+async def test_what_was_written_arrives_at_a_peer_of_the_same_loop_in_two_turns(loop, connect):
     server = await loop.create_server(Recorder, "127.0.0.1", 0)
     protocols = []
 
@@ -46,8 +45,8 @@ async def test_what_was_written_arrives_at_a_peer_of_the_same_loop_in_two_turns(
     await asyncio.sleep(0.01)
 
 
-async def test_what_a_plain_socket_sends_arrives_in_two_turns(loop, way, connect):
-    own_thread(way)
+@own_thread
+async def test_what_a_plain_socket_sends_arrives_in_two_turns(loop, connect):
     _, protocol, peer = await connect()
     for _ in range(20):
         await asyncio.sleep(0.001)
@@ -74,9 +73,9 @@ async def test_a_busy_loop_finds_a_ready_descriptor_in_the_next_turn(loop, way):
     theirs.close()
 
 
-async def test_an_answer_beside_a_task_that_computes(loop, way):
+@own_thread
+async def test_an_answer_beside_a_task_that_computes(loop):
     """Each turn takes 2 ms: whoever looks only every so many turns takes that many times as long."""
-    own_thread(way)
 
     async def compute():
         while True:
@@ -104,9 +103,9 @@ async def test_an_answer_beside_a_task_that_computes(loop, way):
 
 
 @pytest.mark.ours
-def test_a_chain_of_callbacks_looks_seldom(loop, way, connect):
+@own_thread
+def test_a_chain_of_callbacks_looks_seldom(loop, connect):
     """A busy loop with nothing to do for others makes next to no system calls."""
-    own_thread(way)
 
     async def main():
         _, _, peer = await connect(Echo)

@@ -79,13 +79,10 @@ async def test_arguments(loop, path, given):
     assert ours.closed
 
 
-@pytest.mark.parametrize("buffering", [-1, 0])
-@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(("binary", "buffering"), [(True, -1), (True, 0), (False, -1)])  # text is always buffered
 @pytest.mark.parametrize("mode", MODES)
 async def test_modes(loop, tmp_path, mode, binary, buffering):
     """The same calls give the same results, the same errors and the same files."""
-    if not binary and buffering == 0:
-        pytest.skip("text is always buffered")
     ours_path, theirs_path = tmp_path / "ours", tmp_path / "theirs"
     if "x" not in mode:
         for path in (ours_path, theirs_path):

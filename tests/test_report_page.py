@@ -11,7 +11,6 @@ pytest.importorskip("rich")
 pytest.importorskip("jinja2")
 
 from benchmarks import figures, page
-from benchmarks.errors import BenchmarkError
 
 MACHINE = {"cpus": 2, "cpu": "a <fast> one", "kernel": "6.12", "python": "3.13.9"}
 

@@ -111,9 +111,9 @@ async def test_what_comes_from_elsewhere_meanwhile(loop, what):
         os.close(into)
 
 
-async def test_it_does_not_look_where_answers_take_long(way, loop):
-    if way.threads != "off":
-        pytest.skip("with a syscall thread it looks before each sleep, for less and less time")
+@pytest.mark.only(threads="own")
+async def test_it_does_not_look_where_answers_take_long(loop):
+    """With a syscall thread it looks before each sleep, for less and less time."""
     for _ in range(100):
         await asyncio.sleep(0.001)
     assert loop.stats()["spins"] == 0

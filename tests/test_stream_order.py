@@ -89,9 +89,9 @@ async def test_much_data_then_the_end(connect, factory):
     assert calls[-5] == "after data"
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
 async def test_data_then_a_reset(connect, factory, kind):
-    if kind == "unix":
-        pytest.skip("has no resets")
+    """Unix sockets have no resets."""
     _, protocol, peer = await connect(factory)
     await turns(3)
     peer.send_now(b"data")

@@ -267,11 +267,11 @@ async def test_both_halves_closed_one_after_the_other(loop, connect):
     await protocol.until_called("lost")
 
 
+@pytest.mark.parametrize("kind", ["tcp"])
 async def test_reset(loop, connect, kind):
+    """Unix sockets know no reset by SO_LINGER."""
     _, protocol, peer = await connect()
     await turns()
-    if kind == "unix":
-        pytest.skip("Unix sockets know no reset by SO_LINGER")
     peer.reset()
     await protocol.until_called("lost")
     assert isinstance(protocol.exc, ConnectionResetError)

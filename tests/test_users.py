@@ -183,10 +183,9 @@ def test_a_change_of_the_user(way, program):
     check_program(way, PRELUDE + program + END)
 
 
+@pytest.mark.only(pages="kernel", threads="syscall")
 def test_a_change_of_the_supplementary_groups(way):
     """The poller is a thread of this process: what the kernel says of it is what its calls are allowed."""
-    if way.name != "kernel-sqpoll":
-        pytest.skip("no poller")
     check_program(
         way,
         PRELUDE

@@ -125,6 +125,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--wheel", type=Path, help="install this one, and measure what was installed")
     asked = parser.parse_args(words)
     try:
+        if asked.wheel and not asked.wheel.exists():
+            raise BenchmarkError(f"there is no {asked.wheel}")
         with tempfile.TemporaryDirectory() as folder:
             python: str | Path = sys.executable
             if asked.wheel:

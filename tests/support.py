@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -216,6 +217,11 @@ async def sleeps(loop: asyncio.AbstractEventLoop, seconds: float = 0.15) -> None
 def turns_of(loop: Any) -> int | None:
     """How often the loop has gone round; None if it does not count."""
     return loop.stats()["turns"] if hasattr(loop, "stats") else None
+
+
+def name_of(*values: object) -> str:
+    """What to call a test with these arguments: short, and the same in each process, whatever lies at which address."""
+    return re.sub(r" at 0x\w+", "", " ".join(map(str, values))).replace("\0", "0")[:60]
 
 
 def payload(size: int, seed: int = 0) -> bytes:

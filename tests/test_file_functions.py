@@ -12,6 +12,7 @@ import stat
 import tempfile
 
 import pytest
+from support import name_of
 
 from flexsc_loop import files
 
@@ -134,7 +135,7 @@ CALLS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(map(str, call)).replace("\0", "0"))
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: name_of(*call))
 async def test_as_its_namesake_does(loop, tmp_path, call):
     name, *given = call
     options = given.pop() if isinstance(given[-1], dict) else {}

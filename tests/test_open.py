@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from support import name_of
 
 import flexsc_loop
 
@@ -52,7 +53,7 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("given", ARGUMENTS, ids=str)
+@pytest.mark.parametrize("given", ARGUMENTS, ids=name_of)
 async def test_arguments(loop, path, given):
     path.write_bytes(b"contents\n")
     given = {"file": path, **given}

@@ -1,4 +1,4 @@
-"""USDT probes: the notes that tracers read, and that a debugger finds the probes where they say."""
+"""USDT probes: the notes that tracers read, and that a debugger and bpftrace find the probes where they say."""
 
 import re
 import shutil
@@ -51,11 +51,20 @@ def test_where_the_notes_say_there_is_a_nop():
         assert re.search(rf"{location:x}:\s.*\bnop\b", told), (name, told)
 
 
+TURNING = """
+async def main():
+    print("there")
+    while True:
+        await asyncio.sleep(0.01)
+
+run(main())
+"""
+
+
 def test_a_debugger_stops_at_a_probe(way):
     if shutil.which("gdb") is None:
         pytest.skip("there is no gdb")
-    with Running(way.prelude() + "async def main():\n    print('there')\n    while True:\n        "
-                 "await asyncio.sleep(0.01)\nrun(main())\n") as child:
+    with Running(way.prelude() + TURNING) as child:
         assert child.line() == "there"
         told = subprocess.run(
             ["gdb", "-q", "-nx", "-batch", "-p", str(child.process.pid), "-iex", "set debuginfod enabled off",
@@ -65,3 +74,22 @@ def test_a_debugger_stops_at_a_probe(way):
     if "ptrace: Operation not permitted" in told.stdout + told.stderr:
         pytest.skip("this process may not trace its children")
     assert re.search(r"^\$1 = 1$", told.stdout, re.MULTILINE), told.stdout + told.stderr
+
+
+def bpftrace(*arguments):
+    return subprocess.run(
+        ["bpftrace", *arguments], capture_output=True, text=True, timeout=50, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.one_way
+@pytest.mark.parametrize("probe", sorted(PROBES - {"publish"}))
+def test_bpftrace_attaches(way, probe):
+    if shutil.which("bpftrace") is None:
+        pytest.skip("there is no bpftrace")
+    if bpftrace("-e", "BEGIN { exit(); }").returncode:
+        pytest.skip("bpftrace cannot run here: it needs root and a kernel with BPF")
+    program = f"usdt:{turn.__file__}:flexsc:{probe} {{ @of[arg0] = count(); @n += 1; if (@n == 5) {{ exit(); }} }}"
+    with Running(way.prelude() + TURNING) as child:
+        assert child.line() == "there"
+        told = bpftrace("-p", str(child.process.pid), "-e", program)
+    assert re.search(r"^@of\[1\]: [1-9]", told.stdout, re.MULTILINE), told.stdout + told.stderr

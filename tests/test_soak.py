@@ -9,7 +9,7 @@ import pytest
 from soaks import Before, SlowEcho, exchange, prove_steady, random_size
 from support import Echo, payload, turns
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 @pytest.mark.parametrize("leak", [object, lambda: bytearray(600)], ids=["object", "malloc"])

@@ -13,7 +13,7 @@ from support import thread_names, turns
 import flexsc_loop
 from flexsc_loop import files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 MOST_THREADS = 64

@@ -14,7 +14,7 @@ from soaks import Before, SlowEcho, exchange, prove_steady, random_size, read_sl
 from support import digest, payload, shrink, tcp_pair, turns
 from tls_support import Contexts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(400)]
 
 #: What the allocators may keep of large messages.
 ROOM = 16 << 20

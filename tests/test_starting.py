@@ -34,3 +34,5 @@ def test_what_is_served_answers():
 def test_what_fails_is_said(capsys, tmp_path):
     assert starting.main(["--wheel", str(tmp_path / "missing.whl")]) == 1
     assert "missing.whl" in capsys.readouterr().err
+    with pytest.raises(starting.BenchmarkError, match="No module named"):
+        starting.run([sys.executable, "-c", "import not_there"])

@@ -62,7 +62,6 @@ def py_spy():
 
 
 @pytest.mark.skipif(py_spy() is None, reason="py-spy is not installed")
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="py-spy does not know this Python yet")
 @pytest.mark.parametrize("block", ["time.sleep(30)", "while True: pass"], ids=["sleeping", "computing"])
 def test_py_spy(way, block):
     with waiting(way, block) as child:

@@ -81,7 +81,7 @@ cdef class Callbacks:
 
     cdef int learn(self) except -1
     cdef int push(self, Handle handle) except -1
-    cdef int run_handles(self) except -1
+    cdef int run_handles(self, flexsc_queue* queue, size_t count) except -1
     cdef int ran(self) except -1
     cdef int run_slowly(self, Handle handle) except -1
     cdef int complain_if_slow(self, double start, object what) except -1

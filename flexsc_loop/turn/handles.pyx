@@ -278,14 +278,13 @@ cdef class Callbacks:
         Py_INCREF(handle)
         return 0
 
-    cdef int run_handles(self) except -1:
-        """Run what stands in the queue now; what is added meanwhile waits."""
-        cdef size_t count = queue_count(&self.ready)
+    cdef int run_handles(self, flexsc_queue* queue, size_t count) except -1:
+        """Run the first `count` in the queue."""
         cdef Handle handle
         cdef void* taken
-        while count and queue_count(&self.ready):
+        while count and queue_count(queue):
             count -= 1
-            taken = queue_pop(&self.ready)
+            taken = queue_pop(queue)
             handle = <Handle> taken
             Py_DECREF(handle)
             self.stats.counts.callbacks += 1

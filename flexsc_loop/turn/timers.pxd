@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from flexsc_loop.turn.handles cimport Callbacks, TimerHandle
+from flexsc_loop.turn.handles cimport Callbacks, TimerHandle, flexsc_queue
 
 
 cdef extern from "timers.h":
@@ -22,11 +22,13 @@ cdef extern from "timers.h":
 cdef class Timers(Callbacks):
     cdef double late                 # seconds that the earliest of those which were due has waited
     cdef flexsc_timers timers        # TimerHandles, each with one reference
+    cdef flexsc_queue due            # those whose turn comes after what has arrived, likewise
     cdef dict attributes             # the loop's __dict__
     cdef bint replaced_clock         # a subclass has a `time` of its own
 
     cdef double now(self) except? -1
-    cdef int due_timers(self) except -1
+    cdef int due_timers(self, bint later) except -1
+    cdef int push_due(self, TimerHandle handle) except -1
     cdef int compact_timers(self) except -1
     cdef int64_t until_timer(self) except? -2
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

@@ -8,7 +8,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport ceil
 from libc.stdint cimport int64_t
 
-from flexsc_loop.turn.handles cimport Callbacks, TimerHandle, monotonic, queue_count, stack_here
+from flexsc_loop.turn.handles cimport (
+    Callbacks, TimerHandle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
+)
 
 
 cdef enum:
@@ -27,12 +29,19 @@ cdef class Timers(Callbacks):
     def __dealloc__(self):
         self.drop_timers()
         timers_free(&self.timers)
+        queue_free(&self.due)
 
     cdef int drop_timers(self) except -1:
         cdef TimerHandle handle
+        cdef void* taken
         while self.timers.count:
             handle = <TimerHandle> timers_pop(&self.timers)
             handle._scheduled = False
+            handle._callback = handle._args = None
+            Py_DECREF(handle)
+        while queue_count(&self.due):
+            taken = queue_pop(&self.due)
+            handle = <TimerHandle> taken
             handle._callback = handle._args = None
             Py_DECREF(handle)
         return 0
@@ -43,11 +52,18 @@ cdef class Timers(Callbacks):
             return self.time()
         return monotonic()
 
-    cdef int due_timers(self) except -1:
-        """Move timers whose time has come to the ready queue."""
+    cdef int due_timers(self, bint later) except -1:
+        """Move timers whose time has come to the ready queue; `later`: to that of those whose turn comes later."""
         cdef TimerHandle handle
+        cdef void* taken
         cdef double now
         self.late = 0
+        while queue_count(&self.due):
+            # An exit has left the turn before.
+            taken = queue_pop(&self.due)
+            handle = <TimerHandle> taken
+            Py_DECREF(handle)
+            self.push(handle)
         if self.timers_cancelled > WORTH_COMPACTING and 2 * self.timers_cancelled > self.timers.count:
             self.compact_timers()
         if self.timers.count == 0:
@@ -62,8 +78,14 @@ cdef class Timers(Callbacks):
                 if self.late == 0:
                     self.late = now - handle.deadline
                 self.stats.counts.timers_run += 1
-                self.push(handle)
+                self.push_due(handle) if later else self.push(handle)
             Py_DECREF(handle)
+        return 0
+
+    cdef int push_due(self, TimerHandle handle) except -1:
+        if not queue_push(&self.due, <void*> handle):
+            raise MemoryError
+        Py_INCREF(handle)
         return 0
 
     cdef int compact_timers(self) except -1:
@@ -90,7 +112,7 @@ cdef class Timers(Callbacks):
     cdef int64_t until_timer(self) except? -2:
         """Nanoseconds until a timer or a callback is due: 0 for now, -1 if there is none."""
         cdef double left
-        if queue_count(&self.ready):
+        if queue_count(&self.ready) or queue_count(&self.due):
             return 0
         if self.timers.count == 0:
             return NO_TIMER

@@ -228,3 +228,48 @@ def test_an_exit_leaves_an_endpoint_that_goes_on(new_loop, peer, name, exit):
     assert run_again(loop, talk(), exit) == 1
     assert protocol.payloads == [b"%d" % number for number in range(6)]
     assert peer.recv(10) == b"fine"
+
+
+class Asked(asyncio.DatagramProtocol):
+    """Keeps what is answered for whoever waits, and drops the rest."""
+
+    def __init__(self):
+        self.waiter = None
+        self.dropped = []
+
+    def datagram_received(self, data, addr):
+        if self.waiter is None or self.waiter.done():
+            self.dropped.append(data)
+        else:
+            self.waiter.set_result(data)
+
+    def ask(self):
+        self.waiter = asyncio.get_running_loop().create_future()
+        return self.waiter
+
+
+async def test_a_task_that_waits_for_a_datagram_goes_on_before_the_next_one(loop, endpoint, plain):
+    transport, protocol = await endpoint(Asked)
+    waiter = protocol.ask()
+    await turns(5)
+    for number in range(200):
+        plain.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+    for number in range(200):
+        assert await waiter == b"%d" % number
+        waiter = protocol.ask()
+    assert protocol.dropped == []
+
+
+async def test_what_a_datagram_has_called_soon_runs_before_the_next_one(loop, endpoint, plain):
+    class Calling(Talker):
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            loop.call_soon(self.calls.append, "soon")
+
+    transport, protocol = await endpoint(Calling)
+    for number in range(20):
+        plain.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+    await protocol.until_received(20)
+    await turns(2)
+    assert protocol.calls == ["made"] + 20 * ["data", "soon"]
+    assert protocol.payloads == [b"%d" % number for number in range(20)]

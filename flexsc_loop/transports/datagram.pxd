@@ -24,6 +24,7 @@ cdef class Datagrams(Outgoing):
     cdef list errors                  # of sends, for error_received
     cdef list read_errors             # likewise, of receives
     cdef bint in_call                 # of sendto(): its errors are told within it
+    cdef bint late                    # there was more to deliver than there is time for
 
     cdef int arm(self) except -1
     cdef int received(self, int res, uint32_t flags) except -1

@@ -41,6 +41,7 @@ from flexsc_loop.turn.turn cimport Turn
 cdef enum:
     INET_NAME = 28                   # the sockaddr of IPv6, and more than that of IPv4
     LOOK_AT_CLOCK = 8                # datagrams that are delivered before the clock is looked at
+    INBOX_MOST = 64                  # datagrams that wait to be delivered; then nothing more is received
 
 cdef double DELIVERY_S = 0.0005      # so long before others get their turn
 cdef tuple FAMILIES = (socket_module.AF_INET, socket_module.AF_INET6, socket_module.AF_UNIX)
@@ -159,16 +160,19 @@ cdef class Datagrams(Outgoing):
         if self.state != OPEN:
             return 0
         # More has come than can be delivered just now: let the rest wait in the kernel.
-        if self.receive.user_data != 0:
+        if self.receive.user_data != 0 and (self.late or queue_count(&self.inbox) > 2 * INBOX_MOST):
             self.page.cancel(self.receive)
         return 0 if self.paused else self.wake_up()
 
     cdef int deliver_each(self) except -1:
+        """Until one has made something due: who waits for a datagram hears of it before the next, as in asyncio."""
+        cdef size_t due = queue_count(&self.turn.ready)
         cdef object callback = None
         cdef double until = 0
         cdef unsigned int count = 0
         cdef PyObject* arguments[3]
         arguments[0] = NULL
+        self.late = False
         while queue_count(&self.inbox) and self.state == OPEN and not self.paused:
             data = <object> queue_pop(&self.inbox)
             Py_DECREF(data)
@@ -185,11 +189,14 @@ cdef class Datagrams(Outgoing):
                 raise
             except BaseException as error:
                 self.complain("Exception in callback datagram_received", error)
+            if queue_count(&self.turn.ready) != due:
+                break
             count += 1
             if count % LOOK_AT_CLOCK == 0:
                 if count == LOOK_AT_CLOCK:
                     until = monotonic() + DELIVERY_S
                 elif monotonic() >= until:
+                    self.late = True
                     break
         return 0
 
@@ -257,6 +264,8 @@ cdef class Datagrams(Outgoing):
         if self.state == CLOSED or self.dropping:
             return 0
         self.dropping = True
+        # A paused protocol learns that from connection_lost, not from resume_writing.
+        self.protocol_paused = False
         if self.error is None:
             self.error = error
         self.drop_unsent()

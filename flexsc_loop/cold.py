@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         def _remove_reader(self, fd: Any) -> bool: ...
         def _remove_writer(self, fd: int) -> bool: ...
         def _stop_listening(self, fd: int) -> None: ...
+        def _ensure_fd_no_transport(self, fd: Any) -> None: ...
 else:
     _Host = object
 
@@ -265,6 +266,7 @@ class Datagrams(_Host):
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> Any:
+        self._ensure_fd_no_transport(sock)
         if suitable(sock):
             return make_datagram_transport(cast(Turn, self), sock, protocol, address, waiter, extra)
         return selector_events._SelectorDatagramTransport(  # type: ignore[attr-defined]

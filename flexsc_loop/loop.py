@@ -238,6 +238,7 @@ class Loop(
         self, sock: socket.socket, protocol: Any, waiter: Any = None, *, extra: Any = None, server: Any = None,
         context: contextvars.Context | None = None,
     ) -> Any:
+        self._ensure_fd_no_transport(sock)
         set_nodelay(sock)
         return make_transport(self, sock, protocol, waiter, extra, server, context)
 
@@ -247,6 +248,7 @@ class Loop(
         ssl_handshake_timeout: float | None = None, ssl_shutdown_timeout: float | None = None,
         context: contextvars.Context | None = None,
     ) -> Any:
+        self._ensure_fd_no_transport(rawsock)
         tls = Settings(sslcontext, server_side, server_hostname, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(rawsock)
         return make_tls_transport(self, rawsock, protocol, tls, waiter, extra, server, context)

@@ -12,7 +12,7 @@ import ssl
 import threading
 
 import pytest
-from datagrams import Talker
+from datagrams import LOCAL, Talker
 from support import Recorder, digest, payload, settle, tcp_pair, turns
 from test_buffered_protocol import Buffered
 from tls_support import Contexts, TlsPeer
@@ -208,6 +208,7 @@ async def test_an_error_in_a_tls_protocol_that_was_paused_from_the_start(loop, e
     server = await serve(loop, factory, ssl=contexts.server("1.3"))
     peer = TlsPeer(socket.create_connection(address_of(server)), contexts.client("1.3"), server_side=False)
     try:
+
         def shake_and_ask():
             while True:
                 try:
@@ -415,3 +416,77 @@ async def test_timers_set_while_cancelled_ones_are_cleared_away(loop):
     handles.clear()
     await settle(lambda: len(done) == 300)
     kept.cancel()
+
+
+async def test_a_socket_has_one_transport(loop):
+    ours, theirs = tcp_pair()
+    transport, protocol = await loop.create_connection(Recorder, sock=ours)
+    for again in (
+        loop.create_connection(Recorder, sock=ours),
+        loop.create_connection(Recorder, sock=ours, ssl=ssl.create_default_context(), server_hostname="x"),
+        loop.connect_accepted_socket(Recorder, ours),
+    ):
+        with pytest.raises(RuntimeError, match="is used by transport"):
+            await again
+    theirs.send(b"x")
+    await protocol.until_received(1)
+    transport.close()
+    await protocol.until_called("lost")
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+async def test_a_datagram_socket_has_one_transport(loop):
+    ours = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    ours.bind(LOCAL)
+    transport, protocol = await loop.create_datagram_endpoint(Talker, sock=ours)
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        await loop.create_datagram_endpoint(Talker, sock=ours)
+    transport.sendto(b"x", transport.get_extra_info("sockname"))
+    await protocol.until_received(1)
+    transport.close()
+    await protocol.until_called("lost")
+
+
+async def test_the_descriptor_of_a_transport_that_closes_is_nobodys(loop, connect):
+    transport, protocol, _ = await connect()
+    fd = transport.get_extra_info("socket").fileno()
+    with pytest.raises(RuntimeError, match="is used by transport"):
+        loop.remove_reader(fd)
+    transport.close()
+    assert not loop.remove_reader(fd) and not loop.remove_writer(fd)
+    loop.add_writer(fd, lambda: None)
+    assert loop.remove_writer(fd)
+    await protocol.until_called("lost")
+
+
+def test_a_transport_that_outlives_its_loop(new_loop):
+    loop = new_loop()
+    ours, theirs = tcp_pair()
+    transport, protocol = loop.run_until_complete(loop.create_connection(Recorder, sock=ours))
+    loop.close()
+    transport.write(b"last ")
+    transport.writelines([b"wo", b"rds"])
+    with contextlib.suppress(RuntimeError):  # asyncio says that the loop is closed
+        transport.close()
+    assert theirs.recv(100) == b"last words"
+    with pytest.warns(ResourceWarning):
+        del transport, protocol, ours
+        gc.collect()
+    assert theirs.recv(100) == b""
+    theirs.close()
+
+
+@pytest.mark.ours  # asyncio's own can't be ended any more then
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_to_close_from_another_thread_is_refused_in_debug_mode(loop, connect, pipe, endpoint, how):
+    stream, _, _ = await connect()
+    datagrams, _ = await endpoint()
+    write_pipe, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, pipe[1])
+    loop.set_debug(True)
+    for transport in (stream, datagrams, write_pipe):
+        with pytest.raises(RuntimeError, match="Non-thread-safe"):
+            await asyncio.to_thread(getattr(transport, how))
+    loop.set_debug(False)
+    for transport in (stream, datagrams, write_pipe):
+        transport.abort()

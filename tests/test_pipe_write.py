@@ -167,6 +167,17 @@ async def test_wrong_data(loop, pipe):
     await protocol.lost
 
 
+async def test_nothing_of_a_list_is_written_if_an_item_is_bad(loop, pipe):
+    reading, writing = pipe
+    transport, protocol = await loop.connect_write_pipe(Writer, writing)
+    with pytest.raises(TypeError):
+        transport.writelines([b"never written", "text"])
+    transport.writelines(part for part in (b"o", bytearray(b"n"), memoryview(b"e")))
+    assert os.read(reading.fileno(), 100) == b"one"
+    transport.close()
+    await protocol.lost
+
+
 async def test_both_ends_in_one_loop(loop, ends):
     reading, writing = ends
     _, reader = await loop.connect_read_pipe(Recorder, reading)

@@ -53,6 +53,13 @@ async def test_recv_into(loop, pair):
     assert await loop.sock_recv_into(ours, bytearray(4)) == 0
 
 
+async def test_receiving_nothing_waits_for_nothing(loop, pair):
+    ours, _ = pair
+    assert await asyncio.wait_for(loop.sock_recv(ours, 0), 5) == b""
+    assert await asyncio.wait_for(loop.sock_recv_into(ours, bytearray()), 5) == 0
+    assert await asyncio.wait_for(loop.sock_recv_into(ours, memoryview(bytearray(4))[4:]), 5) == 0
+
+
 @pytest.mark.parametrize("size", SIZES)
 async def test_sizes(loop, pair, size):
     ours, theirs = pair

@@ -473,3 +473,23 @@ async def test_nothing_keeps_a_closed_connection(loop, contexts):
     await turns(5)
     assert transport.get_protocol() is None
     connector.clean()
+
+
+async def test_limits_of_what_is_kept_while_reading_is_paused(loop, contexts):
+    transport, protocol, peer = await Connector(loop, contexts, "client", None)(Recorder)
+    assert transport.get_read_buffer_limits() == (64 * 1024, 256 * 1024)
+    transport.set_read_buffer_limits(high=40_000)
+    assert transport.get_read_buffer_limits() == (10_000, 40_000)
+    with pytest.raises(ValueError, match="must be >="):
+        transport.set_read_buffer_limits(high=1, low=2)
+    transport.pause_reading()
+    sending = asyncio.ensure_future(peer.send(payload(5_000_000)))
+    await settle(lambda: transport.get_read_buffer_size() >= 40_000)
+    await asyncio.sleep(0.05)
+    assert transport.get_read_buffer_size() < 600_000
+    transport.resume_reading()
+    await protocol.until_received(5_000_000)
+    await sending
+    assert digest(protocol.data) == digest(payload(5_000_000))
+    transport.abort()
+    peer.close()

@@ -3,6 +3,7 @@
 import array
 import asyncio
 import logging
+import mmap
 import socket
 import time
 
@@ -147,7 +148,7 @@ async def test_write_of_something_else_is_a_type_error(loop, connect, wrong):
     with pytest.raises(TypeError):
         transport.write(wrong)
     with pytest.raises(TypeError):
-        transport.writelines([b"", wrong])
+        transport.writelines([b"never sent", wrong])
     transport.write(b"still here")
     assert (await peer.recv(10)) == b"still here"
 
@@ -159,6 +160,16 @@ async def test_writelines_keeps_order(loop, connect, count):
     transport.writelines(iter(parts))
     expected = b"".join(parts)
     assert digest(await peer.recv(len(expected))) == digest(expected)
+
+
+async def test_writelines_takes_all_that_has_a_buffer(loop, connect):
+    """It always did, other than write()."""
+    transport, _, peer = await connect()
+    with mmap.mmap(-1, mmap.PAGESIZE) as mapped:
+        mapped[:6] = b"mapped"
+        transport.writelines([array.array("B", b"array"), mapped, b"bytes"])
+        assert await peer.recv(10 + mmap.PAGESIZE) == b"array" + mapped[:] + b"bytes"
+    transport.writelines(())
 
 
 async def test_writelines_between_writes(loop, connect):
@@ -210,6 +221,10 @@ async def test_setting_limits(loop, connect):
     for high, low in ((10, 20), (5, -1)):
         with pytest.raises(ValueError):
             transport.set_write_buffer_limits(high=high, low=low)
+    for without_end in (10**30, 1e30):
+        transport.set_write_buffer_limits(high=without_end, low=5)
+        transport.write(b"x")
+        assert transport.get_write_buffer_limits()[1] > 1e18
 
 
 async def test_pause_and_resume_writing(loop, connect):

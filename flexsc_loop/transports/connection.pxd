@@ -27,6 +27,7 @@ cdef class Connection(Endpoint):
     cdef str describe(self)
 
 
+cdef tuple marks(object high, object low, object default_kib)
 cdef object call_for(object context, object callback)
 cdef int hold_socket(object sock) except -1
 cdef int release_socket(object sock) except? -1

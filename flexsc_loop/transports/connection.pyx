@@ -4,10 +4,17 @@
 Owns: nothing; a `Stream`, which derives from this by way of `Writing` and `Reading`, owns the fd.  Imports: page, turn.
 """
 import asyncio
+import sys
+from asyncio import sslproto
 from asyncio.log import logger
 
-
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+
+
+cdef tuple marks(object high, object low, object default_kib):
+    """The (high, low) marks of flow control in bytes, of what a program has asked for.  Raises ValueError."""
+    high, low = sslproto.add_flowcontrol_defaults(high, low, default_kib)
+    return int(min(high, sys.maxsize)), int(min(low, sys.maxsize))
 
 
 cdef object call_for(object context, object callback):

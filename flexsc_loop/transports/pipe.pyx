@@ -485,9 +485,7 @@ class WritePipeTransport(asyncio.Transport):
 
     def writelines(self, list_of_data):
         """Write each item; they leave together."""
-        cdef WriteEnd core = self._core
-        for data in list_of_data:
-            core.write(data)
+        (<WriteEnd> self._core).write(b"".join(list_of_data))
 
     def write_eof(self):
         """Close the pipe after everything written before."""
@@ -538,14 +536,14 @@ class WritePipeTransport(asyncio.Transport):
         (<PipeEnd> self._core).go_on()
 
 
-cdef bint has_peer(int fd) except -1:
+cdef bint has_peer(int fd, str refusal) except -1:
     """Whether the end of the fd's other side can be seen: not of a character device.  ValueError for other files."""
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
         return True
     if stat.S_ISCHR(mode):
         return False
-    raise ValueError("Pipe transport is only for pipes, sockets and character devices")
+    raise ValueError(refusal)
 
 
 def make_read_pipe(Turn turn not None, pipe, protocol, waiter, extra):
@@ -556,7 +554,7 @@ def make_read_pipe(Turn turn not None, pipe, protocol, waiter, extra):
     cdef ReadEnd end = ReadEnd.__new__(ReadEnd)
     end.turn = turn
     end.fd = pipe.fileno()
-    has_peer(end.fd)
+    has_peer(end.fd, "Pipe transport is for pipes/sockets only.")
     end.ready = new_wait(end, POLLIN)
     end.adopt(ReadPipeTransport.__new__(ReadPipeTransport), pipe, protocol, waiter, extra)
     return end.facade
@@ -572,7 +570,7 @@ def make_write_pipe(Turn turn not None, pipe, protocol, waiter, extra):
     end.fd = pipe.fileno()
     end.outbox = []
     end.ready = new_wait(end, POLLOUT)
-    if has_peer(end.fd):
+    if has_peer(end.fd, "Pipe transport is only for pipes, sockets and character devices"):
         end.peer = new_wait(end, POLLRDHUP)
     end.adopt(WritePipeTransport.__new__(WritePipeTransport), pipe, protocol, waiter, extra)
     return end.facade

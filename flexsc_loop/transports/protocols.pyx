@@ -6,11 +6,9 @@ Owns: nothing.  Imports: handles, turn.
 connection_made and connection_lost stand in line with the callbacks, as in asyncio: after those that were due already,
 before others.
 """
-from asyncio import sslproto
-
 from cpython.contextvars cimport PyContext_CopyCurrent
 
-from flexsc_loop.transports.connection cimport call_for
+from flexsc_loop.transports.connection cimport call_for, marks
 from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Endpoint
 
@@ -41,6 +39,8 @@ cdef class ProtocolEndpoint(Endpoint):
     cdef int stand_in_line(self) except -1:
         if self.in_line or self.turn.page.closed:
             return 0
+        if self.turn._debug:
+            self.turn._check_thread()
         self.in_line = True
         self.turn.soon(self.facade._go_on, (), None)
         return 0
@@ -127,5 +127,5 @@ cdef class ProtocolEndpoint(Endpoint):
         return 0
 
     cdef int set_limits(self, object high, object low) except -1:
-        self.high, self.low = sslproto.add_flowcontrol_defaults(high, low, HIGH_WATER // 1024)
+        self.high, self.low = marks(high, low, HIGH_WATER // 1024)
         return self.pause_if_much()

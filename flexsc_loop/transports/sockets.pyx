@@ -176,7 +176,7 @@ cdef class SocketTurn(ReadinessTurn):
         return count
 
     cdef Py_ssize_t receive_into(self, object sock, object buffer, Py_ssize_t size) except? -1:
-        """Receive up to `size` bytes into a buffer, 0: as many as it takes."""
+        """Receive up to `size` bytes into a buffer; 0: as many as it takes, -1: the same, and none if that is none."""
         cdef Py_buffer view
         try:
             PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
@@ -186,7 +186,9 @@ cdef class SocketTurn(ReadinessTurn):
         try:
             if size > view.len:
                 raise ValueError("nbytes is greater than the length of the buffer")
-            return self.receive(sock, view.buf, size or view.len)
+            if size < 0 and view.len == 0:
+                return 0
+            return self.receive(sock, view.buf, size if size > 0 else view.len)
         finally:
             PyBuffer_Release(&view)
 
@@ -230,7 +232,7 @@ cdef class SocketTurn(ReadinessTurn):
         cdef Py_ssize_t count
         if type(sock) is not Socket:
             return attempt(sock.recv_into, (buffer,))
-        count = self.receive_into(sock, buffer, 0)
+        count = self.receive_into(sock, buffer, -1)
         return None if count < 0 else count
 
     cdef object take_from(self, object sock, object size):

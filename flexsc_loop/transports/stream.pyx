@@ -162,6 +162,8 @@ cdef class Stream(Reading):
         """Put connection_lost in line with the callbacks, as asyncio does: after those due already, before others."""
         if self.page.closed:
             return 0
+        if self.turn._debug:
+            self.turn._check_thread()
         return self.turn.soon_end(self.facade._go_on)
 
     cdef int force_close(self, object error) except -1:

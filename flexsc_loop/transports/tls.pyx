@@ -7,6 +7,7 @@ import asyncio
 import warnings
 from asyncio import constants, sslproto, transports
 
+from flexsc_loop.transports.connection cimport marks
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls_cipher cimport new_cipher
 from flexsc_loop.transports.tls_core cimport HANDSHAKE, WAITING, Tls
@@ -46,6 +47,8 @@ cdef class Settings:
         tls.cipher = new_cipher(self.context, self.server_side, self.hostname)
         tls.high = constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE * KIB
         tls.low = tls.high // 4
+        tls.read_high = constants.FLOW_CONTROL_HIGH_WATER_SSL_READ * KIB
+        tls.read_low = tls.read_high // 4
         tls.adopt_protocol(protocol)
         tls.facade = new_transport(tls)
         return tls
@@ -207,6 +210,20 @@ class SSLTransport(transports._FlowControlMixin, asyncio.Transport):
     def set_write_buffer_limits(self, high=None, low=None):
         """More than `high` unsent bytes pause the protocol, `low` or less resume it."""
         (<Tls> self._core).set_limits(high, low)
+
+    def get_read_buffer_size(self):
+        """Bytes that have come, still encrypted, while reading was paused."""
+        return (<Tls> self._core).cipher.incoming.pending
+
+    def get_read_buffer_limits(self):
+        """The (low, high) marks in bytes."""
+        cdef Tls core = self._core
+        return core.read_low, core.read_high
+
+    def set_read_buffer_limits(self, high=None, low=None):
+        """No more than about `high` bytes are taken from the socket while reading is paused."""
+        cdef Tls core = self._core
+        core.read_high, core.read_low = marks(high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_READ)
 
     def close(self):
         """Stop delivering, send what was written, exchange close_notify with the peer, then end the connection."""

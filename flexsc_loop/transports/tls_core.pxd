@@ -38,6 +38,7 @@ cdef class Tls(Layer):
     cdef Cipher cipher
     cdef bint paused                  # pause_reading
     cdef size_t high, low
+    cdef size_t read_high, read_low   # so much of what comes while reading is paused is kept
     cdef bint writing_paused
     cdef unsigned int writes_lost
 

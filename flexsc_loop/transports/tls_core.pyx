@@ -9,13 +9,13 @@ they are in the cache.
 """
 import asyncio
 import ssl
-from asyncio import constants, sslproto
+from asyncio import constants
 from asyncio.log import logger
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
-from flexsc_loop.transports.connection cimport Layer
+from flexsc_loop.transports.connection cimport Layer, marks
 from flexsc_loop.transports.stream cimport Stream
 from flexsc_loop.transports.tls_cipher cimport PIECE, flexsc_records, flexsc_scan
 from flexsc_loop.transports.writing cimport DROPPING, LOST as STREAM_LOST, TAKING
@@ -26,7 +26,6 @@ cdef enum:
     AT_ONCE = 16 * 1024              # larger writes are encrypted when they are made
     HEAVY = 32 * 1024                # so much encrypted is sent before others are served
     CIPHER_MOST = 256 * 1024         # encrypted and not sent: more is encrypted when this has gone
-    HELD_MOST = 256 * 1024           # so much of what comes while reading is paused is kept here
     DROP_MOST = 256 * 1024           # so much of what comes after close() is searched for the peer's close_notify
 
 cdef double LINGER_S = 1.0           # so long it may be sent after ours
@@ -323,7 +322,7 @@ cdef class Tls(Layer):
 
     cdef int hold_back(self) except -1:
         """Reading is paused: keep some of what comes, as asyncio does; a connection that is reset is noticed."""
-        return self.pause_carrier() if self.cipher.incoming.pending >= HELD_MOST else 0
+        return self.pause_carrier() if self.cipher.incoming.pending >= self.read_high else 0
 
     cdef bint has_rest(self) noexcept:
         """Whether something has come that was not read when it came, or not dealt with."""
@@ -663,8 +662,7 @@ cdef class Tls(Layer):
         return 0
 
     cdef int set_limits(self, object high, object low) except -1:
-        self.high, self.low = sslproto.add_flowcontrol_defaults(
-            high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
+        self.high, self.low = marks(high, low, constants.FLOW_CONTROL_HIGH_WATER_SSL_WRITE)
         return self.pause_if_much()
 
     cdef bint closing(self) noexcept:

@@ -62,6 +62,7 @@ cdef class Writing(Connection):
     cdef int enqueue(self, bytes data) except -1
     cdef int after_write(self) except -1
     cdef int send_in_time(self) except -1
+    cdef int send_without_loop(self) except -1
     cdef bint is_alone(self) noexcept
     cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1

@@ -26,7 +26,7 @@ from flexsc_loop.syscalls.posix_socket cimport (
     MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, SHUT_RDWR, SHUT_WR, send, sendmsg, shutdown,
 )
 from flexsc_loop.syscalls.stats cimport stats_sent
-from flexsc_loop.transports.connection cimport Connection, Layer, call_for
+from flexsc_loop.transports.connection cimport Connection, Layer, call_for, marks
 
 
 cdef enum:
@@ -180,15 +180,13 @@ cdef class Writing(Connection):
         return self.after_write() if self.accept(data) else 0
 
     cdef int write_all(self, object items) except -1:
-        """As one write; what stands before a bad item is sent."""
+        """As one write; nothing of it if an item is bad.  Items may be all that has a buffer, as in asyncio."""
         cdef bint any = False
-        try:
-            for data in items:
-                any = self.accept(data) or any
-        finally:
-            if any:
-                self.after_write()
-        return 0
+        if not items:
+            return 0
+        for data in [item if type(item) is bytes else memoryview(item) for item in items]:
+            any = self.accept(data) or any
+        return self.after_write() if any else 0
 
     cdef bint accept(self, object data) except -1:
         """Queue what the program writes.  Returns whether there is something to send for it."""
@@ -252,7 +250,16 @@ cdef class Writing(Connection):
             return self.wants_flush() if self.layer is not None and not self.written else 0
         if self.turn.sends_at_once(self.is_alone()):
             return self.send_at_once()
+        if self.turn._closed:
+            return self.send_without_loop()
         return 0 if self.written else self.wants_flush()
+
+    cdef int send_without_loop(self) except -1:
+        """The loop has been closed: what the socket has no room for is lost."""
+        self.last_try()
+        self.outbox = None
+        self.unsent = 0
+        return 0
 
     cdef bint is_alone(self) noexcept:
         """Whether a write has no others of this turn to wait for, as far as one can tell."""
@@ -454,14 +461,7 @@ cdef class Writing(Connection):
         return 0
 
     cdef int set_limits(self, object high, object low) except -1:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self.high = high
-        self.low = low
+        self.high, self.low = marks(high, low, HIGH_WATER // 1024)
         if self.unsent > self.high and self.paused_protocol is None:
             self.pause_protocol()
         return 0

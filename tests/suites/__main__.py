@@ -76,7 +76,8 @@ def run(name: str, args: argparse.Namespace) -> bool:
     listed, unused = report.excluded(found, exclusions)
     print("\n".join(["", listed, report.listing(found, args.verbose)]))
     complete = not (args.quick or args.part or args.way)
-    invalid = report.broken(found) + [f"exclusion without a test: {one.pattern}" for one in unused if complete]
+    missing = [one.pattern for one in unused if complete and not one.patched]
+    invalid = report.broken(found) + [f"exclusion without a test: {pattern}" for pattern in missing]
     for line in invalid:
         print(f"INVALID   {line}")
     bad = report.worse(found) + len(invalid)

@@ -42,8 +42,10 @@ EXCLUDED = [
     Exclusion("test_base_events.BaseEventLoopTests.test_single_selecter_event_callback_after_stopping", SELECTOR),
     Exclusion("test_base_events.BaseEventLoopTests.test_not_implemented", "what a base class lacks, and this loop has"),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_accept_connection_*", SELECTOR),
-    Exclusion("test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy", NO_FD),
-    Exclusion("test_sslproto.*.test_create_connection_ssl_failed_certificate_no_cycles", SSL_PROTOCOL),
+    Exclusion("test_sslproto.SslProtoHandshakeTests.test_connection_lost_when_busy", NO_FD, patched=True),
+    Exclusion(
+        "test_sslproto.*.test_create_connection_ssl_failed_certificate_no_cycles", SSL_PROTOCOL, patched=True
+    ),
     Exclusion("test_base_events.BaseEventLoopWithSelectorTests.test_create_connection_ipv6_scope", NO_FD),
     Exclusion("test_base_events.BaseEventLoopTests.test_create_connection_happy_eyeballs", NO_FD, ("3.15", "3.16")),
     Exclusion(

@@ -24,12 +24,16 @@ MOST_ALONE = 20
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Tests that are not run.  versions: of Python, all if empty.  ways: to run the loop, all if empty."""
+    """Tests that are not run.  versions: of Python, all if empty.  ways: to run the loop, all if empty.
+
+    patched: patch releases of these versions have them, the first ones not.
+    """
 
     pattern: str
     reason: str
     versions: tuple[str, ...] = ()
     ways: tuple[str, ...] = ()
+    patched: bool = False
 
     def holds(self, version: str) -> bool:
         return not self.versions or version in self.versions

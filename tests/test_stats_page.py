@@ -176,7 +176,13 @@ async def test_stats_says_the_same(loop):
 
 def test_what_serves_the_loop(way, new_loop):
     loop = new_loop()
-    loop.run_until_complete(asyncio.sleep(0.01))
+
+    def told():
+        loop.run_until_complete(asyncio.sleep(0.01))
+        return way.threads == "off" or read(loop).syscall_thread
+
+    # A thread has a number when it has run for the first time.
+    assert eventually(told)
     page = read(loop)
     assert (page.pages, page.threads) == (way.pages, way.threads != "off")
     assert page.thread == threading.get_native_id()

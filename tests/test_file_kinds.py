@@ -16,6 +16,7 @@ import threading
 import pytest
 
 import flexsc_loop
+from flexsc_loop import files
 
 GIB = 1 << 30
 
@@ -274,3 +275,23 @@ async def test_a_file_that_is_cut_and_grows(loop, tmp_path):
     finally:
         stop.set()
         thread.join()
+
+
+async def test_copying_onto_itself(loop, tmp_path):
+    """Pieces that overlap are refused, as copy_file_range(2) does it, and nothing is changed."""
+    data = bytes(range(256)) * 40
+    (tmp_path / "file").write_bytes(data)
+    async with flexsc_loop.open(tmp_path / "file", "r+b") as file, flexsc_loop.open(tmp_path / "file", "r+b") as other:
+        for target in (file, other):
+            with pytest.raises(OSError) as caught:
+                await file.copy_range(target, 5000, 0, 100)
+            assert caught.value.errno == errno.EINVAL
+        assert await file.copy_range(other, 100, 0, 5000) == 100
+    assert (tmp_path / "file").read_bytes() == data[:5000] + data[:100] + data[5100:]
+
+
+async def test_copying_to_a_temporary_file(loop, tmp_path):
+    (tmp_path / "file").write_bytes(b"contents")
+    async with flexsc_loop.open(tmp_path / "file", "rb") as file, files.NamedTemporaryFile(dir=tmp_path) as made:
+        assert await file.copy_range(made, 100, 3, 0) == 5
+        assert await made.pread(100, 0) == b"tents"

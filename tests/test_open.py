@@ -7,11 +7,14 @@ import itertools
 import os
 import pickle
 import sys
+import textwrap
+import tracemalloc
 import warnings
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from support import name_of
+from support import name_of, run_python
 
 import flexsc_loop
 
@@ -170,6 +173,68 @@ async def test_a_call_that_is_never_awaited_is_not_made(loop, path):
             await call
 
 
+async def test_an_opening_is_awaited_once(loop, path):
+    path.write_bytes(b"contents")
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        flexsc_loop.open(path, "rb")
+    opening = flexsc_loop.open(path, "rb")
+    async with await opening as file:
+        assert await file.read() == b"contents"
+    with pytest.raises(RuntimeError, match="awaited twice"):
+        await opening
+    unused = flexsc_loop.open(path)
+    with pytest.raises(RuntimeError, match="not entered"):
+        unused.__aexit__(None, None, None)
+    unused.close()
+    async with AsyncExitStack() as stack:
+        files = [await stack.enter_async_context(flexsc_loop.open(path, kind)) for kind in ("rb", "r")]
+        assert [await file.read() for file in files] == [b"contents", "contents"]
+    assert all(file.closed for file in files)
+
+
+async def test_what_begins_to_open_and_fails_leaves_no_descriptor(loop, path):
+    """The leaks fixture looks."""
+    path.write_bytes(b"contents")
+    for given in ({"encoding": "no such"}, {"newline": "x"}, {"mode": "w", "encoding": "no such"}):
+        with pytest.raises((LookupError, ValueError)):
+            await flexsc_loop.open(path, **given)
+
+
+async def test_a_number_of_another_kind(loop, path):
+    """What is like an integer is a descriptor, as for the built-in open()."""
+    class Number:
+        def __init__(self, value):
+            self.value = value
+
+        def __index__(self):
+            return self.value
+
+    path.write_bytes(b"contents")
+    fd = os.open(path, os.O_RDONLY)
+    async with flexsc_loop.open(Number(fd), "rb", Number(100)) as file:
+        assert file.fileno() == fd
+        assert await file.read() == b"contents"
+
+
+def test_an_interpreter_ends_without_a_close(way, path):
+    """What stands in the buffer is written then, and a warning says what was forgotten."""
+    code = way.prelude() + textwrap.dedent(
+        f"""
+        import flexsc_loop
+
+        async def main():
+            global file
+            file = await flexsc_loop.open({str(path)!r}, "w")
+            await file.write("kept")
+
+        run(main())
+        """
+    )
+    end = run_python(code, env={"PYTHONWARNINGS": "default"})
+    assert path.read_text() == "kept"
+    assert end.code == 0 and "unclosed file" in end.err, end.err
+
+
 def test_another_loop(new_loop, path):
     first, second = new_loop(), new_loop()
     path.write_bytes(b"contents")
@@ -198,6 +263,16 @@ async def test_a_file_at_rest_is_small(loop, path):
     path.write_bytes(b"contents")
     async with flexsc_loop.open(path, "rb") as file:
         assert file.__sizeof__() <= 400
+    name = str(path)
+    tracemalloc.start()
+    try:
+        files = [await flexsc_loop.open(name, "rb") for _ in range(100)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for file in files:
+        await file.close()
+    assert held <= 100 * 400
 
 
 async def test_a_descriptor_keeps_its_position(loop, path):
@@ -242,6 +317,17 @@ async def test_appending_goes_to_the_end_whatever_the_position(loop, path, first
         await file.flush()
         assert await file.tell() == 14
     assert path.read_bytes() == b"beforeotherend"
+
+
+async def test_nothing_appended_leaves_the_position(loop, path):
+    """As io's files do it: the position goes to the end with what is written there."""
+    path.write_bytes(b"before")
+    async with flexsc_loop.open(path, "ab", 0) as file:
+        assert await file.seek(1) == 1
+        assert await file.write(b"") == 0
+        assert await file.tell() == 1
+        assert await file.write(b"x") == 1
+        assert await file.tell() == 7
 
 
 @pytest.mark.parametrize(("kind", "buffering"), [("rb", -1), ("rb", 0), ("r", -1)])

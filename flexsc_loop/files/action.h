@@ -4,12 +4,15 @@
 
 #include <Python.h>
 
-/* Set StopIteration with a value, which is taken over.  Made by hand where PyErr_SetObject would take the value apart. */
+/* End an iteration, with a value, which is taken over: NULL follows, which says None by itself.  StopIteration is made by
+ * hand where PyErr_SetObject would take the value apart. */
 static void flexsc_stop_with(PyObject *value)
 {
     if (value == Py_None) {
-        PyErr_SetNone(PyExc_StopIteration);
-    } else if (PyTuple_Check(value) || PyExceptionInstance_Check(value)) {
+        Py_DECREF(value);
+        return;
+    }
+    if (PyTuple_Check(value) || PyExceptionInstance_Check(value)) {
         PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, value);
         if (stop != NULL) {
             PyErr_SetObject(PyExc_StopIteration, stop);

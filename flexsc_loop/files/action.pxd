@@ -6,6 +6,17 @@ cdef extern from "action.h":
     void flexsc_set_next(PyTypeObject* type, PyObject* (*next)(PyObject*) except? NULL)
 
 
+cdef enum action_state:
+    NEW
+    RUNNING
+    OVER
+
+
+cdef enum:
+    RETURNED = 0                     # PYGEN_RETURN
+    YIELDED = 1                      # PYGEN_NEXT
+
+
 # Begins what was asked for: gives the result, or leaves in `action.running` the coroutine that will.
 ctypedef object (*beginning)(Action action)
 
@@ -17,7 +28,7 @@ cdef class Action:
     cdef int64_t offset              # and a second one
     cdef object running              # the coroutine that goes on where it could not be done at once
     cdef beginning begin
-    cdef int state
+    cdef action_state state
 
     cdef int advance(self, object value, PyObject** result) except -1
     cdef int finish(self) except -1
@@ -29,3 +40,6 @@ cdef class Answer:
 
 cdef Action act(object file, beginning begin, object argument, Py_ssize_t size)
 cdef Answer known(object value)
+
+# The way that `await` takes: for flexsc_set_next().
+cdef PyObject* next_step(PyObject* action) except? NULL

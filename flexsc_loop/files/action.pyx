@@ -15,17 +15,6 @@ cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject** result) except? -1
 
 
-cdef enum:
-    NEW
-    RUNNING
-    OVER
-
-
-cdef enum:
-    RETURNED = 0                     # PYGEN_RETURN
-    YIELDED = 1                      # PYGEN_NEXT
-
-
 @cython.freelist(64)
 cdef class Action:
     """A call on a file object: awaited as a coroutine is, once."""
@@ -77,6 +66,8 @@ cdef class Action:
     cdef int advance(self, object value, PyObject** result) except -1:
         cdef int how
         if self.state == NEW:
+            if self.begin == NULL:
+                raise RuntimeError("there is no call to be made")
             self.state = RUNNING
             try:
                 answer = self.begin(self)

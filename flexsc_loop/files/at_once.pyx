@@ -31,12 +31,6 @@ cdef extern from "<unistd.h>" nogil:
     int64_t lseek(int fd, int64_t offset, int whence)
 
 
-cdef extern from "<sys/stat.h>" nogil:
-    enum:
-        S_IFMT
-        S_IFREG
-
-
 cdef enum:
     AT_ONCE_MOST = 256 * 1024    # bytes that are read at once; more takes a thread, which copies while the loop goes on
     AT_ONCE_US = 400             # so long a turn makes calls at once; then those who wait for them let others run
@@ -119,23 +113,30 @@ cdef class AtOnce:
         self.page.stats.counts.file_bytes_read += moved
         return moved
 
-    cdef int open_now(self, int place, const char* path, int flags) noexcept:
+    cdef int open_now(self, int folder, const char* path, int flags, file_about* about) noexcept:
         """A descriptor, or -1."""
-        cdef statx_result about
-        return max(file_now_open(&self.mounts, place, path, flags, &about), -1)
+        cdef statx_result found
+        cdef file_place place = FILE_ELSEWHERE
+        cdef int fd = file_now_open(&self.mounts, folder, path, flags, &place, &found)
+        if fd < 0:
+            return -1
+        cdef bint fresh = found.stx_mode & S_IFMT == S_IFREG
+        self.tell(place, &found, flags, 0 if fresh else lseek(fd, 0, SEEK_CUR), fresh, about)
+        return fd
 
-    cdef bint stat_now(self, int place, const char* path, int flags, statx_result* about) noexcept:
-        return file_now_stat(&self.mounts, place, path, flags, about) == 0
+    cdef bint stat_now(self, int folder, const char* path, int flags, statx_result* about) noexcept:
+        return file_now_stat(&self.mounts, folder, path, flags, about) == 0
 
     cdef bint close_now(self, int fd) noexcept:
         return file_now_close(&self.mounts, fd) == 0
 
-    cdef bytes whole_at_once(self, int place, const char* path):
+    cdef bytes whole_at_once(self, int folder, const char* path):
         """What a small file holds if all of that is cached, else None."""
         cdef statx_result about
         cdef size_t moved = 0
         cdef int res
-        cdef int fd = file_now_open(&self.mounts, place, path, 0, &about)
+        cdef file_place place = FILE_ELSEWHERE
+        cdef int fd = file_now_open(&self.mounts, folder, path, 0, &place, &about)
         if fd < 0:
             return None
         cdef PyObject* filling = NULL
@@ -155,27 +156,30 @@ cdef class AtOnce:
             Py_XDECREF(filling)
             close_fd(fd)
 
-    def describe(self, int fd, flags=None):
-        """What there is to know of an open file.  flags: with which it has just been opened, if that is known.
-
-        Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, whether reading it waits
-        for nobody, whether reading it always waits, in which turn it was seen that closing it waits for nobody, if it
-        was opened for reading (0: that is not known), and the device from whose disk it is read through the page cache,
-        or 0.
-        """
-        cdef statx_result about
-        cdef file_place place = file_now_place(&self.mounts, fd, &about)
-        if about.stx_mask == 0:
+    cdef int look_at(self, int fd, int flags, file_about* about) except -1:
+        """Fill in what there is to know of an open file.  flags: with which it has just been opened by name, or -1."""
+        cdef statx_result found
+        cdef file_place place = file_now_place(&self.mounts, fd, &found)
+        if found.stx_mask == 0:
             os.fstat(fd)  # raises
-        kind = about.stx_mode & S_IFMT
-        cdef bint fresh = flags is not None and kind == S_IFREG
-        cdef int64_t position = 0 if fresh else lseek(fd, 0, SEEK_CUR)
-        cdef int how = flags if fresh else fcntl(fd, F_GETFL)
+        cdef bint fresh = flags >= 0 and found.stx_mode & S_IFMT == S_IFREG
+        self.tell(place, &found, flags if fresh else fcntl(fd, F_GETFL), 0 if fresh else lseek(fd, 0, SEEK_CUR), fresh,
+                  about)
+        return 0
+
+    cdef int tell(self, file_place place, const statx_result* found, int flags, int64_t position, bint fresh,
+                  file_about* about) noexcept:
+        """fresh: nobody else has it, and its position is where it begins."""
+        cdef bint regular = found.stx_mode & S_IFMT == S_IFREG
+        about.kind = found.stx_mode & S_IFMT
+        about.size = found.stx_size
+        about.block_size = found.stx_blksize
+        about.position = position
         # Nothing is freed of what has a name; it does not lose that, and wait for its last close, within a turn.
-        cdef uint64_t closable = self.turn.turns if fresh and place != FILE_ELSEWHERE and about.stx_nlink else 0
-        cdef bint direct = how & O_DIRECT != 0
-        cdef uint32_t device = 0
-        if place == FILE_ON_DISK and kind == S_IFREG and not direct:
-            device = about.stx_dev_major << 20 | about.stx_dev_minor
-        return (kind, about.stx_size, about.stx_blksize, None if position < 0 else position, place == FILE_IN_MEMORY,
-                direct, closable, device)
+        about.closable = self.turn.turns if fresh and place != FILE_ELSEWHERE and found.stx_nlink else 0
+        about.plain = place == FILE_IN_MEMORY
+        about.patient = flags & O_DIRECT != 0
+        about.device = 0
+        if place == FILE_ON_DISK and regular and not about.patient:
+            about.device = found.stx_dev_major << 20 | found.stx_dev_minor
+        return 0

@@ -441,7 +441,7 @@ cdef class BinaryFile(Buffered):
         Returns the number of bytes, fewer at the end of this file only.  What stands in the buffers is written first.
         Source: copy_file_range(2).
         """
-        cdef File other = target
+        cdef File other = getattr(target, "file", target)  # a named temporary file's
         self.check_reading("copy_range")
         await self.flush()
         await target.flush()
@@ -453,6 +453,8 @@ cdef class BinaryFile(Buffered):
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
                     raise
+                if abs(at - to) < count - done and os.path.sameopenfile(self.fd, other.fd):
+                    raise  # the pieces overlap
                 data = await self.pread(min(count - done, MOST_AT_ONCE), at)
                 size = await target.pwrite(data, to)
             if not size:
@@ -468,6 +470,9 @@ cdef class BinaryFile(Buffered):
         From its beginning no other call is accepted.  When the caller is cancelled it is carried out all the same.  If
         the buffer can't be written the file is closed, and the error raised.
         """
+        return self.closing()
+
+    cdef Action closing(self):
         return act(self, start_close, None, 0)
 
     async def __aenter__(self):
@@ -475,7 +480,7 @@ cdef class BinaryFile(Buffered):
         return self
 
     def __aexit__(self, *error):
-        return self.close()
+        return self.closing()
 
     cdef bint closes_at_once(self) except -1:
         """Close it if there is nothing to be written and nothing to wait for."""

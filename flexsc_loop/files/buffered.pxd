@@ -1,7 +1,9 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from flexsc_loop.files.action cimport Action
+from flexsc_loop.files.at_once cimport file_about
 from flexsc_loop.files.file cimport File
+from flexsc_loop.files.mode cimport Mode
 
 
 cdef class Buffered(File):
@@ -15,6 +17,8 @@ cdef class Buffered(File):
     cdef bint truncated              # by being opened, if io's `mode` says so
     cdef bint in_order               # the last read began where the one before had ended
 
+    cdef int set_up(self, object calls, object loop, int fd, object name, Mode mode, const file_about* about,
+                    Py_ssize_t buffer_size, bint shared, bint closefd) except -1
     cdef int check_reading(self, str what) except -1
     cdef int check_writing(self, str what) except -1
     cdef Py_ssize_t there(self) noexcept

@@ -6,7 +6,6 @@ Owns: the position, what was read ahead, what was written and is not in the file
 import errno
 import io
 import os
-import stat
 import warnings
 from asyncio import CancelledError
 
@@ -16,15 +15,14 @@ from libc.string cimport memchr
 
 from flexsc_loop.files.streams import read as read_stream, write as write_stream
 from flexsc_loop.files.action cimport Action
+from flexsc_loop.files.at_once cimport S_IFREG, file_about
 from flexsc_loop.files.calls cimport Call, FileCalls
 from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File, writing
+from flexsc_loop.files.mode cimport Mode
 from flexsc_loop.syscalls.file_call cimport FileCall
 
 cdef object Unsupported = io.UnsupportedOperation
 cdef object lseek = os.lseek
-
-
-cdef int S_IFREG = stat.S_IFREG
 
 
 cdef enum:
@@ -34,27 +32,32 @@ cdef enum:
 cdef class Buffered(File):
     """The state of a file of bytes, and what changes it."""
 
-    def __init__(self, calls, loop, int fd, name, mode, about, Py_ssize_t buffer_size, bint shared, bint closefd):
-        """mode: opening.Mode.  about: from `calls.describe(fd)`.  shared: others may move the kernel's position."""
-        _, size, _, position, plain, patient, self.opened_in, self.device = about
+    def __init__(self):
+        raise TypeError("files are made by flexsc_loop.open()")
+
+    cdef int set_up(self, object calls, object loop, int fd, object name, Mode mode, const file_about* about,
+                    Py_ssize_t buffer_size, bint shared, bint closefd) except -1:
+        """shared: others may move the kernel's position."""
         self.calls = calls
         self.ours = calls if type(calls) is FileCalls else None
         self.loop = loop
         self.name = name
-        self.served_by = calls.served_by
         self.can_read, self.can_write = mode.can_read, mode.can_write
         self.appending, self.created, self.truncated = mode.appending, mode.creating, mode.truncated
         self.closefd = closefd
-        self.positional = about[0] == S_IFREG and not shared
-        self.plain, self.patient = plain, patient
-        self.seekable_ = position is not None
-        self.position = position or 0
-        self.size_hint = size
+        self.positional = about.kind == S_IFREG and not shared
+        self.plain, self.patient = about.plain, about.patient
+        self.device = about.device
+        self.opened_in = about.closable
+        self.seekable_ = about.position >= 0
+        self.position = max(about.position, 0)
+        self.size_hint = about.size
         self.buffer_size = buffer_size
         self.ahead = b""
         self.in_order = True
         self.state = FILE_OPEN
         self.fd = fd
+        return 0
 
     def __repr__(self):
         state = "" if self.state == FILE_OPEN else " closed"
@@ -198,9 +201,9 @@ cdef class Buffered(File):
         if self.loop.is_closed():
             return 0
         try:
-            if call.job.res >= 0:
-                self.moved(call.before + call.job.res)
-            elif call.unwanted:
+            if call.job.res > 0 or call.before:
+                self.moved(call.before + max(call.job.res, 0))
+            elif call.job.res < 0 and call.unwanted:
                 self.tell_unheard(<int> -call.job.res)
         finally:
             self.pass_on()

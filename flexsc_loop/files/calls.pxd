@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from flexsc_loop.files.at_once cimport AtOnce
+from flexsc_loop.files.at_once cimport AtOnce, file_about
 from flexsc_loop.syscalls.file_call cimport FileCall
 
 
@@ -35,6 +35,7 @@ cdef class FileCalls(AtOnce):
     cdef object read_bytes(self, int fd, Py_ssize_t size, int64_t offset, bint plain, bint patient,
                            uint32_t device)
     cdef object read_later(self, Call call, int res, size_t moved, uint32_t device)
+    cdef Call open_described(self, object path, int flags, int mode, int* opened, file_about* about)
     cdef bint close_at_once(self, int fd, uint64_t opened_in) except -1
     cdef object start_stat(self, Call call, int fd)
     cdef int take_fd(self, int fd) except -1

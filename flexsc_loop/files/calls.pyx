@@ -30,11 +30,12 @@ from flexsc_loop.syscalls.page cimport (
 from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, new_bytes
 from flexsc_loop.syscalls.file_call cimport GIVES_BYTES, GIVES_COUNT, GIVES_WHOLE, FileCall, statx_result
 from flexsc_loop.files.action cimport flexsc_set_next, flexsc_stop_with
-from flexsc_loop.files.at_once cimport AtOnce
+from flexsc_loop.files.at_once cimport AtOnce, file_about
 from flexsc_loop.turn.turn cimport Turn
 
 
 cdef extern from "Python.h":
+    int PySys_Audit(const char* event, const char* format, ...) except -1
     int PyObject_AsFileDescriptor(object) except -1
     bytes PyUnicode_EncodeFSDefault(object)
 
@@ -541,17 +542,34 @@ cdef class FileCalls(AtOnce):
         audit("open", call.names, None, flags)
         call.what = GIVES_COUNT
         call.prepare(CALL_OPENAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, flags | O_CLOEXEC)
-        cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, flags)
+        cdef file_about about
+        cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, flags, &about)
         return self.end_at_once(call, opened) if opened >= 0 else self.start(call)
 
-    def open_described(self, path, int flags, int mode):
-        """The same; but of what is open at once there is a pair, at once: its descriptor, and what `describe` says."""
-        cdef Call call = self.open(path, flags, mode)
-        if not call.over or call.late or call.error is not None:
-            return call
-        about = self.describe(call.value, flags)
-        call.opened = False
-        return call.value, about
+    cdef Call open_described(self, object path, int flags, int mode, int* opened, file_about* about):
+        """The same; but None if it is open at once: *opened is its descriptor then, and *about tells what it is."""
+        cdef bytes name = encoded(path)
+        cdef Call call
+        if self.turn._closed:
+            self.turn._check_closed()
+        PySys_Audit("open", "OOi", <PyObject*> path, <PyObject*> None, flags)
+        opened[0] = self.open_now(AT_FDCWD, PyBytes_AS_STRING(name), flags, about)
+        if opened[0] >= 0 and self.in_time():
+            return None
+        try:
+            call = self.new_call(-1)
+        except BaseException:
+            if opened[0] >= 0:
+                close_fd(opened[0])
+            raise
+        call.names, call.kept = path, name
+        call.what = GIVES_COUNT
+        call.prepare(CALL_OPENAT, AT_FDCWD, PyBytes_AS_STRING(name), mode, 0, flags | O_CLOEXEC)
+        if opened[0] < 0:
+            return self.start(call)
+        call.finish(opened[0])
+        call.late = True
+        return call
 
     def close(self, fd):
         """Close a descriptor when nothing of this loop is in flight on it any more; further calls on it fail."""
@@ -569,7 +587,7 @@ cdef class FileCalls(AtOnce):
     cdef bint close_at_once(self, int fd, uint64_t opened_in) except -1:
         """Close a descriptor if nothing is in flight on it, and closing it waits for nobody.
 
-        opened_in: the turn in which `describe` has seen that of a file opened for reading; 0: it has not.
+        opened_in: the turn in which `look_at` has seen that of a file opened for reading; 0: it has not.
         """
         if fd in self.busy or fd in self.closing or self.turn._closed:
             return False

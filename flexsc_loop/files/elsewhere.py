@@ -31,13 +31,13 @@ class ExecutorCalls:
         """Have `function(*args)` called in a thread."""
         return self.loop.run_in_executor(None, function, *args)
 
-    def describe(self, fd: int, flags: int | None = None) -> tuple[int, int, int, int | None, bool, bool, int, int]:
-        """Its kind (stat.S_IFMT), its size, the block size, the position or None if it has none, and how it is read."""
+    def describe(self, fd: int) -> tuple[int, int, int, int]:
+        """Its kind (stat.S_IFMT), its size, the block size, and the position or -1 if it has none."""
         about = os.fstat(fd)
-        position = None
+        position = -1
         with contextlib.suppress(OSError):
             position = os.lseek(fd, 0, os.SEEK_CUR)
-        return stat.S_IFMT(about.st_mode), about.st_size, about.st_blksize, position, False, True, 0, 0
+        return stat.S_IFMT(about.st_mode), about.st_size, about.st_blksize, position
 
     # ---- at an offset
 
@@ -117,8 +117,6 @@ class ExecutorCalls:
     def open(self, path: Path, flags: int, mode: int = 0o777, dir_fd: int | None = None) -> Coroutine[Any, Any, int]:
         """Open; if nobody waits for the descriptor any more, it is closed."""
         return self.new_fd(lambda: os.open(path, flags, mode, dir_fd=dir_fd))
-
-    open_described = open
 
     async def new_fd(self, function: Callable[[], int]) -> int:
         """The descriptor that `function` makes in a thread."""

@@ -27,7 +27,6 @@ cdef class File(Line):
     cdef object calls
     cdef FileCalls ours              # the same, unless it is another loop's
     cdef readonly object name
-    cdef readonly object served_by
     cdef object idle                 # close() waits for what is in flight
     cdef object __weakref__
     cdef int fd

@@ -118,6 +118,11 @@ cdef class File(Line):
         return self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient, self.device)
 
     @property
+    def served_by(self):
+        """What makes the calls: the page of the loop, or an executor."""
+        return None if self.calls is None else self.calls.served_by
+
+    @property
     def closed(self):
         """Whether close() was called."""
         return self.state != FILE_OPEN

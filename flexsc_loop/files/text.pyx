@@ -8,6 +8,7 @@ import codecs
 import io
 import os
 from asyncio import shield
+from sys import intern
 
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.binary cimport BinaryFile
@@ -48,8 +49,8 @@ cdef class TextFile(Line):
         self.buffer = buffer
         self.loop = buffer.loop
         self.mode = mode
-        self.encoding = model.encoding
-        self.errors = model.errors
+        self.encoding = intern(model.encoding)
+        self.errors = intern(model.errors)
         self.line_buffering = line_buffering
         self.universal = not newline
         self.translating = newline is None

@@ -168,7 +168,8 @@ static int open_regular(struct file_mounts *mounts, int folder, const char *path
     return fd;
 }
 
-int file_now_open(struct file_mounts *mounts, int folder, const char *path, int flags, struct statx *about)
+int file_now_open(struct file_mounts *mounts, int folder, const char *path, int flags, enum file_place *place,
+                  struct statx *about)
 {
     if (flags & ~(O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NOATIME | O_NONBLOCK | O_LARGEFILE))
         return -EAGAIN;
@@ -177,9 +178,13 @@ int file_now_open(struct file_mounts *mounts, int folder, const char *path, int 
     if (found < 0)
         return found;
     int fd = -EAGAIN;
-    if (file_now_place(mounts, found, about) != FILE_ELSEWHERE && S_ISREG(about->stx_mode))
+    *place = file_now_place(mounts, found, about);
+    if (*place != FILE_ELSEWHERE && S_ISREG(about->stx_mode))
         fd = open_regular(mounts, folder, path, flags);
     close(found);
+    /* The name may have come to another file in between.  A disk's reads ask whether they wait; memory's do not. */
+    if (fd >= 0 && *place == FILE_IN_MEMORY)
+        *place = file_now_place(mounts, fd, about);
     return fd;
 }
 

@@ -37,8 +37,10 @@ enum file_place file_now_place(struct file_mounts *mounts, int fd, struct statx 
  * known to be FILE_IN_MEMORY. */
 int file_now_read(struct file_mounts *mounts, int fd, void *addr, size_t len, uint64_t off, bool plain, size_t *moved);
 
-/* Open a regular file for reading; gives its descriptor, or -EAGAIN.  Errors are left to who may sleep. */
-int file_now_open(struct file_mounts *mounts, int folder, const char *path, int flags, struct statx *about);
+/* Open a regular file for reading; gives its descriptor, or -EAGAIN.  Errors are left to who may sleep.  *place and *about tell
+ * where it is and what; on a disk they are of the name a moment before. */
+int file_now_open(struct file_mounts *mounts, int folder, const char *path, int flags, enum file_place *place,
+                  struct statx *about);
 
 /* 0 or -EAGAIN.  flags: AT_*. */
 int file_now_stat(struct file_mounts *mounts, int folder, const char *path, int flags, struct statx *about);

@@ -136,6 +136,7 @@ class Signals(_Host):
 
     _signal_handlers: dict[int, Any]
     _signals_told: set[int]
+    _signal_waits: list[Callable[[], object]]  # each is called once, when any signal has come that Python handles
     _csock: socket.socket | None
     _ssock: socket.socket | None
 
@@ -234,6 +235,9 @@ class Signals(_Host):
                     self._handle_signal(number)
         while self._signals_told:
             self._handle_signal(self._signals_told.pop())
+        waits, self._signal_waits = self._signal_waits, []
+        for came in waits:
+            came()
 
     def _add_callback(self, handle: Any) -> None:
         if not handle._cancelled:

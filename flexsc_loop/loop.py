@@ -16,10 +16,11 @@ import os
 import socket
 import ssl
 import sys
-import threading
 import warnings
 import weakref
+from _thread import get_ident
 from asyncio import base_events, events
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flexsc_loop import settings, watchdog
@@ -47,8 +48,8 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
 _Server: Any = base_events.Server
-# Green threads, which may block, are told that no loop is running by what takes its place.
-_loop_beneath = events._get_running_loop
+#: Finds the loop that runs in this thread.  Green threads, which asyncio is told run none, put their own function here.
+loop_beneath: Callable[[], asyncio.AbstractEventLoop | None] = events._get_running_loop
 _attach_wants_transport = len(inspect.signature(_Server._attach).parameters) > 1
 
 
@@ -82,6 +83,7 @@ class Loop(
         self._given_listeners: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._signal_handlers = {}
         self._signals_told = set()
+        self._signal_waits = []
         self._csock = self._ssock = None
         self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
@@ -108,7 +110,7 @@ class Loop(
         hooks = sys.get_asyncgen_hooks()
         self._listen_for_signals()
         try:
-            self._thread_id = threading.get_ident()
+            self._thread_id = get_ident()
             sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
             events._set_running_loop(self)
             self._run_turns()
@@ -217,6 +219,11 @@ class Loop(
                 self._given_listeners.add(sock)
 
     # ---- what the inherited code calls
+
+    def _check_thread(self) -> None:
+        # A green thread has a number of its own, and runs in the loop's thread.
+        if self._thread_id != get_ident():
+            asyncio.BaseEventLoop._check_thread(self)  # type: ignore[attr-defined]
 
     def _start_serving(
         self, protocol_factory: Any, sock: socket.socket, sslcontext: Any = None, server: Any = None,
@@ -353,7 +360,7 @@ def _watch_calls() -> None:
 
 
 def _before_call() -> None:
-    loop = _loop_beneath()
+    loop = loop_beneath()
     if isinstance(loop, Loop):
         loop._send_before_call()
 

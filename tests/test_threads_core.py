@@ -34,6 +34,40 @@ def test_threads_that_never_wait_for_long_hold_nobody_up(way):
     """)  # fmt: skip
 
 
+def test_who_polls_without_end_lets_the_loop_have_its_turn(way):
+    """One that finds something ready each time goes on for 5 ms; then all others are due, and the loop."""
+    check(way, """
+        import select
+
+        def main():
+            ours, theirs = tcp_pair()
+            over, rounds = threading.Event(), Collected()
+
+            def busy():
+                while not over.is_set():
+                    select.select([], [ours], [])
+
+            def echo():
+                while data := theirs.recv(1):
+                    theirs.sendall(data)
+
+            def ping():
+                for number in range(20):
+                    ours.sendall(bytes([number]))
+                    rounds(ours.recv(1))
+                    time.sleep(0.001)
+                ours.shutdown(socket.SHUT_WR)
+
+            others = [in_thread(echo), in_thread(ping)]
+            spinning = in_thread(busy)
+            for thread in others:
+                thread.join(20)
+            over.set()
+            spinning.join()
+            assert rounds == [bytes([number]) for number in range(20)], rounds
+    """)  # fmt: skip
+
+
 @pytest.mark.skipif(io_uring_blocked(), reason="io_uring is blocked on this machine")
 def test_more_receive_at_once_than_the_second_ring_has_buffers():
     """They are its own: those of the first ring are of no use to it."""

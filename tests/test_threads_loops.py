@@ -255,15 +255,161 @@ def main():
 def test_which_loop_blocking_code_finds(way):
     check(way, WORK + """
 async def inside():
-    assert asyncio.get_event_loop() is asyncio.get_running_loop()
+    assert asyncio.get_event_loop() is asyncio.get_running_loop() is asyncio.Future().get_loop()
+    return asyncio.get_running_loop()
+
+
+def of_its_own():
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    time.sleep(0.01)  # the others set theirs
+    assert asyncio.get_event_loop() is loop is asyncio.Future().get_loop()
+    assert loop.run_until_complete(inside()) is loop
+    asyncio.set_event_loop(None)
+    raised(RuntimeError, asyncio.get_event_loop)
+    loop.close()
+
+
+def thread():
+    raised(RuntimeError, asyncio.get_event_loop)
+    raised(RuntimeError, asyncio.Future)
+    raised(RuntimeError, asyncio.current_task)
+    of_its_own()
 
 
 def main():
     beneath = threads.current_thread().loop
-    assert asyncio.get_event_loop() is beneath
-    threads.wait(inside())
-    asyncio.set_event_loop(None)
-    raised(RuntimeError, asyncio.get_event_loop)
+    assert threads.wait(inside()) is beneath
+    for one in [in_thread(thread) for _ in range(3)]:
+        one.join()
+    of_its_own()
+    assert asyncio.run(inside()) is beneath
+    raised(RuntimeError, asyncio.get_event_loop)  # as after any asyncio.run
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        runner.run(inside())
+        assert runner.run(inside()) is runner.get_loop()
+""")  # fmt: skip
+
+
+def test_what_asyncio_run_leaves_behind_is_ended(way):
+    check(way, WORK + """
+log = Collected()
+
+
+async def endless(name):
+    try:
+        await asyncio.sleep(30)
+    finally:
+        await asyncio.sleep(0.01)
+        log(name)
+
+
+async def numbers():
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(0)
+        log("generator")
+
+
+async def leaves():
+    generator = numbers()
+    await anext(generator)
+    task = asyncio.create_task(endless("cancelled"))
+    await asyncio.sleep(0)
+    return generator, task
+
+
+async def goes_on(finished):
+    async for number in numbers():
+        await finished
+    return number
+
+
+def main():
+    loop = threads.current_thread().loop
+    finished = loop.create_future()
+    other = Collected()
+    beside = [in_thread(lambda: other(asyncio.run(goes_on(finished)))),
+              in_thread(lambda: other(threads.wait(goes_on(finished))))]
+    time.sleep(0.01)
+    generator, task = asyncio.run(leaves())
+    if sys.version_info >= (3, 12):
+        assert log == ["cancelled", "generator"] and task.cancelled(), log
+    else:  # does not tell in which context a task runs
+        assert log == ["generator"]
+        task.cancel()
+    finished.set_result(None)
+    for one in beside:
+        one.join()
+    assert other == [1, 1]
+""")  # fmt: skip
+
+
+def test_debug_mode(way):
+    """Of one asyncio.run; and of the loop beneath, in which a green thread counts as the loop's own."""
+    check(way, WORK + """
+async def in_debug_mode():
+    time.sleep(0.01)
+    return asyncio.get_running_loop().get_debug()
+
+
+def thread():
+    time.sleep(0.01)
+    assert threading.Event().wait(0.01) is False
+    return threads.wait(in_debug_mode())
+
+
+def main():
+    assert asyncio.run(in_debug_mode(), debug=True) and not asyncio.run(in_debug_mode(), debug=False)
+    assert not asyncio.run(in_debug_mode())
+    threads.current_thread().loop.set_debug(True)
+    seen = Collected()
+    for one in [in_thread(lambda: seen(thread())) for _ in range(3)]:
+        one.join()
+    assert seen == [True] * 3 and asyncio.run(in_debug_mode())
+    threads.current_thread().loop.set_debug(False)
+""")  # fmt: skip
+
+
+def test_what_ends_a_task_ends_the_thread_that_waits_for_it(way):
+    check(way, WORK + """
+async def exits():
+    await asyncio.sleep(0.01)
+    sys.exit(5)
+
+
+def main():
+    log = Collected()
+    for run in (asyncio.run, threads.wait):
+        in_thread(lambda: (log(raised(SystemExit, run, exits()).code), time.sleep(0.01), log("goes on"))).join()
+        assert raised(SystemExit, run, exits()).code == 5
+    assert log == [5, "goes on"] * 2, log
+""")  # fmt: skip
+
+
+def test_futures_of_a_loop_that_nobody_runs(way):
+    check(way, WORK + """
+def main():
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    if sys.version_info < (3, 14):
+        assert threads.wait(asyncio.gather(running(), running())) == [loop, loop]
+    assert threads.wait(loop.create_task(running())) is loop
+    loop.close()
+""")  # fmt: skip
+
+
+def test_asynchronous_generators_of_blocking_code_are_no_loop_s(way):
+    check(way, WORK + """
+async def numbers():
+    yield 1
+
+
+def main():
+    assert sys.get_asyncgen_hooks() == (None, None)
+    time.sleep(0.01)
+    begun = numbers()
+    raised(StopIteration, begun.asend(None).send, None)
+    assert sys.get_asyncgen_hooks() == (None, None)
+    assert begun not in threads.current_thread().loop._asyncgens
 """)  # fmt: skip

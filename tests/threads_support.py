@@ -28,7 +28,7 @@ def raised(kind, function, *args):
         function(*args)
     except kind as error:
         return error
-    raise AssertionError(f"no {kind.__name__}")
+    raise AssertionError(f"no {kind}")
 
 
 def tcp_pair():

@@ -27,16 +27,17 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     raise ImportError("flexsc_loop.threads needs a Python with the GIL: greenlets are not to be trusted in this build")
 
+from flexsc_loop import loop as _loops
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
 from flexsc_loop.settings import Pages, Threads, Writes
 from flexsc_loop.threads.descriptors import wait_readable, wait_writable
 from flexsc_loop.threads.drivers import tell_psycopg2
-from flexsc_loop.threads.green import GreenThread, current_thread, everybody, sleep
+from flexsc_loop.threads.green import GreenThread, current_thread, everybody, loop_beneath, sleep
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
 from flexsc_loop.threads.starting import end_pools
-from flexsc_loop.threads.waiting import wait
+from flexsc_loop.threads.waiting import is_waited_for, wait
 
 __all__ = [
     "GreenThread", "Lock", "PatchWarning", "RLock", "call", "current_thread", "dump", "dump_on", "is_patched", "patch",
@@ -46,12 +47,12 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_loops.loop_beneath = loop_beneath
+
+
 def _loop_here() -> Loop:
     # A loop of its own that runs in a green thread, the one beneath, or that of async code.
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        thread = current_thread()
-        loop = thread.loop if thread is not None else asyncio.get_running_loop()
+    loop = loop_beneath() or asyncio.get_running_loop()
     if not isinstance(loop, Loop):
         raise RuntimeError(f"green threads need a flexsc_loop.Loop, and {loop!r} is running")
     return loop
@@ -111,14 +112,12 @@ def run(
     patch(slow_thread)
     tell_psycopg2()
     loop = new_event_loop(pages=pages, threads=threads, writes=writes)
-    asyncio.set_event_loop(loop)
     try:
         return _run_on(loop, main, args)
     finally:
         for thread in everybody():
             if thread.loop is loop:
                 thread.abandon()
-        asyncio.set_event_loop(None)
         loop.close()
 
 
@@ -180,6 +179,8 @@ def _run_until(loop: Loop, thread: GreenThread) -> None:
         except BaseException as error:
             if os.getpid() == pid:
                 # Out of a signal handler, which has run in between: for the main thread, as ever.
+                if is_waited_for(error):
+                    continue
                 if thread.finished or not thread.is_main:
                     raise
                 thread.throw(error)

@@ -6,6 +6,7 @@ Owns: who waits for which descriptor.  Imports: green.
 import os
 
 from cpython.pythread cimport PyThread_get_thread_ident
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
@@ -118,6 +119,33 @@ cpdef int closing(int fd) except -1:
     for ready in readies_on.pop(fd, ()):
         (<Ready> ready).close()
     return 0
+
+
+cdef extern from "<sys/signalfd.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+
+    enum:
+        SFD_NONBLOCK
+        SFD_CLOEXEC
+
+    int sigemptyset(sigset_t* signals)
+    int sigaddset(sigset_t* signals, int number)
+    int signalfd(int fd, const sigset_t* signals, int flags)
+
+
+def signal_fd(numbers):
+    """A descriptor that can be read while one of these signals, which are blocked, is pending.  Raises OSError."""
+    cdef sigset_t signals
+    cdef int fd
+    sigemptyset(&signals)
+    for number in numbers:
+        if sigaddset(&signals, number) < 0:
+            raise ValueError(f"signal number {number} out of range")
+    fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    return fd
 
 
 # In a forked child those who wait are the parent's.

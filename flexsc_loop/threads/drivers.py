@@ -1,4 +1,4 @@
-"""Floor 5: database drivers that wait in C unless they are told how else to.
+"""Floor 5: modules that wait in C unless they are told how else to: database drivers, and semaphores of processes.
 
 Owns: who is told when a module has been imported.  Imports: descriptors, green.
 """
@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import select
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -87,3 +88,62 @@ def tell_psycopg() -> None:
 def tell_psycopg2() -> None:
     """Have psycopg2 wait by a callback of ours, unless there is one.  COPY and large objects do not work with any."""
     _once_imported("psycopg2", _tell_psycopg2)
+
+
+# ---- multiprocessing's locks, semaphores, conditions and events
+
+LOOK_FIRST_S, LOOK_LAST_S = 0.0005, 0.01
+RECURSIVE = 0  # a kind of semaphore.  Source: multiprocessing.synchronize.RECURSIVE_MUTEX.
+
+
+class _Semaphore:
+    """Takes one that other processes may hold, which tell nobody: a green thread looks again and again.
+
+    The kernel does not know of green threads: which of them has a recursive one is kept here.
+    """
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+        self.owner: Any = None
+
+    def attempt(self) -> bool:
+        thread = current_thread()
+        if self.plain.kind == RECURSIVE and self.plain._is_mine() and self.owner is not thread:
+            return False
+        taken: bool = self.plain.acquire(False)
+        if taken:
+            self.owner = thread
+        return taken
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Source: multiprocessing.Semaphore.acquire."""
+        thread = current_thread()
+        if thread is None:
+            return self.plain.acquire(block, timeout)  # type: ignore[no-any-return]
+        until = None if timeout is None else time.monotonic() + timeout
+        pause = LOOK_FIRST_S
+        while not self.attempt():
+            left = LOOK_LAST_S if until is None else until - time.monotonic()
+            if not block or left <= 0:
+                return False
+            thread.wait(min(pause, left))
+            pause = min(2 * pause, LOOK_LAST_S)
+        return True
+
+
+def _tell_synchronize(module: Any) -> None:
+    plain = module.SemLock._make_methods
+
+    def make_methods(self: Any) -> None:
+        plain(self)
+        self.acquire = _Semaphore(self._semlock).acquire
+
+    def enter(self: Any) -> bool:
+        return self.acquire()  # type: ignore[no-any-return]
+
+    module.SemLock._make_methods, module.SemLock.__enter__ = make_methods, enter
+
+
+def tell_multiprocessing() -> None:
+    """Have its semaphores let other green threads run while one waits for them."""
+    _once_imported("multiprocessing.synchronize", _tell_synchronize)

@@ -12,6 +12,7 @@ cdef class Hub:
     cdef PyObject* who               # borrowed: the greenlet that runs the loop
     cdef GreenThread running         # the thread that runs now
     cdef uint64_t turns              # the turn of which the following tell
+    cdef uint64_t began              # ticks: when it did
     cdef size_t budget               # so many more may be switched to past the loop
     cdef size_t batch                # so many were ready when it began
     cdef uint64_t resumed            # ticks: when the last one was

@@ -15,6 +15,7 @@ import os
 import sys
 import time
 import weakref
+from operator import index
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_Import
@@ -59,6 +60,7 @@ cdef enum:
     FEW = 2                      # so few are ready: what they send is sent when they ask for it
     SHORT_US = 10                # and, on a user page, of those that run for less than that on average
     PAUSE_US = 200               # more than that between two of them is no work
+    SLEEP_MOST = 9200000000      # seconds that fit into as many nanoseconds as Python's clocks count
 
 # Positions in greenlet's table.  Source: greenlet.h.
 cdef enum:
@@ -91,8 +93,9 @@ cdef GreenThread current():
 
 
 cdef int breathe(GreenThread me) except -1:
-    """Let the others run if this one has gone on for long, making calls that need not wait."""
+    """Let the others run, and the loop, if this one has gone on for long, making calls that need not wait."""
     if ticks_now() - me.since > ticks_in_us(TURN_US):
+        me.hub.budget = 0  # who waits for the page, waits for the loop
         me.wake_up()
         me.park()
     return 0
@@ -124,49 +127,55 @@ def current_thread():
     return current()
 
 
-# ---- the loop is nothing that blocking code knows of, unless it runs one of its own
+# ---- to asyncio each green thread is a thread of its own: it runs no loop, or one of its own
+#
+# asyncio's part in C asks the real thread which loop runs.  So that is none while a green thread runs, and the hub's
+# again when the hub goes on.
 
-cdef object plain_get_running_loop = asyncio.get_running_loop
 cdef object plain_find_running_loop = asyncio._get_running_loop
 cdef object plain_set_running_loop = asyncio._set_running_loop
-cdef object policy_now = getattr(asyncio.events, "_get_event_loop_policy", None) or asyncio.get_event_loop_policy
 cdef object swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # Python 3.12
 
-
-def get_running_loop():
-    """In a green thread there is none, which is how blocking code finds out that it may block.
-
-    Source: asyncio.get_running_loop.
+cdef extern from *:
     """
-    if running_thread != NULL and (<GreenThread> running_thread).inner is None:
-        raise RuntimeError("no running event loop")
-    return plain_get_running_loop()
+    /* The hooks of asynchronous generators, which are the real thread's.  Source: cpython/pystate.h. */
+    typedef struct { PyObject *first, *last; } hooks_of_generators;
 
+    static hooks_of_generators take_hooks(void) {
+        PyThreadState *state = PyThreadState_Get();
+        hooks_of_generators hooks = {state->async_gen_firstiter, state->async_gen_finalizer};
+        state->async_gen_firstiter = state->async_gen_finalizer = NULL;
+        return hooks;
+    }
 
-def find_running_loop():
-    """Source: asyncio._get_running_loop."""
-    if running_thread != NULL and (<GreenThread> running_thread).inner is None:
-        return None
-    return plain_find_running_loop()
+    static void give_hooks(hooks_of_generators hooks) {
+        PyThreadState *state = PyThreadState_Get();
+        Py_XSETREF(state->async_gen_firstiter, hooks.first);
+        Py_XSETREF(state->async_gen_finalizer, hooks.last);
+    }
+    """
+    ctypedef struct hooks_of_generators:
+        pass
 
-
-def get_event_loop():
-    """Source: asyncio.get_event_loop."""
-    loop = find_running_loop()
-    return policy_now().get_event_loop() if loop is None else loop
+    hooks_of_generators take_hooks() noexcept
+    void give_hooks(hooks_of_generators hooks) noexcept
 
 
 def set_running_loop(loop, /):
-    """In a green thread the loop is that one's alone: while the thread waits, the hub's is the one that runs.
+    """In a green thread the loop is that one's alone: while the thread waits, others run none, or their own.
 
     Source: asyncio._set_running_loop.
     """
     cdef GreenThread me = current()
-    if me is None:
-        plain_set_running_loop(loop)
-    else:
+    plain_set_running_loop(loop)
+    if me is not None:
         me.inner = loop
-        plain_set_running_loop(me.turn if loop is None else loop)
+
+
+def loop_beneath():
+    """The loop that runs in this thread, also beneath a green one that is told of none; None: no loop does."""
+    cdef GreenThread me = current()
+    return plain_find_running_loop() if me is None else me.turn if me.inner is None else me.inner
 
 
 cdef class Hub:
@@ -174,6 +183,7 @@ cdef class Hub:
 
     cdef int begin_turn(self) except -1:
         self.turns = self.turn.turns
+        self.began = ticks_now()
         self.batch = queue_count(&self.turn.arrived) + 1
         self.budget = max(self.batch, <size_t> RESUMED_MOST)
         return 0
@@ -211,6 +221,9 @@ cdef uint64_t first_ticks = ticks_now()
 cdef double first_time = time.monotonic()
 
 
+cdef object current_frames = sys._current_frames
+
+
 def running_everywhere(double limit):
     """(thread, how often one was resumed on its loop, for how many seconds it has run since, its frame).
 
@@ -230,7 +243,7 @@ def running_everywhere(double limit):
             lasts = <int64_t> (ticks_now() - thread.since) * tick
             if lasts >= limit:
                 if frames is None:
-                    frames = sys._current_frames()
+                    frames = current_frames()
                 found.append((thread, hub.turn.stats.counts.switches, lasts, frames.get(thread.home)))
     return found
 
@@ -356,6 +369,7 @@ cdef class GreenThread(Endpoint):
         global running_thread
         cdef PyObject* before = running_thread
         cdef Hub hub = self.hub
+        cdef hooks_of_generators hooks
         self.queued = False
         if self.finished:
             return 0
@@ -367,12 +381,16 @@ cdef class GreenThread(Endpoint):
             self.begun = True
             self.home = PyThread_get_thread_ident()
             set_parent(<PyObject*> self.who, hub.who)
+        plain_set_running_loop(None)
+        hooks = take_hooks()
         try:
             self.goes_on()
             switch_to(<PyObject*> self.who, NULL, NULL)
         finally:
             running_thread = before
             hub.running = None
+            give_hooks(hooks)
+            plain_set_running_loop(turn)
         return 0
 
     cdef int goes_on(self) except -1:
@@ -423,7 +441,7 @@ cdef class GreenThread(Endpoint):
         """
         cdef Hub hub = self.hub
         cdef PyObject* following = hub.who
-        if hub.budget:
+        if hub.budget and hub.resumed - hub.began < ticks_in_us(TURN_US):
             first = self.turn.first_arrived()
             if type(first) is GreenThread and (<GreenThread> first).begun and not (<GreenThread> first).finished:
                 hub.budget -= 1
@@ -439,18 +457,17 @@ cdef class GreenThread(Endpoint):
 
     cdef int leave_inner(self) except -1:
         """Meanwhile neither the loop that runs in this thread is the running one, nor its task, nor are its hooks."""
-        loop, outer = self.inner, self.turn
-        hooks = sys.get_asyncgen_hooks()
+        loop = self.inner
+        cdef hooks_of_generators hooks = take_hooks()
         task = None if swap_current_task is None else swap_current_task(loop, None)
-        plain_set_running_loop(outer)
-        sys.set_asyncgen_hooks(outer._asyncgen_firstiter_hook, outer._asyncgen_finalizer_hook)
+        plain_set_running_loop(None)
         try:
             self.leave()
         finally:
-            sys.set_asyncgen_hooks(*hooks)
             plain_set_running_loop(loop)
             if task is not None:
                 swap_current_task(loop, task)
+            give_hooks(hooks)
         return 0
 
     cdef int unpark(self) except -1:
@@ -666,11 +683,16 @@ cdef GreenThread needed():
     return me
 
 
+cdef object plain_sleep = time.sleep
+
+
 def sleep(seconds):
     """In a green thread: let the others run for `seconds`.  Source: time.sleep."""
     cdef GreenThread me = needed()
-    if seconds < 0:
-        raise ValueError("sleep length must be non-negative")
+    if not isinstance(seconds, (float, int)):
+        seconds = index(seconds)
+    if not 0 <= seconds <= SLEEP_MOST:
+        return plain_sleep(seconds)  # which refuses it, in its own words
     if seconds == 0:
         me.wake_up()
         me.park()

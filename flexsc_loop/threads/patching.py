@@ -12,11 +12,13 @@ from __future__ import annotations
 import _thread
 import asyncio
 import concurrent.futures
+import fcntl
 import logging
 import os
 import queue
 import select
 import selectors
+import signal
 import socket
 import ssl
 import subprocess
@@ -29,12 +31,6 @@ from typing import Any
 from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, starting, tls, waiting
 
 _state = {"patched": False}
-# Whoever has these from before does not block.
-RUNNING_LOOP = {
-    "get_event_loop": green.get_event_loop, "get_running_loop": green.get_running_loop,
-    "_get_running_loop": green.find_running_loop,
-    "_set_running_loop": green.set_running_loop,
-}  # fmt: skip
 
 
 class PatchWarning(RuntimeWarning):
@@ -63,6 +59,7 @@ def _methods() -> list[tuple[type, str, Any]]:
         (selectors.EpollSelector, "close", waiting.close_epoll),
         (selectors._PollLikeSelector, "select", waiting.select_poll),
         (selectors.SelectSelector, "_select", staticmethod(waiting.select_)),
+        (asyncio.BaseEventLoop, "_asyncgen_firstiter_hook", starting.note_generator),
         (threading.Thread, "start", starting.start),
         (threading.Thread, "join", starting.join_thread),
         (threading.Thread, "is_alive", starting.is_alive),
@@ -88,7 +85,14 @@ def names() -> list[tuple[Any, str, Any]]:
         (time, "sleep", waiting.sleep),
         (select, "select", waiting.select_), (select, "poll", waiting.Poll), (select, "epoll", waiting.Epoll),
         (os, "read", waiting.read), (os, "write", waiting.write), (os, "waitpid", waiting.waitpid),
-        (os, "close", network.close_fd),
+        (os, "close", network.close_fd), (os, "system", waiting.system),
+        (os, "wait", waiting.wait_for_child), (os, "wait3", waiting.wait3), (os, "wait4", waiting.wait4),
+        (os, "waitid", waiting.waitid), (fcntl, "flock", waiting.flock), (fcntl, "lockf", waiting.lockf),
+        (signal, "signal", waiting.set_handler), (signal, "set_wakeup_fd", waiting.set_wakeup_fd),
+        (signal, "pthread_kill", starting.pthread_kill), (time, "pthread_getcpuclockid", starting.cpu_clock),
+        (sys, "_current_frames", starting.current_frames),
+        (signal, "pause", waiting.pause), (signal, "sigwait", waiting.sigwait),
+        (signal, "sigwaitinfo", waiting.sigwaitinfo), (signal, "sigtimedwait", waiting.sigtimedwait),
         (_thread, "allocate_lock", locks.Lock), (_thread, "allocate", locks.Lock), (_thread, "RLock", locks.RLock),
         (_thread, "get_ident", starting.get_ident), (_thread, "start_new_thread", starting.start_new_thread),
         (_thread, "start_new", starting.start_new_thread), (_thread, "_count", starting.count),
@@ -101,8 +105,12 @@ def names() -> list[tuple[Any, str, Any]]:
         (subprocess, "io", waiting.PipeIO()),
         (asyncio, "run", starting.asyncio_run), (asyncio.runners, "run", starting.asyncio_run),
     ]  # fmt: skip
-    for module in (asyncio, asyncio.events):
-        found += [(module, name, instead) for name, instead in RUNNING_LOOP.items()]
+    found += [
+        (module, name, green.set_running_loop)
+        for module in (asyncio, asyncio.events)
+        for name in ("_set_running_loop", "_c__set_running_loop")
+        if hasattr(module, name)
+    ]
     if hasattr(threading, "_DeleteDummyThreadOnDel"):
         found.append((threading, "_DeleteDummyThreadOnDel", starting.DeleteDummyThread))
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getaddrinfo"):
@@ -114,12 +122,30 @@ def names() -> list[tuple[Any, str, Any]]:
 def _replace_locks() -> None:
     """Locks that were made before, and are held where a green thread may wait."""
     if "concurrent.futures.thread" in sys.modules:
-        concurrent.futures.thread._global_shutdown_lock = threading.Lock()
+        lock: Any = threading.Lock()
+        concurrent.futures.thread._global_shutdown_lock = lock
+        # Whoever holds it while another one forks is not in the child.
+        os.register_at_fork(after_in_child=lock._at_fork_reinit)
     logging._lock = threading.RLock()  # type: ignore[attr-defined]
     for reference in logging._handlerList:  # type: ignore[attr-defined]
         handler = reference()
         if handler is not None:
             handler.createLock()
+
+
+def _replace_locals() -> None:
+    """The loop that a thread has set (asyncio.set_event_loop) is that thread's alone, a green one's, too."""
+    for name in ("_BaseDefaultEventLoopPolicy", "BaseDefaultEventLoopPolicy"):  # since Python 3.14, and before
+        base: Any = vars(asyncio.events).get(name)
+        if base is None:
+            continue
+        attributes = {key: value for key, value in vars(base._Local).items() if not key.startswith("__")}
+        base._Local = type("_Local", (threading.local,), attributes)
+        policy: Any = asyncio.events._event_loop_policy  # type: ignore[attr-defined]
+        if hasattr(policy, "_local"):
+            before = vars(policy._local)
+            policy._local = base._Local()
+            vars(policy._local).update(before)
 
 
 def _imported_before(plain: set[int]) -> list[str]:
@@ -153,14 +179,17 @@ def patch(slow_thread: float | None = None) -> None:
     sockets.resolve_with(network.resolve)
     replaced = names()
     plain = {id(getattr(module, name)) for module, name, _ in replaced if hasattr(module, name)}
-    plain -= {id(waiting.PLAIN_IO), *(id(getattr(asyncio, name)) for name in RUNNING_LOOP)}
+    # Whoever has these from before does not block.
+    plain -= {id(waiting.PLAIN_IO), id(asyncio._set_running_loop)}
     late = _imported_before(plain)
     for owner, name, instead in _methods():
         setattr(owner, name, instead)
     for module, name, instead in replaced:
         setattr(module, name, instead)
     _replace_locks()
+    _replace_locals()
     drivers.tell_psycopg()
+    drivers.tell_multiprocessing()
     slow.watch(limit)
     if late:
         warnings.warn(

@@ -352,7 +352,10 @@ def connect(self, address, /):
     cdef int error
     if me is None or timeout_in(self) == 0:
         return plain_connect(self, address)
-    error = connecting(me, self, address)
+    try:
+        error = connecting(me, self, address)
+    except (TypeError, OverflowError):
+        return plain_connect(self, address)  # which refuses it, too, in its own name
     if error:
         raise_error(error)
 

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextvars
 import functools
 import os
+import signal
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, tell_unraisable
-from flexsc_loop.threads.waiting import in_real_thread, wait_until_done
+from flexsc_loop.threads.waiting import in_real_thread, wait, wait_until_done, waited_for
 
 _start = threading.Thread.start
 _join = threading.Thread.join
@@ -26,6 +31,8 @@ _get_ident = _thread.get_ident
 _count = _thread._count
 START_PLAIN = _thread.start_new_thread
 SET_LOCK = getattr(threading.Thread, "_set_tstate_lock", None)
+# Whether a thread begins with the values of context variables that its starter has: an option of Python 3.14.
+INHERITS = bool(getattr(sys.flags, "thread_inherit_context", False))
 
 
 def get_ident() -> int:
@@ -39,6 +46,37 @@ def count() -> int:
     green = sum(one.started and not one.finished and not one.is_main for one in everybody())
     ours = sum(hasattr(one, "_real") for one in [*threading._active.values()])  # type: ignore[attr-defined]
     return _count() + green - ours
+
+
+def _real(ident: int) -> int:
+    """The number of the real thread that a green one with this number runs in, for what is the kernel's."""
+    return next((one.home or _get_ident() for one in everybody() if id(one) == ident), ident)
+
+
+_pthread_kill = signal.pthread_kill
+_cpu_clock = time.pthread_getcpuclockid
+_current_frames = sys._current_frames
+
+
+def pthread_kill(thread_id: int, signalnum: int, /) -> None:
+    """Source: signal.pthread_kill."""
+    _pthread_kill(_real(thread_id), signalnum)
+
+
+def cpu_clock(thread_id: int, /) -> int:
+    """Source: time.pthread_getcpuclockid."""
+    return _cpu_clock(_real(thread_id))
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Source: sys._current_frames.  Those of green threads, too."""
+    frames = _current_frames()
+    running = current_thread()
+    for one in everybody():
+        if one is not running and one.frame is not None:
+            frames[id(one)] = one.frame
+    frames[get_ident()] = sys._getframe(1)
+    return frames
 
 
 class DeleteDummyThread(getattr(threading, "_DeleteDummyThreadOnDel", object)):  # type: ignore[misc]
@@ -71,7 +109,11 @@ def start(self: Any) -> None:
         raise RuntimeError("threads can only be started once")
     with threading._active_limbo_lock:  # type: ignore[attr-defined]
         threading._limbo[self] = self  # type: ignore[attr-defined]
-    self._green = GreenThread(thread.loop, self._bootstrap, name=self.name, daemon=self.daemon)
+    if getattr(self, "_context", self) is None:  # Python 3.14
+        self._context = contextvars.copy_context() if INHERITS else contextvars.Context()
+    self._green = GreenThread(
+        thread.loop, self._bootstrap, name=self.name, daemon=self.daemon, context=contextvars.Context()
+    )
     self._green.start()
     self._started.wait()
 
@@ -151,7 +193,9 @@ def start_new_thread(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         raise TypeError("2nd arg must be a tuple")
     if kwargs is not None and not isinstance(kwargs, dict):
         raise TypeError("optional 3rd arg must be a dictionary")
-    begun = GreenThread(thread.loop, _to_its_end, (function, args, kwargs or {}), daemon=True)
+    begun = GreenThread(
+        thread.loop, _to_its_end, (function, args, kwargs or {}), daemon=True, context=contextvars.Context()
+    )
     begun.start()
     return id(begun)
 
@@ -239,26 +283,71 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 _asyncio_run = asyncio.run
+_note_generator: Any = asyncio.BaseEventLoop._asyncgen_firstiter_hook  # type: ignore[attr-defined]
 
 
-def asyncio_run(main: Any, **kwargs: Any) -> Any:
+class _Run:
+    """What a coroutine that asyncio.run was given has begun beside itself."""
+
+    def __init__(self) -> None:
+        self.generators: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def tasks(self, loop: Any) -> list[asyncio.Task[Any]]:
+        """Those that are not done, and that no green thread waits for.
+
+        Python 3.11 does not tell in which context a task runs.
+        """
+        if not hasattr(asyncio.Task, "get_context"):
+            return []
+        begun = [task for task in asyncio.all_tasks(loop) if task.get_context().get(_run) is self]
+        return [task for task in begun if task not in waited_for]
+
+
+# Its tasks' contexts are copies of one in which this is set.
+_run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("flexsc_loop.threads.run", default=None)
+
+
+def note_generator(self: Any, generator: Any) -> None:
+    """Source: asyncio.BaseEventLoop._asyncgen_firstiter_hook."""
+    _note_generator(self, generator)
+    run = _run.get()
+    if run is not None:
+        run.generators.add(generator)
+
+
+def _other_mode(beneath: bool, wanted: bool | None) -> bool:
+    """Whether the loop beneath is not in the debug mode that is wanted, or else is every new loop's."""
+    if wanted is None:
+        return not beneath and bool(asyncio.coroutines._is_debug_mode())  # type: ignore[attr-defined]
+    return beneath != wanted
+
+
+def asyncio_run(main: Any, *, debug: bool | None = None, **kwargs: Any) -> Any:
     """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running.
 
-    With a loop of its own, if that is asked for; refused within one.
+    With a loop of its own, if that is asked for, or debug mode is and that loop has another; refused within one.
     """
-    inner = asyncio._get_running_loop() is not None or kwargs.get("loop_factory") is not None
-    if current_thread() is None or inner:
-        return _asyncio_run(main, **kwargs)
-    if not asyncio.iscoroutine(main):
-        raise ValueError(f"a coroutine was expected, got {main!r}")
-    return _as_a_task(main)
-
-
-def _as_a_task(main: Any) -> Any:
-    """Ctrl-C cancels it, and it may clean up; a second one does not wait for that.  Source: asyncio.Runner.run."""
     thread = current_thread()
-    assert thread is not None
-    task = thread.loop.create_task(main)
+    if (
+        thread is None
+        or asyncio._get_running_loop() is not None
+        or kwargs.get("loop_factory") is not None
+        or _other_mode(thread.loop.get_debug(), debug)
+        or not asyncio.iscoroutine(main)
+    ):
+        return _asyncio_run(main, debug=debug, **kwargs)
+    run = _Run()
+    context = contextvars.copy_context()
+    context.run(_run.set, run)
+    try:
+        return _as_a_task(thread, thread.loop.create_task(main, context=context))
+    finally:
+        wait(_end(run))
+        asyncio.set_event_loop(None)  # as after any asyncio.run
+
+
+def _as_a_task(thread: GreenThread, task: asyncio.Task[Any]) -> Any:
+    """Ctrl-C cancels it, and it may clean up; a second one does not wait for that.  Source: asyncio.Runner.run."""
     interrupted = False
     try:
         wait_until_done(thread, task)
@@ -279,3 +368,26 @@ def _as_a_task(main: Any) -> Any:
         raise
     finally:
         del task  # whose error has this frame
+
+
+async def _end(run: _Run) -> None:
+    """Cancel what it has left behind, and close its generators.  Source: asyncio.Runner.close."""
+    loop = asyncio.get_running_loop()
+    left = run.tasks(loop)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    for task in left:
+        if not task.cancelled() and task.exception() is not None:
+            loop.call_exception_handler({
+                "message": "unhandled exception during asyncio.run() shutdown", "exception": task.exception(),
+                "task": task,
+            })  # fmt: skip
+    for generator in [*run.generators]:
+        try:
+            await generator.aclose()
+        except Exception as error:  # noqa: BLE001  as asyncio does
+            loop.call_exception_handler({
+                "message": f"an error occurred during closing of asynchronous generator {generator!r}",
+                "exception": error, "asyncgen": generator,
+            })  # fmt: skip

@@ -28,6 +28,10 @@ _plain = {
 }  # fmt: skip
 
 
+# By which it is told what has timed out; unwrap() reads or writes.
+OPERATIONS = {"read": "read", "write": "write", "send": "write", "do_handshake": "handshake"}
+
+
 def gettimeout(self: Any) -> float | None:
     """What its owner has set: beneath, a socket of a green thread never waits."""
     state = vars(self)
@@ -68,14 +72,12 @@ def waits(name: str) -> Callable[..., Any]:
         while True:
             try:
                 return plain(self, *args, **kwargs)
-            except ssl.SSLWantReadError:
-                writes = False
-            except ssl.SSLWantWriteError:
-                writes = True
-            if timeout == 0:
-                raise ssl.SSLWantWriteError if writes else ssl.SSLWantReadError
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                if timeout == 0:
+                    raise
+                writes = isinstance(error, ssl.SSLWantWriteError)
             if not _wait_either(self.fileno(), writes, None if until is None else until - time.monotonic()):
-                raise TimeoutError("The operation timed out")
+                raise TimeoutError(f"The {OPERATIONS.get(name, 'write' if writes else 'read')} operation timed out")
 
     return method
 

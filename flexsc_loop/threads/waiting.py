@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import functools
 import os
 import select
 import selectors
+import signal
 import stat
 import subprocess
 import time
@@ -43,11 +45,14 @@ def in_place_of(plain: Callable[..., Any]) -> Callable[[F], F]:
 def wait(awaitable: Awaitable[T]) -> T:
     """In a green thread: wait for a coroutine, task or future of its loop, and return what that gives.
 
-    If something is thrown into the thread meanwhile (Ctrl-C), the task is cancelled.
+    If something is thrown into the thread meanwhile (Ctrl-C), the task is cancelled.  A future of a loop that does not
+    run is waited for by running that.
     """
     thread = current_thread()
     if thread is None:
         raise RuntimeError("wait() has to be called in a green thread")
+    if asyncio.isfuture(awaitable) and not (loop := awaitable.get_loop()).is_running():
+        return loop.run_until_complete(awaitable)  # type: ignore[no-any-return]
     future = asyncio.ensure_future(awaitable, loop=thread.loop)
     try:
         wait_until_done(thread, future)
@@ -60,11 +65,24 @@ def wait(awaitable: Awaitable[T]) -> T:
         del future  # whose error has this frame
 
 
+#: What green threads wait for.
+waited_for: set[asyncio.Future[Any]] = set()
+
+
 def wait_until_done(thread: GreenThread, future: asyncio.Future[Any]) -> None:
     """In `thread`, a green one: wait until a future of its loop has a result, which goes on if something is thrown."""
     future.add_done_callback(lambda _future: thread.go_on(thread.waits))
-    while not future.done():
-        thread.wait()
+    waited_for.add(future)
+    try:
+        while not future.done():
+            thread.wait()
+    finally:
+        waited_for.discard(future)
+
+
+def is_waited_for(error: BaseException) -> bool:
+    """Whether it is what a task has raised that a green thread waits for, which will raise it."""
+    return any(one.done() and not one.cancelled() and one.exception() is error for one in [*waited_for])
 
 
 def in_real_thread(thread: GreenThread, function: Callable[[], Any]) -> Any:
@@ -266,6 +284,77 @@ def select_poll(self: Any, timeout: float | None = None) -> Any:
     return _poll_selector_of(self, timeout)
 
 
+# ---- signals
+
+
+_pause = signal.pause
+_sigwait = signal.sigwait
+_sigtimedwait = signal.sigtimedwait
+_sigwaitinfo = signal.sigwaitinfo
+
+
+def pause() -> None:
+    """Source: signal.pause."""
+    thread = current_thread()
+    if thread is None:
+        return _pause()
+    future = thread.loop.create_future()
+
+    def came() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    thread.loop._signal_waits.append(came)
+    wait_until_done(thread, future)
+
+
+def in_main_only(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """signal.signal or signal.set_wakeup_fd, which are refused in any other thread: by that programs find out."""
+
+    @in_place_of(plain)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        thread = current_thread()
+        if thread is not None and not thread.is_main:
+            raise ValueError(f"{plain.__name__} only works in main thread of the main interpreter")
+        return plain(*args, **kwargs)
+
+    return function
+
+
+set_handler = in_main_only(signal.signal)
+set_wakeup_fd = in_main_only(signal.set_wakeup_fd)
+
+
+def _pending(sigset: Iterable[int], seconds: float | None) -> Any:
+    """Wait until one of these signals is pending, which are blocked; what that tells, None after `seconds`."""
+    numbers = [*sigset]
+    until = None if seconds is None else time.monotonic() + seconds
+    fd = descriptors.signal_fd(numbers)
+    try:
+        while (found := _sigtimedwait(numbers, 0)) is None:
+            left = None if until is None else until - time.monotonic()
+            if (left is not None and left <= 0) or not descriptors.wait_readable(fd, left):
+                return None
+        return found
+    finally:
+        os.close(fd)
+
+
+def sigtimedwait(sigset: Iterable[int], timeout: float, /) -> Any:
+    """Source: signal.sigtimedwait."""
+    return _sigtimedwait(sigset, timeout) if current_thread() is None or timeout <= 0 else _pending(sigset, timeout)
+
+
+def sigwaitinfo(sigset: Iterable[int], /) -> Any:
+    """Source: signal.sigwaitinfo."""
+    return _sigwaitinfo(sigset) if current_thread() is None else _pending(sigset, None)
+
+
+def sigwait(sigset: Iterable[int]) -> Any:
+    """Source: signal.sigwait."""
+    return _sigwait(sigset) if current_thread() is None else signal.Signals(_pending(sigset, None).si_signo)
+
+
 # ---- files that may block: pipes and terminals; children
 
 
@@ -315,6 +404,46 @@ def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     finally:
         os.close(fd)
     return _os_waitpid(pid, options)
+
+
+def blocks_in_c(plain: F, returns: Callable[..., bool] = lambda *_args: False) -> F:
+    """What another thread calls, a real one, unless it `returns` at once with such arguments."""
+
+    @in_place_of(plain)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        thread = current_thread()
+        if thread is None or returns(*args, *kwargs.values()):
+            return plain(*args, **kwargs)
+        return in_real_thread(thread, functools.partial(plain, *args, **kwargs))
+
+    return function  # type: ignore[return-value]
+
+
+wait_for_child = blocks_in_c(os.wait)
+wait3 = blocks_in_c(os.wait3, lambda options: bool(options & os.WNOHANG))
+wait4 = blocks_in_c(os.wait4, lambda _pid, options: bool(options & os.WNOHANG))
+waitid = blocks_in_c(os.waitid, lambda _kind, _id, options: bool(options & os.WNOHANG))
+system = blocks_in_c(os.system)
+
+
+def locks(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """fcntl.flock or fcntl.lockf: one that cannot have the lock at once waits in a real thread."""
+
+    @in_place_of(plain)
+    def function(fd: Any, cmd: int, *args: Any) -> Any:
+        thread = current_thread()
+        if thread is None or cmd & (fcntl.LOCK_NB | fcntl.LOCK_UN):
+            return plain(fd, cmd, *args)
+        try:
+            return plain(fd, cmd | fcntl.LOCK_NB, *args)
+        except BlockingIOError:
+            return in_real_thread(thread, functools.partial(plain, fd, cmd, *args))
+
+    return function
+
+
+flock = locks(fcntl.flock)
+lockf = locks(fcntl.lockf)
 
 
 class PipeIO:

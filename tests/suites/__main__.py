@@ -22,10 +22,12 @@ from tests.suites import (
     anyio_suite,
     cpython,
     io_suite,
+    pymysql_suite,
     report,
     runs,
     threads_suite,
     tornado_suite,
+    urllib3_suite,
     uvicorn_suite,
     uvloop_suite,
     websockets_suite,
@@ -37,7 +39,7 @@ PROJECTS: dict[str, Project] = {
     one.SUITE.name: one.SUITE
     for one in (
         aiohttp_suite, anyio_suite, websockets_suite, tornado_suite, uvicorn_suite, amqtt_suite, uvloop_suite,
-        aiofiles_suite,
+        aiofiles_suite, urllib3_suite, pymysql_suite,
     )
 }  # fmt: skip
 #: What comes with the interpreter.

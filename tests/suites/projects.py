@@ -39,7 +39,7 @@ class Project:
     folder of what was taken.  take: files and folders of the source.  tests: patterns of the test files.
     groups: parts, each with patterns of its files; the other files are the part "rest".  quick: patterns of the files
     that `.ci/run` has time for.  options: pytest's.  fetch: where the source comes from; None: the package itself
-    brings its tests.
+    brings its tests.  green: it has blocking code: patched and in a green thread it is ours, else the standard one.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Project:
     seconds: float = 900.0
     test_seconds: float = 30.0
     fetch: Fetch | None = None
+    green: bool = False
 
     def exclusions(self) -> list[Exclusion]:
         return [one for one in self.excluded if one.holds(VERSION)]
@@ -88,7 +89,11 @@ class Project:
         ]  # fmt: skip
 
         def command(loop: str) -> list[str]:
-            return [str(python), "-m", "pytest", *options, *files, f"--suite-loop={loop}"]
+            green = self.green and loop == "ours"
+            start = ["-m", "flexsc_loop", "threads"] if green else []
+            return [
+                str(python), *start, "-m", "pytest", *options, *files, f"--suite-loop={'green' if green else loop}",
+            ]  # fmt: skip
 
         return Part(name, command, self.seconds, self.test_seconds, folder, self.environment)
 
@@ -117,7 +122,7 @@ class Project:
     def make_environment(self, venv: Path, source: Path, checkout: Path | None) -> None:
         run(sys.executable, "-m", "venv", venv)
         package = str(checkout) if checkout else f"{self.name}=={self.version}"
-        needs = [one.format(source=source) for one in self.requirements]
+        needs = [one.format(source=source) for one in self.requirements] + ["greenlet"] * self.green
         run(venv / "bin" / "python", "-m", "pip", "install", "--quiet", package, "pytest", *needs)
 
     def installed(self, venv: Path) -> Path:

@@ -29,7 +29,7 @@ class Options(argparse.ArgumentParser):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("suites")
-    group.addoption("--suite-loop", choices=("ours", "stdlib"), required=True)
+    group.addoption("--suite-loop", choices=("ours", "stdlib", "green"), required=True)
     add_arguments(Options(group))
 
 
@@ -88,6 +88,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
         stand_in.replace_default_loop()
         counter = stand_in.StandIn
+    elif config.option.suite_loop == "green":
+        from .in_green import Looks
+
+        counter = Looks()
     config.pluginmanager.register(Recorder(config, counter), "suite-recorder")
 
 

@@ -28,17 +28,6 @@ from tests.suites.records import Result, Writer, add_arguments
 RESOURCES = {"subprocess": None, "cpu": None, "network": None}
 
 
-class Looks:
-    """Has another count each time that it is looked at in a green thread: tells which tests have run in one."""
-
-    looks = 0
-
-    @property
-    def made(self) -> int:
-        self.looks += threads.current_thread() is not None
-        return self.looks
-
-
 def patch_what_is_imported_afresh() -> None:
     """Tests import copies of modules beside those that are patched: these are patched, too."""
     plain = import_helper.import_fresh_module
@@ -60,8 +49,12 @@ def main() -> None:
     add_arguments(parser)
     args = parser.parse_args()
     support.use_resources = RESOURCES
+    looks = None
     if args.loop == "ours":
+        from tests.suites.in_green import Looks
+
         patch_what_is_imported_afresh()
+        looks = Looks()
 
     def run() -> None:
         try:
@@ -69,7 +62,7 @@ def main() -> None:
         except unittest.SkipTest as reason:
             Writer(args.record).end(Result(f"test.{args.module}.<all>", "skipped", detail=str(reason)))
         else:
-            cpython_child.run(module, Looks() if args.loop == "ours" else None, args)
+            cpython_child.run(module, looks, args)
 
     start: Callable[[Callable[[], None]], None] = threads.run if args.loop == "ours" else lambda function: function()
     start(run)

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from tests.suites.projects import PINNED, Project, run, unpack
+from tests.suites.debian import from_debian
+from tests.suites.projects import PINNED, Project
 from tests.suites.runs import Exclusion
-
-SOURCES = """\
-Types: deb-src
-URIs: {site}
-Suites: trixie
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-"""
 
 #: What a syscall thread sends and receives takes the time of two threads' turns, not two turns of the loop.
 TWO_TURNS = """
@@ -61,27 +51,10 @@ EXCLUDED = (
 )
 
 
-def from_debian(project: Project, folder: Path) -> None:
-    """Take the source package of a release that stays; apt's own settings and lists are left alone."""
-    targets = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian", "Label: Debian")
-    with tempfile.TemporaryDirectory() as temporary:
-        sources, lists = Path(temporary, "debian.sources"), Path(temporary, "lists")
-        lists.mkdir()
-        sources.write_text(SOURCES.format(site=targets.splitlines()[0]))
-        options = [f"Dir::Etc::sourcelist={sources}", "Dir::Etc::sourceparts=/dev/null", f"Dir::State::lists={lists}",
-                   f"Dir::Cache={temporary}", "Dir::State::status=/var/lib/dpkg/status"]  # fmt: skip
-        apt = ["apt-get", "-qq", *(part for option in options for part in ("-o", option))]
-        run(*apt, "update")
-        package = f"python-{project.name}={project.version}-1"
-        run(*apt, "source", "--download-only", "--tar-only", package, cwd=Path(temporary))
-        (archive,) = Path(temporary).glob("*.orig.tar.*")
-        unpack(project, archive, folder)
-
-
 SUITE = Project(
     name="websockets",
     version="15.0.1",
-    fetch=from_debian,
+    fetch=from_debian(1),
     tests=("tests/asyncio/test_*.py", "tests/legacy/test_*.py"),
     requirements=("python-socks[asyncio]", "werkzeug"),
     # Unless told, a release waits a hundred times longer than its authors do.

@@ -132,6 +132,14 @@ def test_parts_of_a_project(project, tmp_path, monkeypatch):
     assert [files(part) for part in project.parts(True, tmp_path)] == [["tests/test_two.py"]]
 
 
+def test_blocking_code_is_run_in_a_green_thread(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(project), "prepare", lambda self, checkout: (checkout, sys.executable))
+    (part,) = replace(project, green=True).parts(True, tmp_path)
+    ours, theirs = part.command("ours"), part.command("stdlib")
+    assert ours[1:6] == ["-m", "flexsc_loop", "threads", "-m", "pytest"] and ours[-1] == "--suite-loop=green"
+    assert theirs[1:3] == ["-m", "pytest"] and theirs[-1] == "--suite-loop=stdlib"
+
+
 def test_what_is_taken_from_a_checkout(project, tmp_path):
     project.copy(tmp_path, tmp_path / "taken")
     assert (tmp_path / "taken" / "tests" / "sub" / "test_three.py").exists()
@@ -186,8 +194,12 @@ def test_what_the_pytest_plugin_writes_down(suites, project, tmp_path, monkeypat
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "suite", ["cpython", "io", "threads", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop"]
-)
+    "suite",
+    [
+        "cpython", "io", "threads", "aiofiles", "aiohttp", "anyio", "websockets", "tornado", "uvicorn", "uvloop",
+        "urllib3", "pymysql",
+    ],
+)  # fmt: skip
 def test_suite(request, suite):
     if not request.config.getoption("suites"):
         pytest.skip("takes minutes: ask for it by --suites, or run `make suites`")

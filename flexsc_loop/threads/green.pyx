@@ -689,14 +689,16 @@ cdef object plain_sleep = time.sleep
 def sleep(seconds):
     """In a green thread: let the others run for `seconds`.  Source: time.sleep."""
     cdef GreenThread me = needed()
+    if type(seconds) is int and not seconds:
+        me.wake_up()
+        me.park()
+        return
     if not isinstance(seconds, (float, int)):
         seconds = index(seconds)
     if not 0 <= seconds <= SLEEP_MOST:
         return plain_sleep(seconds)  # which refuses it, in its own words
     if seconds == 0:
-        me.wake_up()
-        me.park()
-        return
+        return sleep(0)
     until = me.turn.time() + seconds
     while (left := until - me.turn.time()) > 0:
         me.wait(left)

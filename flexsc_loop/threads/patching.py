@@ -1,6 +1,6 @@
 """Floor 5: what blocks in the standard library, and what stands in its place in a green thread.
 
-Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, slow, sockets.
+Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, loop, slow, sockets.
 
 Methods of classes written in Python are replaced in the classes, so that it does not matter who has imported what
 before.  Functions and classes written in C are replaced by name, in the modules that they are of: who has imported one
@@ -28,6 +28,7 @@ import time
 import warnings
 from typing import Any
 
+from flexsc_loop.loop import Loop
 from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, starting, tls, waiting
 
 _state = {"patched": False}
@@ -71,6 +72,8 @@ def _methods() -> list[tuple[type, str, Any]]:
     ]
     for name in ("read", "write", "send", "do_handshake", "unwrap", "verify_client_post_handshake"):
         found.append((ssl.SSLSocket, name, tls.waits(name)))
+    if not starting.TELLS_CONTEXT:
+        found.append((Loop, "create_task", starting.create_task))
     if starting.SET_LOCK is not None:
         found.append((threading.Thread, "_set_tstate_lock", starting.set_lock))
     return found

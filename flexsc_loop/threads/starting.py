@@ -1,6 +1,6 @@
 """Floor 5: methods of threading.Thread: a thread that a green thread starts is a green one.
 
-Owns: the plain functions.  Imports: green, locks, waiting.
+Owns: the plain functions.  Imports: green, locks, loop, waiting.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from flexsc_loop.loop import Loop
 from flexsc_loop.threads import locks
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, tell_unraisable
 from flexsc_loop.threads.waiting import in_real_thread, wait, wait_until_done, waited_for
@@ -286,21 +287,23 @@ _asyncio_run = asyncio.run
 _note_generator: Any = asyncio.BaseEventLoop._asyncgen_firstiter_hook  # type: ignore[attr-defined]
 
 
+# Python 3.11 does not: there a loop notes each task that it makes.
+TELLS_CONTEXT = hasattr(asyncio.Task, "get_context")
+
+
 class _Run:
     """What a coroutine that asyncio.run was given has begun beside itself."""
 
     def __init__(self) -> None:
         self.generators: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.begun: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
 
     def tasks(self, loop: Any) -> list[asyncio.Task[Any]]:
-        """Those that are not done, and that no green thread waits for.
-
-        Python 3.11 does not tell in which context a task runs.
-        """
-        if not hasattr(asyncio.Task, "get_context"):
-            return []
-        begun = [task for task in asyncio.all_tasks(loop) if task.get_context().get(_run) is self]
-        return [task for task in begun if task not in waited_for]
+        """Those that are not done, and that no green thread waits for."""
+        begun: list[asyncio.Task[Any]] = [*self.begun]
+        if TELLS_CONTEXT:
+            begun = [task for task in asyncio.all_tasks(loop) if task.get_context().get(_run) is self]
+        return [task for task in begun if not task.done() and task not in waited_for]
 
 
 # Its tasks' contexts are copies of one in which this is set.
@@ -313,6 +316,18 @@ def note_generator(self: Any, generator: Any) -> None:
     run = _run.get()
     if run is not None:
         run.generators.add(generator)
+
+
+_create_task: Any = Loop.create_task
+
+
+def create_task(self: Any, coro: Any, *, name: Any = None, context: contextvars.Context | None = None) -> Any:
+    """Source: asyncio.loop.create_task.  For Python 3.11."""
+    task = _create_task(self, coro, name=name, context=context)
+    run = _run.get() if context is None else context.get(_run)
+    if run is not None:
+        run.begun.add(task)
+    return task
 
 
 def _other_mode(beneath: bool, wanted: bool | None) -> bool:

@@ -171,10 +171,12 @@ def states():
             failing(3)
         except KeyError:
             lines = traceback.format_exc().splitlines()
-            print(len(lines), lines[-1], sum("in failing" in line for line in lines))
+            stacks.append((len(lines), lines[-1], sum("in failing" in line for line in lines)))
 
+    stacks = []
     for one in [started(caught) for _ in range(3)]:
         one.join()
+    print(stacks)
     waiting = threading.Event()
     others = [started(waiting.wait) for _ in range(3)]
     names = [line for line in traceback.format_stack() if "in states" in line]

@@ -10,11 +10,12 @@ import socket
 import ssl
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import ROOT, Recorder, Running, eventually, run_python, settle, turns, unix_pair
+from support import Recorder, Running, eventually, run_python, settle, turns, unix_pair
 from tls_support import Contexts
 
 from flexsc_loop.insight import layout, pages_of, read, reader
@@ -22,7 +23,7 @@ from flexsc_loop.insight import layout, pages_of, read, reader
 pytestmark = pytest.mark.ours
 
 KINDS = ("streams", "tls", "listeners", "datagrams", "pipes")
-HEADER = ROOT / "flexsc_loop" / "syscalls" / "stats_page.h"
+HEADER = Path(layout.__file__).parent.parent / "syscalls" / "stats_page.h"
 
 
 def kinds(loop):

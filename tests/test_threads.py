@@ -375,6 +375,26 @@ def test_one_that_fails_after_main_is_reported_too(way):
     assert end.code == 0 and "KeyError: 'late'" in end.err and "fail" in end.err, end
 
 
+def test_who_logs_what_it_has_raised_may_wait_meanwhile(way):
+    """As where a log's lock is taken after 5 ms without a switch."""
+    end = program(way, """
+        import logging
+
+        class Slow(logging.StreamHandler):
+            def emit(self, record):
+                time.sleep(0.02)
+                super().emit(record)
+
+        logging.basicConfig(handlers=[Slow()])
+
+        def fail():
+            raise KeyError("late")
+
+        threads.run(lambda: threads.spawn(fail) and None)
+    """)  # fmt: skip
+    assert end.code == 0 and "KeyError: 'late'" in end.err and "fail" in end.err, end
+
+
 def test_joining(way):
     check(way, """
         def main():

@@ -405,15 +405,19 @@ cdef class GreenThread(Endpoint):
         return 0
 
     cdef int end(self) except -1:
-        self.finished = True
-        joiners, self.joiners = self.joiners, None
-        if joiners is not None:
-            for callback in joiners:
-                callback(self)
-        if self.error is not None and not self.awaited and not isinstance(self.error, SystemExit):
-            self.turn.call_exception_handler({
-                "message": f"{self!r} has raised what nobody waits for", "exception": self.error, "green_thread": self,
-            })
+        try:
+            if self.error is not None and not self.awaited and not isinstance(self.error, SystemExit):
+                # It may have to wait for this, a lock of a log's say, and once it has ended nobody resumes it.
+                self.turn.call_exception_handler({
+                    "message": f"{self!r} has raised what nobody waits for", "exception": self.error,
+                    "green_thread": self,
+                })
+        finally:
+            self.finished = True
+            joiners, self.joiners = self.joiners, None
+            if joiners is not None:
+                for callback in joiners:
+                    callback(self)
         return 0
 
     cdef int cut_short(self) except -1:
@@ -694,7 +698,12 @@ def sleep(seconds):
         me.park()
         return
     if not isinstance(seconds, (float, int)):
-        seconds = index(seconds)
+        if hasattr(type(seconds), "__index__"):
+            seconds = index(seconds)
+        elif sys.version_info >= (3, 15) and hasattr(type(seconds), "__float__"):
+            seconds = float(seconds)
+        else:
+            return plain_sleep(seconds)
     if not 0 <= seconds <= SLEEP_MOST:
         return plain_sleep(seconds)  # which refuses it, in its own words
     if seconds == 0:

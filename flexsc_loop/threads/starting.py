@@ -270,7 +270,7 @@ def _after_fork_in_child() -> None:
             other.abandon()
     if thread is not None:
         before: Any = threading.main_thread()
-        for name in ("_handle", "_tstate_lock"):  # by which its end is told
+        for name in ("_handle", "_os_thread_handle", "_tstate_lock"):  # by which its end is told
             if hasattr(before, name):
                 setattr(thread, name, getattr(before, name))
         thread._ident = ident
@@ -300,9 +300,10 @@ class _Run:
 
     def tasks(self, loop: Any) -> list[asyncio.Task[Any]]:
         """Those that are not done, and that no green thread waits for."""
-        begun: list[asyncio.Task[Any]] = [*self.begun]
+        begun: list[Any] = [*self.begun]
         if TELLS_CONTEXT:
-            begun = [task for task in asyncio.all_tasks(loop) if task.get_context().get(_run) is self]
+            every: set[Any] = asyncio.all_tasks(loop)
+            begun = [task for task in every if task.get_context().get(_run) is self]
         return [task for task in begun if not task.done() and task not in waited_for]
 
 

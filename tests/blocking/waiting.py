@@ -1,5 +1,6 @@
 """select, poll, epoll, selectors, pipes, children, time."""
 
+import fractions
 import os
 import select
 import selectors
@@ -148,6 +149,7 @@ def times():
     told("negative", time.sleep, -1)
     told("kind", time.sleep, "1")
     told("nan", time.sleep, float("nan"))
+    told("fraction", time.sleep, fractions.Fraction(1, 1000))
     print(time.sleep(0), time.sleep(0.001), time.sleep(0.0))
     order = []
     for number in (3, 1, 2):

@@ -8,6 +8,7 @@ Beneath each is one of Python's own, so that for real threads nothing is differe
 """
 import _queue
 import _thread
+import sys
 import types
 from collections import deque
 
@@ -22,6 +23,7 @@ cdef object PlainQueue = _queue.SimpleQueue
 cdef object Empty = _queue.Empty
 cdef object NOTHING = object()
 cdef object TIMEOUT_MAX = _thread.TIMEOUT_MAX
+cdef str NEGATIVE = f"timeout value must be {'a non-negative number' if sys.version_info >= (3, 13) else 'positive'}"
 
 
 cdef class Line:
@@ -140,7 +142,7 @@ cdef int check_timeout(bint blocking, object timeout) except -1:
     if not blocking:
         raise ValueError("can't specify a timeout for a non-blocking call")
     if timeout < 0:
-        raise ValueError("timeout value must be a non-negative number")
+        raise ValueError(NEGATIVE)
     if timeout > TIMEOUT_MAX:
         raise OverflowError("timeout value is too large")
     return 0

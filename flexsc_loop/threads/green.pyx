@@ -463,7 +463,12 @@ cdef class GreenThread(Endpoint):
         """Meanwhile neither the loop that runs in this thread is the running one, nor its task, nor are its hooks."""
         loop = self.inner
         cdef hooks_of_generators hooks = take_hooks()
-        task = None if swap_current_task is None else swap_current_task(loop, None)
+        task = None
+        if swap_current_task is not None:
+            try:
+                task = swap_current_task(loop, None)
+            except KeyError:
+                pass  # Python 3.12 where there is none
         plain_set_running_loop(None)
         try:
             self.leave()

@@ -7,7 +7,6 @@ import gc
 import inspect
 import os
 import random
-import signal
 import socket
 import tempfile
 import time
@@ -26,6 +25,7 @@ from support import (
     Peer,
     Recorder,
     Way,
+    hear_signals,
     open_fds,
     payload,
     restless,
@@ -149,12 +149,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    # nohup(1) does that; the tests of signals need what other programs have.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Shells start background jobs so; the tests of Ctrl-C need what a foreground program has.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+hear_signals()
 
 
 @pytest.fixture

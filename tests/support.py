@@ -219,6 +219,14 @@ def turns_of(loop: Any) -> int | None:
     return loop.stats()["turns"] if hasattr(loop, "stats") else None
 
 
+def hear_signals() -> None:
+    """Undo what keeps a program from them: the tests of signals need what one in the foreground has."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup(1)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by shells, which start background jobs so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def name_of(*values: object) -> str:
     """What to call a test with these arguments: short, and the same in each process, whatever lies at which address."""
     return re.sub(r" at 0x\w+", "", " ".join(map(str, values))).replace("\0", "0")[:60]

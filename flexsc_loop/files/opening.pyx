@@ -99,7 +99,7 @@ cdef object start_open(Action action):
     size = index(buffering)
     check(file, mode, size, encoding, errors, newline, closefd)
     loop = get_running_loop()
-    calls = own_or_others(loop)
+    calls = calls_of(loop)
     text = None if mode.binary else (encoding, errors, newline)
     if isinstance(file, int):
         return described(calls, loop, file, file, mode, size, text, closefd, True, -1)
@@ -158,15 +158,11 @@ async def open_made(make, names, mode, buffering, encoding, errors, newline):
     loop = get_running_loop()
     fd = await ExecutorCalls(loop).new_fd(make)
     name = names[-1] if names else fd
-    return await _made_of(fd, own_or_others(loop), loop, name, wanted, size, (encoding, errors, newline), False)
+    return await _made_of(fd, calls_of(loop), loop, name, wanted, size, (encoding, errors, newline), False)
 
 
-def calls_of(loop):
+cpdef object calls_of(object loop):
     """The file calls of a loop: its own if it has them, else those of its executor."""
-    return own_or_others(loop)
-
-
-cdef object own_or_others(object loop):
     calls = getattr(loop, "_files", None)
     return ExecutorCalls(loop) if calls is None else calls
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 import time
 from fnmatch import fnmatchcase
@@ -33,7 +32,7 @@ from tests.suites import (
     websockets_suite,
 )
 from tests.suites.projects import NotPublished, Project
-from tests.support import ROOT, WAYS
+from tests.support import ROOT, WAYS, hear_signals
 
 PROJECTS: dict[str, Project] = {
     one.SUITE.name: one.SUITE
@@ -103,10 +102,7 @@ def main() -> None:
                         help="take a project's tests from its repository in FOLDER (may be repeated)")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="whole tracebacks")
     args = parser.parse_args()
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-        if signal.getsignal(number) is signal.SIG_IGN:
-            # As shells start background jobs, and nohup(1) everything; the tests of signals need what others have.
-            signal.signal(number, handler)
+    hear_signals()
     args.checkout = {name: Path(folder).resolve() for name, _, folder in (one.partition("=") for one in args.checkout)}
     held = [run(name, args) for name in args.suite or SUITES]
     sys.exit(not all(held))

@@ -35,20 +35,15 @@ try:
 except ImportError:
     raise ImportError("flexsc_loop.threads needs greenlet: python -m pip install 'flexsc_loop[threads]'") from None
 
-cdef extern from *:
-    """
-    #include <Python.h>
-    #include <pthread.h>
-    static __thread PyObject *running_thread; /* borrowed: the hub holds it while it runs */
-    static __thread PyObject *forking_thread; /* the same, in a forked child: it goes on there */
-
-    /* In a forked child, before any of Python's own functions for that, which take locks and must not switch. */
-    static void none_runs(void) { forking_thread = running_thread; running_thread = NULL; }
-    static void forget_after_fork(void) { pthread_atfork(NULL, NULL, none_runs); }
-    """
+cdef extern from "thread_state.h":
     PyObject* running_thread
     PyObject* forking_thread
+    ctypedef struct hooks_of_generators:
+        pass
+
     void forget_after_fork()
+    hooks_of_generators take_hooks() noexcept
+    void give_hooks(hooks_of_generators hooks) noexcept
 
 cdef extern from "tick_count.h" nogil:
     uint64_t ticks_now()
@@ -135,30 +130,6 @@ def current_thread():
 cdef object plain_find_running_loop = asyncio._get_running_loop
 cdef object plain_set_running_loop = asyncio._set_running_loop
 cdef object swap_current_task = getattr(asyncio.tasks, "_swap_current_task", None)  # Python 3.12
-
-cdef extern from *:
-    """
-    /* The hooks of asynchronous generators, which are the real thread's.  Source: cpython/pystate.h. */
-    typedef struct { PyObject *first, *last; } hooks_of_generators;
-
-    static hooks_of_generators take_hooks(void) {
-        PyThreadState *state = PyThreadState_Get();
-        hooks_of_generators hooks = {state->async_gen_firstiter, state->async_gen_finalizer};
-        state->async_gen_firstiter = state->async_gen_finalizer = NULL;
-        return hooks;
-    }
-
-    static void give_hooks(hooks_of_generators hooks) {
-        PyThreadState *state = PyThreadState_Get();
-        Py_XSETREF(state->async_gen_firstiter, hooks.first);
-        Py_XSETREF(state->async_gen_finalizer, hooks.last);
-    }
-    """
-    ctypedef struct hooks_of_generators:
-        pass
-
-    hooks_of_generators take_hooks() noexcept
-    void give_hooks(hooks_of_generators hooks) noexcept
 
 
 def set_running_loop(loop, /):

@@ -88,7 +88,8 @@ class Loop(
         self._pidfds = set()
         self.choice = choose(wanted.pages, wanted.threads, measures)
         self._use_page(self.choice.page, wanted.writes)
-        self._show_choice(self.choice.kind, self.choice.cpu, "; ".join(self.choice.reasons))
+        self._told = ""
+        self._show_hands()
         if self.choice.pilot is not None:
             self._steer(self.choice.pilot)
         self._closed = False
@@ -309,7 +310,10 @@ class Loop(
         raise AttributeError("_nest_patched")
 
     def _show_hands(self) -> None:
-        self._show_choice(self.choice.kind, self.choice.cpu, self.choice.state)
+        told = self.choice.told
+        if told != self._told:
+            self._told = told
+            self._show_choice(self.choice.kind, self.choice.cpu, told)
 
     def _leave_pilot(self) -> None:
         if self.choice.pilot is not None:

@@ -22,6 +22,7 @@ from sandbox import io_uring_blocked
 from support import Echo, HandChanger, eventually, payload, spare_cpu, thread_names, turns
 
 import flexsc_loop
+from flexsc_loop.insight import read
 from flexsc_loop.scheduler.decider import MS, WINDOW_NS, Decision, Load, Machine, State
 from flexsc_loop.scheduler.lease import Lease
 from flexsc_loop.scheduler.pilot import Pilot
@@ -599,6 +600,30 @@ def test_auto_starts_a_thread_says_so_and_rests_when_there_is_nothing_to_do(auto
     before = auto.stats()["turns"]
     auto.run_until_complete(asyncio.sleep(0.5))
     assert auto.stats()["turns"] - before < 5
+
+
+def test_who_looks_from_outside_is_told_of_decisions_that_change_no_hands(
+    auto: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial begins and ends with windows of the own thread."""
+    decider = auto.choice.pilot.decider
+    assert read(auto).reason == "; ".join([auto.choice.state, *auto.choice.reasons])
+
+    def begin(*_: object) -> Decision:
+        decider.state = State.TRIAL
+        return Decision(None, WINDOW_NS)
+
+    def lose(*_: object) -> Decision:
+        return decider._fall_back(time.monotonic_ns(), "", "own thread: lost")
+
+    async def main() -> None:
+        lost = "own thread: nothing was looked at yet; own thread: lost; "
+        for look, told in ((begin, "a trial is under way; "), (lose, lost)):
+            monkeypatch.setattr(decider, "look", look)
+            while not read(auto).reason.startswith(told):
+                await asyncio.sleep(0.01)
+
+    auto.run_until_complete(asyncio.wait_for(main(), 10))
 
 
 def test_the_settings_that_name_a_way_go_on_to_mean_it() -> None:

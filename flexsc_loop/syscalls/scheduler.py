@@ -83,6 +83,11 @@ class Choice:
         """The last decisions of threads="auto", oldest first, with their figures."""
         return list(self.pilot.decider.decisions) if self.pilot is not None else []
 
+    @property
+    def told(self) -> str:
+        """In one line, for who looks from outside: who serves, what was decided last, and why this page was chosen."""
+        return "; ".join([*([self.state] if self.pilot is not None else []), *self.decisions[-1:], *self.reasons])
+
     def counters(self) -> dict[str, int]:
         """How often what was decided."""
         return dict(self.pilot.decider.counts if self.pilot is not None else NOTHING_COUNTED)

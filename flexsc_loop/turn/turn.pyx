@@ -488,6 +488,9 @@ cdef class Turn(Timers):
         self.stats.counts.timers = self.timers.count
         if self.page is not None:
             self.page.tell(&self.stats.counts)
+            if self.page.eager:
+                # It has a number only when it has begun, which may be within a run.
+                self.stats.page.syscall_thread = self.page.thread_id()
     cdef int consult(self, uint64_t now) except -1:
         """Have the pilot look who should serve."""
         cdef uint64_t next_ns
@@ -502,7 +505,7 @@ cdef class Turn(Timers):
         self.stats.page.syscall_thread = self.page.thread_id()
         if self.page.eager != eager:
             self.flush_at = THREAD_FLUSH_AT if self.page.eager else OWN_FLUSH_AT
-            self._show_hands()
+        self._show_hands()
         self.looked_at = ticks_now()
         self.look_at = self.looked_at + ticks_in_us(<uint32_t> (next_ns // 1000))
         return 0
@@ -587,7 +590,7 @@ cdef class Turn(Timers):
         stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
 
     def _show_hands(self):
-        """Somebody else serves the page now: tell who looks at the stats page."""
+        """Tell who looks at the stats page who serves this one, where that, or why, is another than it was."""
 
     def _counters(self):
         """What has been counted, for `loop.stats()`."""

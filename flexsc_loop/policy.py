@@ -59,7 +59,7 @@ def new_event_loop(
         such as 1, or a list of CPUs such as [1, 3] or "1,3", for it; "auto" (default): the own thread, until a trial
         has shown that a syscall thread gets more done.
     writes: "now": each write is sent when it is made, as far as the socket has room; "turn": what one turn has written
-        is sent together at its end; "auto" (default): the first as long as little is written, then the second.
+        is sent together at its end; "auto" (default): the first as long as the loop has idle time, then the second.
     What is not given comes from FLEXSC_PAGES, FLEXSC_THREADS and FLEXSC_WRITES.  Raises ValueError for unknown values,
     OSError when a kernel page is asked for by name and can't be had.
     """
@@ -94,7 +94,11 @@ def run(
     threads: Threads | None = None,
     writes: Writes | None = None,
 ) -> T:
-    """Run a coroutine as `asyncio.run` does, on a new FlexSC loop.  Arguments as for `new_event_loop`."""
+    """Run a coroutine as `asyncio.run` does, on a new FlexSC loop, and return its result.
+
+    debug: as for `asyncio.run`.  pages, threads, writes: as for `new_event_loop`, and it raises what that does;
+    RuntimeError where a loop runs in this thread already.  Source: asyncio.run.
+    """
     if asyncio._get_running_loop() is not None:
         raise RuntimeError("flexsc_loop.run() cannot be called from a running event loop")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
 from flexsc_loop.insight.layout import LoopStats
-from flexsc_loop.insight.reader import read
+from flexsc_loop.insight.reader import counts_of, read
 
 try:
     from opentelemetry import metrics
@@ -67,10 +67,11 @@ class Instrumentation:
 
     def _counts(self, metric: names.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_options: CallbackOptions) -> Iterator[Observation]:
-            for _, stats, attributes in self._each():
-                for at, count in enumerate(metric.counts):
+            for loop, stats, attributes in self._each():
+                counts = counts_of(loop, stats)
+                for at, name in enumerate(metric.counts):
                     more = {metric.label: metric.labels[at]} if metric.labels else {}
-                    yield Observation(stats.counts[count], {**attributes, **more})
+                    yield Observation(counts[name], {**attributes, **more})
 
         return observe
 

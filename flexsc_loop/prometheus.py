@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
 from flexsc_loop.insight.layout import Histogram, LoopStats
-from flexsc_loop.insight.reader import own_loops, read
+from flexsc_loop.insight.reader import counts_of, own_loops, read
 
 try:
     from prometheus_client import REGISTRY
@@ -52,10 +52,12 @@ class LoopCollector:
 
     def collect(self) -> Iterator[Any]:
         """The metrics as they are now."""
-        found = [read(loop) for loop in ([self._loop] if self._loop is not None else own_loops())]
+        loops = [self._loop] if self._loop is not None else own_loops()
+        found = [read(loop) for loop in loops]
+        counts = [(_labels(stats), counts_of(loop, stats)) for loop, stats in zip(loops, found, strict=True)]
         for kind, metrics in ((CounterMetricFamily, names.COUNTERS), (GaugeMetricFamily, names.GAUGES)):
             for metric in metrics:
-                yield _family(kind, metric, found)
+                yield _family(kind, metric, counts)
         for (name, text), which in ((names.TURN, "turn"), (names.DELAY, "lag")):
             family = HistogramMetricFamily(f"{name.replace('.', '_')}_seconds", text, labels=("loop", "pages"))
             for stats in found:
@@ -68,12 +70,12 @@ def _labels(stats: LoopStats) -> list[str]:
     return [str(stats.number), stats.pages]
 
 
-def _family(kind: Any, metric: names.Metric, found: list[LoopStats]) -> Any:
+def _family(kind: Any, metric: names.Metric, found: list[tuple[list[str], dict[str, int | float]]]) -> Any:
     more = (metric.label.rpartition(".")[2],) if metric.labels else ()
     family = kind(metric_name(metric), metric.text, labels=("loop", "pages", *more))
-    for stats in found:
-        for at, count in enumerate(metric.counts):
-            family.add_metric([*_labels(stats), *metric.labels[at : at + 1]], stats.counts[count])
+    for labels, counts in found:
+        for at, name in enumerate(metric.counts):
+            family.add_metric([*labels, *metric.labels[at : at + 1]], counts[name])
     return family
 
 

@@ -9,6 +9,8 @@ import pytest
 from support import ROOT, Recorder, run_python, turns
 
 from flexsc_loop.insight import names, own_loops, read
+from flexsc_loop.insight.reader import counts_of
+from flexsc_loop.scheduler import NOTHING_COUNTED
 
 pytestmark = pytest.mark.ours
 
@@ -69,6 +71,44 @@ async def test_prometheus(way, loop, registry):
     assert found["asyncio_eventloop_turn_duration_seconds_count", mine] <= stats.counts["turns"]
     registry.unregister(collector)
     assert samples(registry) == {}
+
+
+async def test_prometheus_tells_of_the_syscall_thread_and_the_scheduler(way, loop, registry, monkeypatch):
+    from flexsc_loop import prometheus
+
+    prometheus.register(registry, loop)
+    monkeypatch.setattr(loop.choice, "counters", lambda: {**NOTHING_COUNTED, "trials_lost": 3, "alarms_steal": 2})
+    await work(loop)
+
+    def told(name, **more):
+        stats = read(loop)
+        labels = {"loop": str(stats.number), "pages": way.pages, **more}
+        return samples(registry)[name, tuple(sorted(labels.items()))]
+
+    assert told("flexsc_scheduler_trials_total", outcome="lost") == 3
+    assert told("flexsc_scheduler_trials_total", outcome="won") == 0
+    assert told("flexsc_scheduler_alarms_total", cause="steal") == 2
+    assert told("flexsc_syscall_threads") == (way.threads != "off")
+    if way.threads == "off":
+        assert told("flexsc_syscall_thread_cpu_time_seconds_total") == 0
+        assert told("flexsc_syscall_thread_run_delay_seconds_total") == 0
+        return
+    while not read(loop).syscall_thread:
+        await asyncio.sleep(0.001)
+    before = loop.stats()["thread_cpu_ns"] / 1e9
+    assert 0 < before <= told("flexsc_syscall_thread_cpu_time_seconds_total") <= loop.stats()["thread_cpu_ns"] / 1e9
+    with open(f"/proc/self/task/{read(loop).syscall_thread}/schedstat") as file:
+        delay = int(file.read().split()[1]) / 1e9
+    assert delay <= told("flexsc_syscall_thread_run_delay_seconds_total")
+
+
+def test_every_count_is_told(loop):
+    """Of the stats page, and of what `loop.stats()` adds to it."""
+    counts = counts_of(loop, read(loop))
+    told = {name for metric in names.COUNTERS + names.GAUGES for name in metric.counts}
+    assert told <= set(counts)
+    # `trials` are those that have ended and one that goes on; `pool_most` never changes.
+    assert set(counts) - told == {"trials", "pool_most"}
 
 
 def test_prometheus_tells_of_all_loops(new_loop, registry):

@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
-from support import ROOT, Running, child_environment, eventually, run_python
+from support import ROOT, Running, child_environment, eventually, run_python, turns
 
-from flexsc_loop.insight import rates, top
+from flexsc_loop.insight import rates, read, top
 
 pytestmark = pytest.mark.ours
 
@@ -58,6 +58,7 @@ def test_json(way):
     assert (found["now"]["streams"], found["now"]["listeners"], found["totals"]["accepts"]) == (1, 1, 1)
     assert 0 <= found["busy"] < 0.9 and found["blocked"] == 0
     assert found["seconds"] >= 0.2
+    assert set(found["batch"]) == {"entries", "completions"} and min(found["batch"].values()) >= 0
     assert (found["syscall_thread"] is None) is (way.threads == "off")
 
 
@@ -98,7 +99,7 @@ def test_live(way):
         ) as shown:
             os.close(slave)
             try:
-                read_until(master, b"1 loops, by busy")
+                read_until(master, b"1 loop, by busy")
                 os.write(master, b"l")
                 read_until(master, b"by lag")
                 os.write(master, b"\r")
@@ -119,6 +120,29 @@ def test_what_can_not_be_watched():
     assert json.loads(run_top(str(os.getppid()), "--once", "--json").stdout) == []
 
 
+@pytest.mark.one_way
+def test_one_line_for_each_interval_until_the_process_ends(way):
+    """Also where there are no loops to be seen."""
+    with Running("import time; print('idle'); time.sleep(60)") as child:
+        child.line()
+        shown = subprocess.Popen(
+            [sys.executable, "-m", "flexsc_loop", "top", str(child.process.pid), "--json", "--interval", "0.2"],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=ROOT, env=child_environment(), text=True)
+        with shown:
+            begun = time.monotonic()
+            lines = [shown.stdout.readline() for _ in range(3)]
+            assert time.monotonic() - begun >= 0.4 and {line.strip() for line in lines} == {"[]"}
+            child.process.kill()
+            shown.communicate(timeout=10)
+            assert shown.returncode == 0
+
+
+def test_no_loops():
+    pytest.importorskip("rich")
+    done = run_top(str(os.getppid()), "--once")
+    assert (done.returncode, done.stdout.strip()) == (0, top.NOTHING)
+
+
 def test_without_rich():
     source = "import sys; sys.modules['rich'] = None; from flexsc_loop.insight import top; sys.exit(top.main('t', []))"
     end = run_python(source)
@@ -131,9 +155,24 @@ def test_a_loop_that_is_gone(way):
         watch = rates.Watch(child.process.pid)
         assert [view.pid for view in watch.look()] == [child.process.pid]
         child.process.kill()
+        # Also while nobody has waited for it.
+        assert eventually(lambda: watch.look() == []) and watch.ended
         child.process.wait()
-        assert eventually(lambda: watch.look() == [])
         watch.close()
+
+
+async def test_what_a_batch_holds(loop):
+    def view(before=None):
+        return rates.View(read(loop), before, "", None, None, os.getpid())
+
+    before = view()
+    assert (before.per_batch("submitted") > 0) is (before.stats.counts["batches"] > 0)
+    assert view(before.stats).per_batch("submitted") == 0
+    await turns()
+    after = view(before.stats)
+    batches = after.stats.counts["batches"] - before.stats.counts["batches"]
+    done = after.stats.counts["completions"] - before.stats.counts["completions"]
+    assert after.data()["batch"]["completions"] == done / max(1, batches)
 
 
 @pytest.mark.parametrize(

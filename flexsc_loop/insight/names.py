@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """`name` as in OpenTelemetry, what it counts and its unit (UCUM), and the names of the counts in the stats page.
+    """`name` as in OpenTelemetry, what it counts and its unit (UCUM), and the names of the counts (`counts_of`).
 
     labels: one for each of the counts, told as the attribute `label`; none if there is but one.
     """
@@ -50,6 +50,18 @@ COUNTERS = (
            "flexsc.file.way", ("at_once", "entry", "thread")),
     Metric("flexsc.file.io", "Bytes read from and written to files", "By", ("file_bytes_read", "file_bytes_written"),
            "disk.io.direction", ("read", "write")),
+    Metric("flexsc.spins", "Looks for completions before the loop would sleep", "{look}", ("spins",)),
+    Metric("flexsc.syscall_thread.cpu.time", "CPU time of the syscall thread, and of those before it", "s",
+           ("thread_cpu",)),
+    Metric("flexsc.syscall_thread.run_delay", "Time that the syscall thread of now has waited for its CPU", "s",
+           ("thread_delay",)),
+    Metric("flexsc.scheduler.trials", "Trials of a syscall thread that have ended", "{trial}",
+           ("trials_won", "trials_lost", "trials_abandoned"), "flexsc.scheduler.outcome", ("won", "lost", "abandoned")),
+    Metric("flexsc.scheduler.alarms", "Times that a syscall thread was stopped since it did not do well", "{alarm}",
+           ("alarms_late", "alarms_run_delay", "alarms_throttled", "alarms_steal"), "flexsc.scheduler.cause",
+           ("late", "run_delay", "throttled", "steal")),
+    Metric("flexsc.scheduler.rests", "Times that a syscall thread was stopped since it had too little to do", "{rest}",
+           ("rests",)),
     Metric("flexsc.stalls", "Turns that the watchdog has reported", "{turn}", ("stalls",)),
     Metric("flexsc.switches", "Times that a green thread was resumed", "{switch}", ("switches",)),
 )
@@ -61,6 +73,7 @@ GAUGES = (
     Metric("flexsc.endpoints", "Listening sockets, datagram endpoints and ends of pipes", "{endpoint}",
            ("listeners", "datagrams", "pipes"), "flexsc.endpoint.kind", ("listener", "datagram", "pipe")),
     Metric("flexsc.operations", "Operations in flight", "{operation}", ("in_flight",)),
+    Metric("flexsc.syscall_threads", "Syscall threads that serve the page now: 1 or 0", "{thread}", ("threads",)),
     Metric("flexsc.buffers", "Receive buffers in use for receiving", "{buffer}", ("pool_buffers",)),
     Metric("flexsc.green_threads", "Green threads", "{thread}", ("green_threads",)),
 )

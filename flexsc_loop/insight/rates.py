@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flexsc_loop.insight.layout import NS, BadPage, Histogram, LoopStats
-from flexsc_loop.insight.reader import Page, open_pages, processes
+from flexsc_loop.insight.layout import BadPage, Histogram, LoopStats
+from flexsc_loop.insight.reader import Page, ThreadTimes, open_pages, processes, thread_times
 
 #: Counters whose rates are told, by name.
 RATES = ("turns", "callbacks", "deliveries", "syscalls", "bytes_in", "bytes_out", "messages_in", "messages_out",
@@ -25,22 +25,14 @@ LONG_TURN = 0.1  # seconds, from which on a turn is said to block
 
 
 @dataclass(frozen=True)
-class Threads:
-    """CPU time and the time of waiting for a CPU of one thread, in seconds so far."""
-
-    cpu: float
-    delay: float
-
-
-@dataclass(frozen=True)
 class View:
     """One loop at one look: what it shows, and what has changed since the look before (None: it is the first)."""
 
     stats: LoopStats
     before: LoopStats | None
     command: str
-    loop_thread: tuple[Threads, Threads] | None
-    syscall_thread: tuple[Threads, Threads] | None
+    loop_thread: tuple[ThreadTimes, ThreadTimes] | None
+    syscall_thread: tuple[ThreadTimes, ThreadTimes] | None
     pid: int
 
     @property
@@ -62,6 +54,10 @@ class View:
         turn = min(self.stats.since, self.seconds) if self.stats.state == "running" else 0.0
         return min(1.0, (self.change("busy") + self.change("in_calls") + turn) / self.seconds)
 
+    def per_batch(self, name: str) -> float:
+        """How many "submitted" entries, or "completions", there were for each batch that was handed over."""
+        return self.change(name) / max(1.0, self.change("batches"))
+
     @property
     def blocked(self) -> float:
         """For how many seconds a turn has lasted, if that is long; else 0."""
@@ -79,7 +75,7 @@ class View:
 
     def share(self, which: str) -> tuple[float, float] | None:
         """CPU time, and waiting for a CPU, of "loop_thread" or "syscall_thread", as shares of the time."""
-        pair: tuple[Threads, Threads] | None = getattr(self, which)
+        pair: tuple[ThreadTimes, ThreadTimes] | None = getattr(self, which)
         if pair is None or self.before is None:
             return None
         return ((pair[1].cpu - pair[0].cpu) / self.seconds, (pair[1].delay - pair[0].delay) / self.seconds)
@@ -97,6 +93,7 @@ class View:
             "turn": {name: self.turn.quantile(share) for share, name in quantiles},
             "lag": {name: self.lag.quantile(share) for share, name in quantiles},
             "rates": {name: self.rate(name) for name in RATES},
+            "batch": {"entries": self.per_batch("submitted"), "completions": self.per_batch("completions")},
             "now": {name: stats.counts[name] for name in GAUGES},
             "totals": dict(stats.counts),
             "loop_thread": self.share("loop_thread"), "syscall_thread_time": self.share("syscall_thread"),
@@ -113,14 +110,15 @@ def command_of(pid: int) -> str:
     return "?"
 
 
-def _thread(pid: int, tid: int) -> Threads | None:
-    """None if there is no such thread: in a container's process, for whoever is outside, ids are others."""
-    if not tid:
-        return None
-    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/task/{tid}/schedstat") as file:
-        cpu, delay = file.read().split()[:2]
-        return Threads(int(cpu) / NS, int(delay) / NS)
-    return None
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has waited for it yet."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 class Watch:
@@ -133,7 +131,7 @@ class Watch:
         self._pid = pid
         self._pages: dict[tuple[int, int], Page] = {}
         self._last: dict[tuple[int, int], LoopStats] = {}
-        self._threads: dict[tuple[int, int], Threads] = {}
+        self._threads: dict[tuple[int, int], ThreadTimes] = {}
         self._commands: dict[int, str] = {}
         self._searched = -SEARCH_EVERY
 
@@ -149,6 +147,11 @@ class Watch:
             else:
                 found.append(view)
         return sorted(found, key=lambda view: (view.pid, view.stats.number))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process that is watched is gone."""
+        return self._pid is not None and _is_gone(self._pid)
 
     def close(self) -> None:
         """Look no longer."""
@@ -177,14 +180,14 @@ class Watch:
             stats = page.read()
         except (BadPage, OSError):
             return None
-        if stats.state == "closed" or not os.path.exists(f"/proc/{page.pid}"):
+        if stats.state == "closed" or _is_gone(page.pid):
             return None
         before, self._last[key] = self._last.get(key), stats
         return View(stats, before, self._commands[page.pid], self._pair(page.pid, stats.thread),
                     self._pair(page.pid, stats.syscall_thread), page.pid)
 
-    def _pair(self, pid: int, tid: int) -> tuple[Threads, Threads] | None:
-        now = _thread(pid, tid)
+    def _pair(self, pid: int, tid: int) -> tuple[ThreadTimes, ThreadTimes] | None:
+        now = thread_times(pid, tid)
         if now is None:
             return None
         before = self._threads.get((pid, tid), now)

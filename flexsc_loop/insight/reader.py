@@ -14,9 +14,9 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from flexsc_loop.insight.layout import SIZE, BadPage, LoopStats, parse
+from flexsc_loop.insight.layout import NS, SIZE, BadPage, LoopStats, parse
 
 if TYPE_CHECKING:
     from flexsc_loop.loop import Loop
@@ -119,9 +119,40 @@ def pages_of(pid: int) -> list[LoopStats]:
     return sorted(found, key=lambda stats: stats.number)
 
 
+class ThreadTimes(NamedTuple):
+    """CPU time and the time of waiting for a CPU of one thread, in seconds so far."""
+
+    cpu: float
+    delay: float
+
+
+def thread_times(pid: int, tid: int) -> ThreadTimes | None:
+    """None if there is no such thread: in a container's process, for whoever is outside, ids are others."""
+    if not tid:
+        return None
+    with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/task/{tid}/schedstat") as file:
+        cpu, delay = file.read().split()[:2]
+        return ThreadTimes(int(cpu) / NS, int(delay) / NS)
+    return None
+
+
 def read(loop: Loop) -> LoopStats:
     """What a loop of this process has counted until now, from any of its threads, open or closed."""
     return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+
+
+def counts_of(loop: Loop, stats: LoopStats) -> dict[str, int | float]:
+    """All counts of a loop of this process, by name, times in seconds: those of `stats`, and what no page holds.
+
+    The kernel and the scheduler keep these: CPU time of the syscall thread, its waiting for a CPU, what was decided.
+    """
+    thread = thread_times(os.getpid(), stats.syscall_thread) if stats.threads else None
+    return {
+        **stats.counts, **loop.choice.counters(),
+        "threads": int(stats.threads),
+        "thread_cpu": loop.page.thread_counters()["thread_cpu_ns"] / NS,
+        "thread_delay": thread.delay if thread is not None else 0.0,
+    }
 
 
 def own_loops() -> list[Loop]:

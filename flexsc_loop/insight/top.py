@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HINT = "top needs rich: pip install 'flexsc_loop[top]' (or use --json, which does not)"
+NOTHING = "No loop of this version of flexsc_loop runs there, as far as you may look."
 SORTS: dict[str, tuple[str, Callable[[View], Any]]] = {
     "b": ("busy", lambda view: -view.busy),
     "l": ("lag", lambda view: -view.lag.quantile(0.99)),
     "t": ("turns", lambda view: -view.rate("turns")),
-    "s": ("system calls", lambda view: -view.rate("syscalls")),
+    "s": ("syscalls", lambda view: -view.rate("syscalls")),
     "c": ("connections", lambda view: -view.stats.counts["streams"]),
     "p": ("process", lambda view: (view.pid, view.stats.number)),
 }
@@ -99,9 +100,12 @@ def _table(views: list[View], sort: str, chosen: int | None, width: int, room: i
     """Lines of text: rich's own tables take ten times as long, and that every second."""
     from rich.text import Text
 
+    if not views:
+        return Text(NOTHING + ("" if room is None else "\n\nq quit"))
     rows = [list(COLUMNS), *(_cells(view) for view in views[:room])]
     widths = _widths(rows, width)
-    picture = Text(f"{len(views)} loops, by {SORTS[sort][0]}\n\n", no_wrap=True, overflow="crop")
+    count = f"{len(views)} loop" + "s" * (len(views) != 1)
+    picture = Text(f"{count}, by {SORTS[sort][0]}\n\n", no_wrap=True, overflow="crop")
     picture.append(_line(rows[0], widths) + "\n", "bold")
     for at, view in enumerate(views[:room]):
         style = "reverse" if at == chosen else "bold red" if view.blocked else ""
@@ -132,6 +136,7 @@ def _detail(view: View) -> RenderableType:
         *((name, "  ".join(f"{key} {seconds(value)}" for key, value in found[name].items())) for name in
           ("turn", "lag")),
         ("a second", "  ".join(f"{key} {amount(value)}" for key, value in found["rates"].items() if value) or "-"),
+        ("a batch", "  ".join(f"{key} {amount(value)}" for key, value in found["batch"].items())),
         ("now", "  ".join(f"{key} {value}" for key, value in found["now"].items() if value) or "-"),
         ("connected", "  ".join(f"{address} ×{count}" for address, count in list(peers(view.pid))[:20]) or "-"),
     ]
@@ -214,6 +219,8 @@ def _live(watch: Watch, interval: float, sort: str) -> None:
     with _keys() as next_key, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             screen.look()
+            if watch.ended:
+                return
             until = time.monotonic() + interval
             while True:
                 live.update(screen.show(console.width, console.height), refresh=True)
@@ -231,7 +238,7 @@ def _once(watch: Watch, interval: float, sort: str, as_json: bool) -> None:
         views = watch.look()
     views.sort(key=SORTS[sort][1])
     if as_json:
-        print(json.dumps([view.data() for view in views]), flush=True)
+        _print_json(views)
         return
     from rich.console import Console
 
@@ -239,11 +246,22 @@ def _once(watch: Watch, interval: float, sort: str, as_json: bool) -> None:
     console.print(_table(views, sort, None, console.width, None))
 
 
+def _lines(watch: Watch, interval: float, sort: str) -> None:
+    watch.look()
+    while not watch.ended:
+        time.sleep(interval)
+        _print_json(sorted(watch.look(), key=SORTS[sort][1]))
+
+
+def _print_json(views: list[View]) -> None:
+    print(json.dumps([view.data() for view in views]), flush=True)
+
+
 def parser(prog: str) -> argparse.ArgumentParser:
     """What the command takes."""
     made = argparse.ArgumentParser(prog=prog, description="What the loops of this user's processes do, live.",
                                    epilog=f"Turns that last longer than {LONG_TURN} s are said to block.")
-    made.add_argument("pid", nargs="?", type=int, help="of this process only")
+    made.add_argument("pid", nargs="?", type=int, help="of this process only, until it ends")
     made.add_argument("--once", action="store_true", help="show it once and end")
     made.add_argument("--json", action="store_true", help="machine-readable: a line of JSON for each look")
     made.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
@@ -273,8 +291,7 @@ def main(prog: str, arguments: list[str]) -> int:
             if asked.once or (not asked.json and not sys.stdout.isatty()):
                 _once(watch, asked.interval, sort, asked.json)
             elif asked.json:
-                while True:
-                    _once(watch, asked.interval, sort, True)
+                _lines(watch, asked.interval, sort)
             else:
                 _live(watch, asked.interval, sort)
     except PermissionError:

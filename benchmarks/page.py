@@ -107,9 +107,9 @@ class Paper:
 
 APACHE = "Apache, against Linux threads"
 PAPER = (
-    Paper(APACHE, "up to 2.16", "aiohttp hello, the best way to run", "hello", "aiohttp hello"),
+    Paper(APACHE, "up to 2.16", "aiohttp hello, the best way and number of connections", "hello", "aiohttp hello"),
     Paper(
-        APACHE, "up to 2.16", "aiohttp static file of 1 MiB, the best way", "static-large", "aiohttp static file, 1 MiB"
+        APACHE, "up to 2.16", "aiohttp static file of 1 MiB, likewise", "static-large", "aiohttp static file, 1 MiB"
     ),
     Paper("MySQL, against Linux threads", "up to 1.40", "asyncpg, select 1, the best way", "asyncpg", "asyncpg"),
     Paper("BIND, against Linux threads", "up to 2.05", "UDP echo, the best way", "udp", "UDP echo"),

@@ -30,7 +30,7 @@ from flexsc_loop.sendfile import Files
 from flexsc_loop.syscalls.scheduler import Sizes, choose
 from flexsc_loop.transports.listener import Listener
 from flexsc_loop.transports.sockets import SocketTurn
-from flexsc_loop.transports.stream import StreamTransport, make_transport
+from flexsc_loop.transports.stream import Clients, StreamTransport, make_transport
 from flexsc_loop.transports.tls import Settings, SSLTransport, make_tls_transport, upgrade
 from flexsc_loop.turn.audit import watch_calls
 from flexsc_loop.turn.executor import Executors
@@ -137,14 +137,14 @@ class Loop(
         asyncio.BaseEventLoop.close(self)
         self._jobs = None
         self._forget_sockets()
-        unclosed = [owner for owner in self.owned.values() if isinstance(owner, Listener)]
+        unclosed = [owner for owner in self._all_owners() if isinstance(owner, Listener)]
         names = [repr(listener) for listener in unclosed]
         for listener in unclosed:
             listener.close()
         self.page.shut()
         self._leave_pilot()
         # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
-        self.owned.clear()
+        self._disown_all()
         self._forget_everything()
         # Last, since with -W error these are exceptions.
         for name in names:
@@ -235,10 +235,12 @@ class Loop(
         if sslcontext:
             tls = Settings(sslcontext, True, None, ssl_handshake_timeout, ssl_shutdown_timeout)
         set_nodelay(sock)
+        if isinstance(getattr(server, "_clients", None), weakref.WeakSet):
+            server._clients = Clients(self, server._clients)
         Listener(self, sock, protocol_factory, tls, server, sock in self._given_listeners, context)
 
     def _stop_listening(self, fd: int) -> None:
-        listener = self.owned.get(fd)
+        listener = self._owner_of(fd)
         if isinstance(listener, Listener):
             listener.close()
 
@@ -298,7 +300,7 @@ class Loop(
 
     def _ensure_fd_no_transport(self, fd: Any) -> None:
         fileno = fd if isinstance(fd, int) else fd.fileno()
-        transport = self.owned.get(fileno)
+        transport = self._owner_of(fileno)
         if transport is not None:
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 

@@ -34,6 +34,11 @@ async def ask(address, data=b"ping", **options):
     return back
 
 
+async def echoed(reader, writer):
+    writer.write(b"a")
+    return await reader.readexactly(1) == b"a"
+
+
 async def shut(server):
     server.close()
     await server.wait_closed()
@@ -116,6 +121,56 @@ async def test_closing_clients(loop, how):
             assert how == "abort_clients"
         writer.close()
     await server.wait_closed()
+
+
+class Stranger:
+    """Somebody else's transport, of which a server is told."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="came with Python 3.13")
+async def test_clients_of_one_server_of_several(loop):
+    servers = [await loop.create_server(Echo, "127.0.0.1", 0) for _ in range(2)]
+    streams = []
+    for server in servers * 3:
+        streams.append(await asyncio.open_connection(*server.sockets[0].getsockname()))
+        assert await echoed(*streams[-1])
+    assert [len(server._clients) for server in servers] == [3, 3]
+    stranger, other = Stranger(), Stranger()
+    for transport in stranger, other:
+        servers[0]._attach(transport)
+    transport = None
+    assert len(servers[0]._clients) == 5 and stranger in servers[0]._clients
+    servers[0]._detach(other)
+    assert len(set(servers[0]._clients)) == 4 and servers[0]._clients.copy().isdisjoint(servers[1]._clients)
+    servers[0].close_clients()
+    assert stranger.closed and not other.closed
+    for at, (reader, writer) in enumerate(streams):
+        if at % 2 == 0:
+            assert await reader.read() == b""
+        else:
+            assert await echoed(reader, writer)
+        writer.close()
+    for server in servers:
+        server.close()
+    await servers[1].wait_closed()
+    waiting = asyncio.ensure_future(servers[0].wait_closed())
+    await turns(5)
+    assert not waiting.done()
+    servers[0]._detach(stranger)
+    await waiting
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="came with Python 3.13")
+async def test_a_transport_that_only_its_server_knows_is_forgotten(loop):
+    server = await loop.create_server(Echo, "127.0.0.1", 0)
+    server._attach(Stranger())
+    assert len(server._clients) == 0
+    await shut(server)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="waits for nothing before Python 3.12")

@@ -1,3 +1,6 @@
+from libc.stdint cimport uint16_t, uint32_t
+
+
 cdef enum:
     ADDRESS_MOST = 112           # bytes of the longest sockaddr that is decoded here: a Unix socket's
 
@@ -18,6 +21,8 @@ cdef class AddressBook:
     cdef int remember(self, object address, bytes raw, size_t place) except -1
 
 
+cdef bint inet_of(bytes raw, uint32_t* host, uint16_t* port) noexcept
+cdef bytes inet_name(uint32_t host, uint16_t port)
 cdef bytes name_of(int fd)
 cdef bytes name_of_peer(int fd)
 cdef object decode(const char* raw, size_t size)

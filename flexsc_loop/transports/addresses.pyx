@@ -91,6 +91,29 @@ cdef bytes name_of_peer(int fd):
     return PyBytes_FromStringAndSize(name, size)
 
 
+cdef bint inet_of(bytes raw, uint32_t* host, uint16_t* port) noexcept:
+    """Whether a sockaddr is one of IPv4 with a port, and nothing else; None is not.  If so, both are told."""
+    cdef sockaddr_in name
+    if raw is None or PyBytes_GET_SIZE(raw) != sizeof(name):
+        return False
+    memcpy(&name, PyBytes_AS_STRING(raw), sizeof(name))
+    if name.sin_family != AF_INET or name.sin_port == 0:
+        return False
+    host[0] = name.sin_addr.s_addr
+    port[0] = name.sin_port
+    return True
+
+
+cdef bytes inet_name(uint32_t host, uint16_t port):
+    """The sockaddr of which `inet_of` has told."""
+    cdef sockaddr_in name
+    memset(&name, 0, sizeof(name))
+    name.sin_family = AF_INET
+    name.sin_addr.s_addr = host
+    name.sin_port = port
+    return PyBytes_FromStringAndSize(<char*> &name, sizeof(name))
+
+
 cdef object decode(const char* raw, size_t size):
     """The address that Python's sockets give for a sockaddr; None for none, and for families not known here."""
     cdef uint16_t family

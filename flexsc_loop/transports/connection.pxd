@@ -1,3 +1,5 @@
+from libc.stdint cimport uint8_t
+
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.turn cimport Endpoint
 
@@ -14,7 +16,8 @@ cdef class Connection(Endpoint):
     cdef Page page
     cdef int fd                       # -1 once the connection is lost
     cdef object context               # everything of the protocol's is called in it
-    cdef object data_received         # bound method, None with a BufferedProtocol
+    cdef uint8_t unbound              # what follows is a function, whose first argument is the protocol
+    cdef object data_received         # the protocol's; None with a BufferedProtocol or a layer
     cdef Layer layer                  # the protocol, if it is a layer of ours
     cdef object protocol
     cdef object facade                # the asyncio transport that users hold

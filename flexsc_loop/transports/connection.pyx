@@ -7,6 +7,7 @@ import asyncio
 import sys
 from asyncio import sslproto
 from asyncio.log import logger
+from types import MethodType
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
@@ -77,14 +78,21 @@ cdef class Connection(Endpoint):
     cdef int adopt_protocol(self, object protocol) except -1:
         self.protocol = protocol
         self.layer = <Layer> protocol if isinstance(protocol, Layer) else None
-        if isinstance(protocol, asyncio.BufferedProtocol):
+        self.unbound = False
+        if self.layer is not None or isinstance(protocol, asyncio.BufferedProtocol):
             self.data_received = None
             return 0
         try:
-            self.data_received = protocol.data_received
+            callback = protocol.data_received
         except AttributeError:
             # An error only when data comes: some only write.
             self.data_received = lambda data: protocol.data_received(data)
+            return 0
+        if type(callback) is MethodType and callback.__self__ is protocol:
+            # The function is one for all connections, a bound method would be 64 bytes more for each.
+            self.unbound = True
+            callback = callback.__func__
+        self.data_received = callback
         return 0
 
     cdef int close(self) except -1:

@@ -296,7 +296,7 @@ cdef class Datagrams(Outgoing):
         """Close the socket and break the reference cycles."""
         cdef int fd = self.fd
         self.fd = -1
-        self.turn.owned.pop(fd, None)
+        self.turn.own(fd, None)
         stats_less(&self.page.stats.counts.datagrams)
         if release_socket(self.sock) == fd:
             self.page.close_owned(fd)
@@ -392,7 +392,7 @@ def make_datagram_transport(Turn turn not None, sock, protocol, address, waiter,
     transport._core = core
     core.fd = sock.fileno()
     hold_socket(sock)
-    turn.owned[core.fd] = transport
+    turn.own(core.fd, transport)
     turn.stats.counts.datagrams += 1
     core.begin(transport, protocol, waiter)
     return transport

@@ -161,7 +161,7 @@ cdef class Listener(Endpoint):
         self.accept = Accept.__new__(Accept)
         self.accept.listener = self
         self.accept.retractable = True
-        turn.owned[self.fd] = self
+        turn.own(self.fd, self)
         turn.stats.counts.listeners += 1
         self.accept.prepare()
 
@@ -283,7 +283,7 @@ cdef class Listener(Endpoint):
             start_task(self.turn, [end.facade], handshake)
             return end.stream
         except BaseException as error:
-            if fd not in self.turn.owned:
+            if self.turn.owner_of(fd) is None:
                 self.page.direct_calls += 1
                 close_fd(fd)
             if isinstance(error, (SystemExit, KeyboardInterrupt)):
@@ -327,7 +327,7 @@ cdef class Listener(Endpoint):
             return
         self.fd = -1
         self.state = CLOSED
-        self.turn.owned.pop(fd, None)
+        self.turn.own(fd, None)
         stats_less(&self.page.stats.counts.listeners)
         if self.page.closed:
             self.sock.close()

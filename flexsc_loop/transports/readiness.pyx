@@ -156,7 +156,7 @@ cdef class ReadinessTurn(Turn):
             fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         except (AttributeError, TypeError, ValueError):
             raise ValueError(f"Invalid file object: {fileobj!r}") from None
-        owner = self.owned.get(fd) if free else None
+        owner = self.owner_of(fd) if free else None
         if owner is not None and not getattr(owner, "is_closing", bool)():
             raise RuntimeError(f"File descriptor {fileobj!r} is used by transport {owner!r}")
         if fd >= 0:

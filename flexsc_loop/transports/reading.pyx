@@ -25,7 +25,7 @@ from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, POLLIN, POLLRDHUP, 
 from flexsc_loop.syscalls.stats cimport stats_received
 from flexsc_loop.transports.connection cimport Layer, call_for
 from flexsc_loop.transports.writing cimport Writing
-from flexsc_loop.turn.handles cimport call_in
+from flexsc_loop.turn.handles cimport call_in, call_method_in
 
 
 cdef enum:
@@ -277,6 +277,8 @@ cdef class Reading(Writing):
         try:
             if callback is None:
                 self.deliver_buffered(<bytes> data)
+            elif self.unbound:
+                call_method_in(self.context, callback, self.protocol, data)
             else:
                 call_in(self.context, callback, data)
         except (SystemExit, KeyboardInterrupt):

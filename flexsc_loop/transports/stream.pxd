@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from flexsc_loop.transports.reading cimport Reading
 from flexsc_loop.turn.turn cimport Turn
@@ -11,6 +11,8 @@ cdef class Stream(Reading):
     cdef object server
     cdef object sock                  # socket object, made when somebody asks
     cdef dict extra
+    cdef uint32_t peer_host           # IPv4: the peer's address and port, as the kernel has them
+    cdef uint16_t peer_port           # 0: it is in `peer`
     cdef bytes peer, name             # raw sockaddrs
 
     cdef int start(self) except -1

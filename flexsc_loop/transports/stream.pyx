@@ -21,7 +21,7 @@ from posix.unistd cimport close as close_fd
 
 from flexsc_loop.syscalls.page cimport EBADF
 from flexsc_loop.syscalls.stats cimport stats_less
-from flexsc_loop.transports.addresses cimport decode, name_of, name_of_peer
+from flexsc_loop.transports.addresses cimport decode, inet_name, inet_of, name_of, name_of_peer
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
 from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading, Receive
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
@@ -214,7 +214,7 @@ cdef class Stream(Reading):
             waiter.set_exception(self.error or ConnectionAbortedError("the connection was closed"))
         self.tell_drained_lost()
         self.fd = -1
-        self.turn.owned.pop(fd, None)
+        self.turn.own(fd, None)
         stats_less(&self.page.stats.counts.streams)
         if self.layer is not None:
             stats_less(&self.page.stats.counts.tls)
@@ -262,7 +262,8 @@ cdef class Stream(Reading):
         if self.extra is not None and name in self.extra:
             return self.extra[name]
         if name == "peername":
-            found = self.address(self.peer, "getpeername", default)
+            raw = self.peer if self.peer_port == 0 else inet_name(self.peer_host, self.peer_port)
+            found = self.address(raw, "getpeername", default)
         elif name == "sockname":
             found = self.address(self.name, "getsockname", default)
         elif name == "socket":
@@ -273,6 +274,11 @@ cdef class Stream(Reading):
             self.extra = {}
         self.extra[name] = found
         return found
+
+
+cdef bytes one_of(bytes name, bytes known):
+    """`name`, as one object with an equal one that is known."""
+    return known if name == known else name
 
 
 cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object context, object waiter, object server,
@@ -290,7 +296,6 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
     stream.fd = fd
     stream.sock = sock
     stream.extra = extra
-    stream.server = server
     stream.waiter = waiter
     stream.context = PyContext_CopyCurrent() if context is None else context
     stream.receive = Receive.__new__(Receive)
@@ -299,10 +304,13 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
         # What is no protocol is refused here, while there is nothing to undo.
         protocol.connection_made
         stream.adopt_protocol(protocol)
-        stream.peer = name_of_peer(fd) if peer is None else peer
-        stream.name = name_of(fd)
+        if peer is None:
+            peer = name_of_peer(fd)
+        if not inet_of(peer, &stream.peer_host, &stream.peer_port):
+            stream.peer = turn.last_peer = one_of(peer, turn.last_peer)
+        stream.name = turn.last_name = one_of(name_of(fd), turn.last_name)
         stream.facade = new_transport(stream)
-        turn.owned[fd] = stream.facade
+        turn.own(fd, stream.facade)
     except BaseException:
         # The fd is the caller's again.
         stream.fd = -1
@@ -312,6 +320,7 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
     stream.receive.stream = stream
     if server is not None:
         turn._attach_to(server, stream.facade)
+        stream.server = server
     return stream
 
 
@@ -322,6 +331,56 @@ def make_transport(Turn turn not None, sock, protocol, waiter, extra, server, co
     hold_socket(sock)
     stream.start()
     return stream.facade
+
+
+cdef class Clients:
+    """The connections of one server, in the place of the weak set in which asyncio's `Server` keeps them.
+
+    Ours are counted, and found among all of the loop when somebody asks: a weak reference and its place in the set are
+    a tenth of what a connection takes.  others: the weak set, which has transports that are not ours.
+    """
+    cdef Turn turn
+    cdef object others
+    cdef Py_ssize_t count
+
+    def __init__(self, Turn turn not None, others not None):
+        self.turn = turn
+        self.others = others
+
+    def __len__(self):
+        return self.count + len(self.others)
+
+    def __iter__(self):
+        return iter(self.copy())
+
+    def __contains__(self, transport):
+        return transport in self.copy()
+
+    def add(self, transport):
+        """A connection begins."""
+        if isinstance(transport, StreamTransport):
+            self.count += 1
+        else:
+            self.others.add(transport)
+
+    def discard(self, transport):
+        """A connection that was added has ended."""
+        if isinstance(transport, StreamTransport):
+            self.count -= 1
+        else:
+            self.others.discard(transport)
+
+    def copy(self):
+        """All of them."""
+        cdef set found = set(self.others)
+        for owner in self.turn.owners:
+            if isinstance(owner, StreamTransport) and serves((<Stream> owner._core).server, self):
+                found.add(owner)
+        return found
+
+
+cdef bint serves(object server, Clients clients) except -1:
+    return server is not None and getattr(server, "_clients", None) is clients
 
 
 def take_socket(sock):

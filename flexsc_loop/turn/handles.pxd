@@ -96,5 +96,6 @@ cdef class Callbacks:
 
 
 cdef int call_in(object context, object callback, object argument) except -1
+cdef int call_method_in(object context, object function, object instance, object argument) except -1
 cdef object stack_here()
 cdef double monotonic() noexcept nogil

@@ -14,7 +14,7 @@ from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyConte
 from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
-from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_
+from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, VECTORCALL_OFFSET
 from flexsc_loop.syscalls.stats cimport stats_close, stats_open
 
 
@@ -23,6 +23,7 @@ cdef extern from "Python.h":
     PyObject* PyObject_Call(object callable, object args, PyObject* kwargs)
     Py_ssize_t Py_REFCNT(object)
     PyObject* PyObject_CallOneArg(object callable, object argument)
+    PyObject* vectorcall "PyObject_Vectorcall"(object callable, PyObject** arguments, size_t count, PyObject* names)
 
 
 cdef extern from "<time.h>" nogil:
@@ -71,6 +72,22 @@ cdef int call_in(object context, object callback, object argument) except -1:
     cdef PyObject* result
     PyContext_Enter(context)
     result = PyObject_CallOneArg(callback, argument)
+    PyContext_Exit(context)
+    if result == NULL:
+        return -1
+    Py_DECREF_(result)
+    return 0
+
+
+cdef int call_method_in(object context, object function, object instance, object argument) except -1:
+    """Call `function(instance, argument)` in `context`."""
+    cdef PyObject* arguments[3]
+    cdef PyObject* result
+    arguments[0] = NULL
+    arguments[1] = <PyObject*> instance
+    arguments[2] = <PyObject*> argument
+    PyContext_Enter(context)
+    result = vectorcall(function, &arguments[1], 2 | VECTORCALL_OFFSET, NULL)
     PyContext_Exit(context)
     if result == NULL:
         return -1

@@ -61,9 +61,12 @@ cdef class Turn(Timers):
     cdef readonly uint64_t turns
     cdef flexsc_watchdog* watchdog   # NULL: there is none
     cdef dict times                  # that `loop.stats()` has told of
-    cdef readonly dict owned         # fd -> transport or server that has taken the fd over
+    cdef list owners                 # by fd: the transport or server that has taken it over, or None
+    cdef bytes last_name, last_peer  # sockaddrs of the latest connection: those of the next one are often the same
     cdef public object _task_factory
 
+    cdef object owner_of(self, int fd)
+    cdef int own(self, int fd, object owner) except -1
     cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef void end_watchdog(self) noexcept
     cdef int one_turn(self) except -1

@@ -150,7 +150,7 @@ cdef class Turn(Timers):
     """What of an event loop runs once per turn.  `Loop` adds everything else."""
 
     def __cinit__(self, *args, **kwargs):
-        self.owned = {}
+        self.owners = []
         self.times = {}
 
     def __dealloc__(self):
@@ -202,6 +202,30 @@ cdef class Turn(Timers):
             endpoint = <object> self.dirty[self.dirty_count]
             Py_DECREF(endpoint)
         return 0
+
+    # ---- descriptors that have been taken over
+
+    cdef object owner_of(self, int fd):
+        """The transport or server that has taken a descriptor over, or None."""
+        return self.owners[fd] if 0 <= fd < len(self.owners) else None
+
+    cdef int own(self, int fd, object owner) except -1:
+        """`owner` has taken it over; None: nobody any more."""
+        if owner is not None:
+            while len(self.owners) <= fd:
+                self.owners.append(None)
+        if fd < len(self.owners):
+            self.owners[fd] = owner
+        return 0
+
+    def _owner_of(self, fd):
+        return self.owners[fd] if 0 <= fd < len(self.owners) else None
+
+    def _all_owners(self):
+        return [owner for owner in self.owners if owner is not None]
+
+    def _disown_all(self):
+        self.owners = []
 
     # ---- endpoints that have something to deliver
 

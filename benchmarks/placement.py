@@ -69,6 +69,8 @@ class Placement:
         notes = []
         if len(cpus) == 1:
             notes.append("there is one CPU only: server and load generator share it, and no pinned thread is measured")
+        if len(cpus) == 2:
+            notes.append("there are two CPUs only: a pinned syscall thread has to share the load generator's")
         fifo = REAL_TIME_PRIORITY if len(cpus) > 1 and may_use_real_time() else 0
         if len(cpus) > 1 and not fifo:
             notes.append("the load generator runs without real-time priority (not permitted here; root has it)")

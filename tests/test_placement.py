@@ -52,3 +52,4 @@ def test_who_gets_which_cpu(
     assert (chosen.server_cpu, chosen.load_cpu, chosen.thread_cpu) == (server, load, thread)
     assert chosen.database_cpus == database
     assert chosen.shared == (server == load)
+    assert any("share the load generator's" in note for note in chosen.notes) == (thread == load != server)

@@ -1,9 +1,10 @@
 """How the extension modules are compiled: by pip, in place by the scripts beside this one, and for wheels.
 
 Small and soon: no debug information, no symbols, nothing exported but each module's initialization; what Cython puts
-into every module (functions, coroutines, and the like) lies in one, `SHARED`; the compiler tries hardest with those
-modules only through which every message passes; all CPUs are used.  Whoever sets CFLAGS says himself how to compile and
-what to keep.
+into every module (functions, coroutines, and the like) lies in one, `SHARED`, without what none of them uses; no code
+to pickle what cannot be pickled; the compiler tries hardest with those modules only through which every message passes,
+and least with those in which the system or Python does nearly all of the work; all CPUs are used.  Whoever sets CFLAGS
+says himself how to compile and what to keep.
 """
 
 import os
@@ -44,9 +45,14 @@ HOT = {
 }
 
 
+# Typed views of memory, most of `SHARED`, are used nowhere; nor is a class pickled: Python refuses that by itself.
+DIRECTIVES = {"auto_pickle": False, "emit_code_comments": False}
+UNUSED = ["MemoryView"]
+
+
 def optimization(extension):
     """The compiler's option for how hard to try with an extension."""
-    return "-O3" if extension.name in HOT else "-O2"
+    return "-O3" if extension.name in HOT else "-O1"
 
 
 def add_shared(extensions):
@@ -68,6 +74,8 @@ def translate(extensions, folder, jobs, **options):
         build_dir=folder,
         include_path=includes,
         shared_utility_qualified_name=SHARED,
+        shared_utility_features_disabled=UNUSED,
+        compiler_directives=DIRECTIVES,
         **options,
     )
     sources = {extension.name: extension.sources for extension in made}

@@ -300,7 +300,7 @@ cdef class Reading(Writing):
     cdef int deliver_buffered(self, bytes data) except -1:
         """Fill the buffers of a BufferedProtocol, as many as it takes."""
         cdef Py_ssize_t done = 0, total = len(data), room
-        cdef unsigned char[::1] view
+        cdef Py_buffer view
         protocol = self.protocol
         PyContext_Enter(self.context)
         try:
@@ -310,13 +310,12 @@ cdef class Reading(Writing):
                     self.keep_rest(data[done:])
                     return 0
                 buffer = protocol.get_buffer(total - done)
-                view = memoryview(buffer).cast("B")
-                room = view.shape[0]
+                PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+                room = min(view.len, total - done)
+                memcpy(view.buf, PyBytes_AS_STRING(data) + done, room)
+                PyBuffer_Release(&view)
                 if room == 0:
                     raise RuntimeError("get_buffer() returned an empty buffer")
-                room = min(room, total - done)
-                memcpy(&view[0], PyBytes_AS_STRING(data) + done, room)
-                view = None
                 done += room
                 protocol.buffer_updated(room)
         except (SystemExit, KeyboardInterrupt):

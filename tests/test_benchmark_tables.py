@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rich")
-pytest.importorskip("matplotlib.pyplot", reason="imported here: it starts a thread, which is no test's")
+pytest.importorskip("matplotlib.pyplot")  # here, since it starts a thread, which is no test's
 
 from rich.console import Console
 

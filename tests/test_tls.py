@@ -5,7 +5,6 @@ import contextlib
 import gc
 import socket
 import ssl
-import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -281,7 +280,6 @@ async def test_start_tls_on_both_sides(loop, server_context, client_context, siz
     await turns(5)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="came with Python 3.11")
 async def test_stream_writer_start_tls(loop, server_context, client_context):
     async def serve(reader, writer):
         writer.write(await reader.readexactly(5))

@@ -179,7 +179,8 @@ cdef extern from "spin.h" nogil:
 cdef enum:
     TAGS = 0xF           # bits of user_data that are 0 in an operation's address
     BATCH = 256          # completions copied out at once
-    BARRIER_STEP_NS = 1_000_000
+    BARRIER_STEP_NS = 1_000_000             # so long a barrier sleeps first, unless a result comes
+    BARRIER_STEP_MOST_NS = 64_000_000
     ENDING_STEP_NS = 100_000
     ENDING_LOOKS = 16    # completions of others end a look, too
     BEHIND_US = 50       # so long a syscall thread has to begin with what it was given

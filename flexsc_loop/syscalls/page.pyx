@@ -338,12 +338,15 @@ cdef class Page:
         Twice, because a poller releases files after the round in which it has closed them.  For rare things.
         """
         cdef Operation mark = Operation.__new__(Operation)
+        cdef int64_t step = BARRIER_STEP_NS
         if not self.mine():
             return 0
         for _ in range(2):
             self.submit(mark, CALL_NOP, -1, NULL, 0, 0, 0, 0)
             while mark.user_data != 0:
-                self.wait(BARRIER_STEP_NS)
+                # A server that gets no CPU is not asked a thousand times a second whether it has had some.
+                self.wait(step)
+                step = min(2 * step, BARRIER_STEP_MOST_NS)
                 self.reap()
         return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import operator
 import random
 import sys
 import time
@@ -17,6 +18,7 @@ from support import Echo, Way, digest, open_fds, thread_names
 
 LIBC = ctypes.CDLL(None)
 KIB = 1024
+LOADS_LEAST, LOADS_MOST = 3, 8
 
 
 class MallocInfo(ctypes.Structure):
@@ -90,22 +92,24 @@ async def prove_steady(
     """Run `load`, of about so many cycles, several times: what one cycle leaves must not add up.
 
     The first load fills pools, free lists and arenas.  After that a leak of one small object in ten cycles shows in
-    each load; a table that happens to grow shows in one.  `room`: bytes that may become resident all the same.
+    each load; a table that happens to grow shows in some: descriptors that nobody had to wait for yet are the more, the
+    more else the machine has to do.
+    `room`: bytes that may become resident all the same.
     """
     await load()
     await before.check()
     kinds = kinds_of_objects()
-    grown = []
-    for _ in range(3):
+    most = Memory(cycles // 10 + 10, cycles * 16 + 24 * KIB, cycles * 100 + room)
+    grown: list[Memory] = []
+    for _ in range(LOADS_MOST):
         memory = Memory.now()
         await load()
         await before.check()
         grown.append(Memory.now().since(memory))
-    report = f"{grown} in {cycles} cycles each; more of {(kinds_of_objects() - kinds).most_common(8)}"
-    least = Memory(*map(min, zip(*grown, strict=True)))
-    assert least.blocks < cycles // 10 + 10, report
-    assert least.malloc < cycles * 16 + 24 * KIB, report
-    assert least.resident < cycles * 100 + room, report
+        least = Memory(*map(min, zip(*grown, strict=True)))
+        if len(grown) >= LOADS_LEAST and all(map(operator.lt, least, most)):
+            return
+    raise AssertionError(f"{grown} in {cycles} cycles each; more of {(kinds_of_objects() - kinds).most_common(8)}")
 
 
 def kinds_of_objects() -> Counter[str]:

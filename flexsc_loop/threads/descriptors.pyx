@@ -11,7 +11,8 @@ from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
 from flexsc_loop.syscalls.page cimport EBADF
-from flexsc_loop.threads.green cimport GreenThread, close_calls, needed
+from flexsc_loop.syscalls.posix_socket cimport poll, pollfd
+from flexsc_loop.threads.green cimport GreenThread, breathe, close_calls, needed
 from flexsc_loop.turn.turn cimport Turn
 
 # fd -> those that wait until it is ready: a set of Ready.
@@ -111,6 +112,28 @@ def wait_readable(int fd, timeout=None, within=()):
 def wait_writable(int fd, timeout=None):
     """In a green thread: wait until `fd` can be written.  Returns False after `timeout` seconds in vain."""
     return wait_ready(needed(), fd, EPOLLOUT, timeout)
+
+
+cdef int wait_for_turn(int fd, uint32_t mask) except -1:
+    cdef GreenThread me = needed()
+    cdef pollfd asked = pollfd(fd, <short> mask)
+    breathe(me)
+    while poll(&asked, 1, 0) == 0:
+        wait_ready(me, fd, mask, None)
+    return 0
+
+
+def until_readable(int fd):
+    """In a green thread: wait until a call that reads `fd` would not wait, made before any other thread runs.
+
+    Others may have been woken for the same, and have been quicker: then this goes on to wait.
+    """
+    wait_for_turn(fd, EPOLLIN)
+
+
+def until_writable(int fd):
+    """The same for one that writes."""
+    wait_for_turn(fd, EPOLLOUT)
 
 
 cpdef int closing(int fd) except -1:

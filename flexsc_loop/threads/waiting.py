@@ -26,6 +26,7 @@ from flexsc_loop.threads import descriptors, green
 from flexsc_loop.threads.green import GreenThread, current_thread
 
 POLL_MOST = (1 << 31) - 1  # milliseconds that poll() may be asked to wait
+PAUSE_S, PAUSE_MOST_S = 0.0005, 0.01  # between two looks that have found nothing, though something was said to be there
 PIPE_PIECE = 4096  # bytes that a pipe which is ready has room for, without waiting
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -123,6 +124,26 @@ def _fd(fileobj: Any) -> int:
     return fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
 
 
+def _found_in_time(look: Callable[[], T], wait_for_some: Callable[[float | None], object], timeout: float | None) -> T:
+    """What `look()` finds within `timeout` seconds, looking again each time that `wait_for_some(seconds)` is over.
+
+    Others may have been woken by the same, and have taken what was there: that is no reason to come back with nothing.
+    """
+    thread = current_thread()
+    assert thread is not None
+    until = None if timeout is None else time.monotonic() + timeout
+    left = timeout
+    pause = 0.0
+    while not (found := look()) and (left is None or left > 0):
+        if pause:
+            # What is there all the time is not what is looked for: somebody has hung up, say.
+            thread.wait(pause if left is None else min(pause, left))
+        wait_for_some(left)
+        pause = min(pause + PAUSE_S, PAUSE_MOST_S)
+        left = None if until is None else until - time.monotonic()
+    return found
+
+
 def _wait_for_any(events: Iterable[tuple[int, int]], timeout: float | None) -> None:
     """Wait until one of (fd, EPOLL…) is ready, or for `timeout` seconds.  Raises OSError (EBADF) if one is closed."""
     epoll = _epoll()
@@ -157,14 +178,18 @@ def select_(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /)
         return _select(rlist, wlist, xlist, timeout)
     # Lists as they are: their objects' fileno() may change them.
     rlist, wlist, xlist = (one if isinstance(one, list) else list(one) for one in (rlist, wlist, xlist))
-    ready = _select(rlist, wlist, xlist, 0)
-    if any(ready):
-        return ready
-    events = [(_fd(one), select.EPOLLIN) for one in [*rlist]]
-    events += [(_fd(one), select.EPOLLOUT) for one in [*wlist]]
-    events += [(_fd(one), select.EPOLLPRI) for one in [*xlist]]
-    _wait_for_any(events, timeout)
-    return _select(rlist, wlist, xlist, 0)
+
+    def look() -> Any:
+        ready = _select(rlist, wlist, xlist, 0)
+        return ready if any(ready) else None
+
+    def wait_for_some(seconds: float | None) -> None:
+        events = [(_fd(one), select.EPOLLIN) for one in [*rlist]]
+        events += [(_fd(one), select.EPOLLOUT) for one in [*wlist]]
+        events += [(_fd(one), select.EPOLLPRI) for one in [*xlist]]
+        _wait_for_any(events, seconds)
+
+    return _found_in_time(look, wait_for_some, timeout) or ([], [], [])
 
 
 class Poll:
@@ -200,18 +225,14 @@ class Poll:
             return self._plain.poll(timeout)  # type: ignore[no-any-return]
         if timeout is not None and timeout > POLL_MOST:
             raise OverflowError("timeout is too large")
-        found = self._plain.poll(0)
-        if found:
-            return found  # type: ignore[no-any-return]
         self._polling = True
         try:
-            return self._wait(None if timeout is None or timeout < 0 else timeout / 1000)
+            return _found_in_time(
+                functools.partial(self._plain.poll, 0), lambda seconds: _wait_for_some(self._wanted.items(), seconds),
+                None if timeout is None or timeout < 0 else timeout / 1000,
+            )  # fmt: skip
         finally:
             self._polling = False
-
-    def _wait(self, seconds: float | None) -> list[tuple[int, int]]:
-        _wait_for_some(self._wanted.items(), seconds)
-        return self._plain.poll(0)  # type: ignore[no-any-return]
 
 
 class Epoll:
@@ -246,19 +267,24 @@ class Epoll:
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """Wait for `timeout` seconds at most.  Source: select.epoll.poll."""
         green.let_others_run()
-        if current_thread() is not None and timeout != 0:
-            descriptors.wait_readable(self._plain.fileno(), None if timeout is None or timeout < 0 else timeout)
-            timeout = 0
-        return self._plain.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        if current_thread() is None or timeout == 0 or self._plain.closed:
+            return self._plain.poll(timeout, maxevents)  # type: ignore[no-any-return]
+        return _found_in_time(
+            lambda: self._plain.poll(0, maxevents),
+            lambda seconds: descriptors.wait_readable(self._plain.fileno(), seconds),
+            None if timeout is None or timeout < 0 else timeout,
+        )
 
 
 def select_epoll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.EpollSelector.select."""
     green.let_others_run()
-    if current_thread() is not None and (timeout is None or timeout > 0):
-        descriptors.wait_readable(self._selector.fileno(), timeout)
-        timeout = 0
-    return _selector_of(self, timeout)
+    if current_thread() is None or (timeout is not None and timeout <= 0):
+        return _selector_of(self, timeout)
+    return _found_in_time(
+        lambda: _selector_of(self, 0), lambda seconds: descriptors.wait_readable(self._selector.fileno(), seconds),
+        timeout,
+    )  # fmt: skip
 
 
 def close_epoll(self: Any) -> None:
@@ -271,17 +297,16 @@ def close_epoll(self: Any) -> None:
 def select_poll(self: Any, timeout: float | None = None) -> Any:
     """Source: selectors.PollSelector.select."""
     green.let_others_run()
-    thread = current_thread()
-    if thread is not None and (timeout is None or timeout > 0):
-        found = _poll_selector_of(self, 0)
-        if found:
-            return found
+    if current_thread() is None or (timeout is not None and timeout <= 0):
+        return _poll_selector_of(self, timeout)
+
+    def wait_for_some(seconds: float | None) -> None:
         # EVENT_READ and EVENT_WRITE, in epoll's words.
         events = [(key.fd, (key.events & 1) * select.EPOLLIN | (key.events >> 1) * select.EPOLLOUT)
                   for key in self.get_map().values()]  # fmt: skip
-        _wait_for_some(events, timeout)
-        timeout = 0
-    return _poll_selector_of(self, timeout)
+        _wait_for_some(events, seconds)
+
+    return _found_in_time(lambda: _poll_selector_of(self, 0), wait_for_some, timeout)
 
 
 # ---- signals
@@ -371,7 +396,7 @@ def _may_block(fd: int) -> bool:
 def read(fd: int, length: int, /) -> bytes:
     """Source: os.read."""
     if current_thread() is not None and _may_block(fd):
-        descriptors.wait_readable(fd)
+        descriptors.until_readable(fd)
     return _os_read(fd, length)
 
 
@@ -382,8 +407,13 @@ def write(fd: int, data: Any, /) -> int:
     view = memoryview(data).cast("B")
     done = 0
     while True:
-        descriptors.wait_writable(fd)
-        done += _os_write(fd, view[done : done + PIPE_PIECE])
+        try:
+            descriptors.until_writable(fd)
+            done += _os_write(fd, view[done : done + PIPE_PIECE])
+        except OSError:
+            if not done:
+                raise
+            return done
         if done >= len(view):
             return done
 

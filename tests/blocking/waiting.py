@@ -198,6 +198,67 @@ def signals():
     b.close()
 
 
-for part in (signals, selecting, pipes, children, times):
+def each_in_turn(count, function, let_one_go):
+    """What `count` threads return that wait for the same, of which each takes what another one waits for, too."""
+    returned = []
+    threads = [threading.Thread(target=lambda: returned.append(function()), daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        time.sleep(0.02)
+        let_one_go()
+    for thread in threads:
+        thread.join(5)
+    return returned
+
+
+def racing():
+    read, write = os.pipe()
+    print(each_in_turn(3, lambda: os.read(read, 1), lambda: os.write(write, b"x")))
+    os.set_blocking(write, False)
+    while len(select.select([], [write], [], 0)[1]):
+        os.write(write, bytes(4096))
+    os.set_blocking(write, True)
+    print(each_in_turn(3, lambda: os.write(write, bytes(4096)), lambda: os.read(read, 4096)))
+    os.close(read)
+    os.close(write)
+    a, b = socket.socketpair()
+    a.setblocking(False)
+    epoll = select.epoll()
+    epoll.register(a, select.EPOLLIN)
+
+    def polled():
+        poll = select.poll()
+        poll.register(a, select.POLLIN)
+        return poll.poll()
+
+    def selected(kind):
+        with kind() as selector:
+            selector.register(a, selectors.EVENT_READ)
+            return selector.select()
+
+    ways = [lambda: select.select([a], [], [])[0], polled, epoll.poll]
+    kinds = (selectors.SelectSelector, selectors.PollSelector, selectors.EpollSelector)
+    for wait in [*ways, *(lambda kind=kind: selected(kind) for kind in kinds)]:
+
+        def take(wait=wait):
+            found = len(wait())
+            try:
+                return found, a.recv(1)
+            except BlockingIOError:
+                return found, None
+
+        # Of plain threads more than one may be woken; each is woken by something that was there.
+        print({found for found, _ in each_in_turn(3, take, lambda: b.send(b"x"))})
+        while select.select([a], [], [], 0)[0]:
+            a.recv(1)
+    epoll.close()
+    b.close()
+    begin = time.monotonic()
+    print(select.select([], [], [a], 0.1), time.monotonic() - begin >= 0.1)  # has hung up, which is no exception
+    a.close()
+
+
+for part in (signals, selecting, racing, pipes, children, times):
     print(f"-- {part.__name__}")
     part()

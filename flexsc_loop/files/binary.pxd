@@ -10,3 +10,4 @@ cdef class BinaryFile(Buffered):
     cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1
     cdef Action closing(self)
     cdef bint closes_at_once(self) except -1
+    cdef bytes piece(self, data)

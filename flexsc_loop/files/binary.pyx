@@ -17,16 +17,29 @@ from libc.stdint cimport int64_t
 
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.streams import read as read_stream
-from flexsc_loop.files.buffered cimport Buffered
+from flexsc_loop.files.buffered cimport Buffered, plain_bytes, room
 from flexsc_loop.files.file cimport (
-    FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once, writing,
+    FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once, whole, writing,
 )
 
 cdef object Unsupported = io.UnsupportedOperation
 cdef object lseek = os.lseek
 
 
+cdef extern from "<unistd.h>" nogil:
+    enum:
+        SEEK_SET
+        SEEK_CUR
+        SEEK_END
+        SEEK_DATA
+        SEEK_HOLE
+
+
+cdef object MOST_OFFSET = (1 << 63) - 1
+
+
 cdef enum:
+    SAFE_OFFSET = 0x7fffffff         # up to here a file may be on any file system
     NO_BUFFER_CHUNK = 8192           # an unbuffered file is read in such pieces where its lines are asked for
     MOST_AT_ONCE = 1 << 26
 
@@ -58,15 +71,15 @@ cdef class BinaryFile(Buffered):
 
     def readinto(self, buffer, /):
         """Read into a buffer; the number of bytes."""
-        return act(self, start_readinto, memoryview(buffer).cast("B"), 0)
+        return act(self, start_readinto, room(buffer, "readinto"), 0)
 
     def readinto1(self, buffer, /):
         """The same with what is there, or with what one call gives."""
-        return act(self, start_readinto, memoryview(buffer).cast("B"), 1)
+        return act(self, start_readinto, room(buffer, "readinto1"), 1)
 
     def peek(self, size=0, /):
-        """What is read ahead, after one call at most; the position stays."""
-        return act(self, start_peek, None, 0)
+        """What is read ahead, after one call at most; the position stays.  Its length has nothing to do with `size`."""
+        return act(self, start_peek, None, size)
 
     def readline(self, size=-1, /):
         """Read to the end of the line, or up to `size` bytes."""
@@ -179,8 +192,9 @@ cdef class BinaryFile(Buffered):
             self.leave()
 
     async def _readinto(self, view, bint once):
-        cdef bytes data = await (self._read1(len(view)) if once else self._read(len(view)))
-        view[:len(data)] = data
+        cdef bytes data = await (self._read1(view.nbytes) if once else self._read(view.nbytes))
+        if data:
+            view[:len(data)] = data
         return len(data)
 
     cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1:
@@ -294,7 +308,7 @@ cdef class BinaryFile(Buffered):
 
     def allocate(self, offset, size, mode=0, /):
         """Flush, and have room on the disk for `size` bytes at `offset`.  Source: fallocate(2)."""
-        return self._flush_and("fallocate", mode, offset, size)
+        return self._flush_and("fallocate", whole(mode), whole(offset), whole(size))
 
     async def _write(self, bytes data):
         await self._enter()
@@ -343,14 +357,42 @@ cdef class BinaryFile(Buffered):
         return await self._write_past(data, size) if self.buffer_size else size
 
     async def _writelines(self, lines):
+        cdef bytes line
+        cdef Py_ssize_t size = 0
+        cdef list pieces = []
         self.check()
+        rest = iter(lines)
         if self.buffer_size:
-            data = b"".join(lines)
-            if data:
-                await self.write(data)
-            return
-        for line in lines:
-            await self.write(line)
+            # What fits into the buffer takes no task.
+            try:
+                while size < self.buffer_size:
+                    line = self.piece(next(rest))
+                    pieces.append(line)
+                    size += len(line)
+            except StopIteration:
+                if size:
+                    await self.write(b"".join(pieces))
+                return
+            except BaseException:
+                if size:
+                    await self.write(b"".join(pieces))
+                raise
+        await self._enter()
+        try:
+            await self._carry_out(self._lines_job(b"".join(pieces), rest))
+        finally:
+            self.leave()
+
+    async def _lines_job(self, bytes first, rest):
+        """Write `first`, and then piece by piece what `rest` gives."""
+        if first:
+            await self._write_job(first)
+        for line in rest:
+            await self._write_job(self.piece(line))
+
+    cdef bytes piece(self, data):
+        self.check_writing("write")
+        return plain_bytes(data)
 
     async def _flush(self):
         await self._enter()
@@ -368,7 +410,10 @@ cdef class BinaryFile(Buffered):
         await self._count(getattr(self.calls, what)(self.fd, *arguments))
 
     async def _truncate(self, size):
+        cdef int64_t checked
         self.check_writing("truncate")
+        if size is not None:
+            checked = index(size)
         await self._enter()
         try:
             return await self._carry_out(self._truncate_job(size))
@@ -379,9 +424,10 @@ cdef class BinaryFile(Buffered):
         await self._write_out()
         if size is None:
             size = self.where()
-        if size < 0:
+        length = index(size)
+        if length < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        await self.calls.ftruncate(self.fd, size)
+        await self.calls.ftruncate(self.fd, length)
         if self.positional:
             self.forget()
         return size
@@ -396,13 +442,11 @@ cdef class BinaryFile(Buffered):
         """The position."""
         return act(self, start_tell, None, 0)
 
-    async def _seek(self, offset, whence):
+    async def _seek(self, int64_t offset, int whence):
         await self._enter()
         try:
             if not self.seekable_ and self.buffer_size:
                 raise Unsupported("File or stream is not seekable.")
-            if self.buffer_size and whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
-                raise ValueError(f"whence value {whence} unsupported")
             if self.unwritten:
                 await self._carry_out(self._write_out())
             if self.positional:
@@ -416,7 +460,7 @@ cdef class BinaryFile(Buffered):
     def _jump(self, offset, whence):
         if whence == os.SEEK_CUR:
             offset, whence = offset + self.position, os.SEEK_SET
-        if whence == os.SEEK_SET and offset < 0:
+        if whence == os.SEEK_SET and not 0 <= offset <= MOST_OFFSET:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self.jump(lseek(self.fd, offset, whence))
         return self.position
@@ -432,35 +476,6 @@ cdef class BinaryFile(Buffered):
             return self.where()
         finally:
             self.leave()
-
-    # ---- from one file to another
-
-    async def copy_range(self, target, count, offset, target_offset, /):
-        """Copy up to `count` bytes to another open file, in the kernel where that can; the positions stay.
-
-        Returns the number of bytes, fewer at the end of this file only.  What stands in the buffers is written first.
-        Source: copy_file_range(2).
-        """
-        cdef File other = getattr(target, "file", target)  # a named temporary file's
-        self.check_reading("copy_range")
-        await self.flush()
-        await target.flush()
-        done = 0
-        while done < count:
-            at, to = offset + done, target_offset + done
-            try:
-                size = await other._count(self.calls.copy_file_range(self.fd, other.fd, count - done, at, to))
-            except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
-                    raise
-                if abs(at - to) < count - done and os.path.sameopenfile(self.fd, other.fd):
-                    raise  # the pieces overlap
-                data = await self.pread(min(count - done, MOST_AT_ONCE), at)
-                size = await target.pwrite(data, to)
-            if not size:
-                break
-            done += size
-        return done
 
     # ---- the end
 
@@ -542,6 +557,8 @@ cdef object start_read(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     cdef Py_ssize_t size = action.size, there
     file.check_reading("read")
+    if size < -1 and file.buffer_size:
+        raise ValueError("read length must be non-negative or -1")
     if size < 0 and not file.busy and not file.unwritten and file.positional:
         return file.all_at_once(action)
     if size >= 0 and not file.busy and not file.unwritten:
@@ -576,7 +593,7 @@ cdef object start_readinto(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     file.check_reading("readinto1" if action.size else "readinto")
     # What has to be waited for goes into bytes first: a buffer whose owner was cancelled is not written to any more.
-    cdef Py_ssize_t size = len(action.argument), filled
+    cdef Py_ssize_t size = action.argument.nbytes, filled
     if file.may_fill(size):
         filled = file.ours.fill_now(file.fd, action.argument, file.position, file.plain)
         if filled >= 0:
@@ -623,11 +640,7 @@ cdef object start_readlines(Action action):
 cdef object start_write(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     file.check_writing("write")
-    data = action.argument
-    if type(data) is not bytes:
-        if isinstance(data, str):
-            raise TypeError("a bytes-like object is required, not 'str'")
-        data = bytes(memoryview(data))
+    data = plain_bytes(action.argument)
     if file.takes(len(<bytes> data)):
         file.accept(data)
         return len(<bytes> data)
@@ -669,10 +682,21 @@ cdef object start_flush(Action action):
 cdef object start_seek(Action action):
     cdef BinaryFile file = <BinaryFile> action.file
     file.check()
-    offset, whence = action.argument
-    if type(offset) is not int or type(whence) is not int:
-        offset, whence = index(offset), index(whence)
-    if whence == 0 and not file.busy and file.positional and not file.unwritten and offset >= 0:
+    cdef int64_t offset
+    cdef int whence
+    given, how = <tuple> action.argument
+    whence = how if type(how) is int else index(how)
+    if file.buffer_size and whence not in (SEEK_SET, SEEK_CUR, SEEK_END, SEEK_DATA, SEEK_HOLE):
+        raise ValueError(f"whence value {whence} unsupported")
+    try:
+        offset = given if type(given) is int else index(given)
+    except OverflowError:
+        if not file.buffer_size:
+            raise
+        raise ValueError(f"cannot fit {type(given).__name__!r} into an offset-sized integer") from None
+    # What is further off than any file system's files may be is for the kernel to judge.
+    if (whence == SEEK_SET and not file.busy and file.positional and not file.unwritten
+            and 0 <= offset <= max(file.size_hint, <int64_t> SAFE_OFFSET)):
         file.jump(offset)
         return offset
     action.running = file._seek(offset, whence)

@@ -37,3 +37,7 @@ cdef class Buffered(File):
     cdef object write_through(self, Action action, bytes data)
     cdef int tell_unheard(self, int error) except -1
     cdef int write_now(self) except -1
+
+
+cdef object room(object buffer, str what)
+cdef bytes plain_bytes(object data)

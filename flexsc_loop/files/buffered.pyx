@@ -9,6 +9,7 @@ import os
 import warnings
 from asyncio import CancelledError
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memchr
@@ -304,3 +305,26 @@ cdef class Buffered(File):
             self.state = FILE_CLOSED
             if self.closefd:
                 os.close(fd)
+
+
+cdef object room(object buffer, str what):
+    """The bytes of a buffer that is to be read into."""
+    try:
+        view = memoryview(buffer)
+    except TypeError:
+        view = None
+    if view is None or view.readonly or not view.c_contiguous:
+        raise TypeError(f"{what}() argument must be read-write bytes-like object, not {type(buffer).__name__}")
+    return view.cast("B") if view.nbytes else view
+
+
+cdef bytes plain_bytes(object data):
+    """What is to be written, as it is now."""
+    cdef Py_buffer view
+    if type(data) is bytes:
+        return data
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return PyBytes_FromStringAndSize(<const char*> view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)

@@ -48,5 +48,6 @@ cdef class File(Line):
 cdef object PENDING
 
 cdef object at_once(object call)
+cdef object whole(object number)
 # The same, or `action` waits for it; close() waits, too.
 cdef object writing(Action action, object call)

@@ -3,11 +3,13 @@
 
 Owns: the line of those who wait, and the end of the file's life.  Imports: action, calls.
 """
+import errno
 import io
 import os
 from asyncio import CancelledError, shield
 from asyncio.events import _get_running_loop as running_loop
 from collections import deque
+from operator import index
 
 from libc.stdint cimport int64_t
 
@@ -17,6 +19,10 @@ from flexsc_loop.files.calls cimport Call
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
+
+
+cdef enum:
+    COPIED_AT_ONCE = 1 << 26         # where the kernel does not copy
 
 
 PENDING = object()
@@ -154,19 +160,20 @@ cdef class File(Line):
 
     # ---- calls with an offset of their own: no order among those in flight, the position stays
 
-    def pread(self, Py_ssize_t size, int64_t offset, /):
+    def pread(self, Py_ssize_t size, offset, /):
         """Read up to `size` bytes at `offset`: fewer at the end of the file only."""
+        cdef int64_t at = whole(offset)
         cdef Action action = act(self, start_pread, None, size)
-        action.offset = offset
+        action.offset = at
         return action
 
     def pread_into(self, buffer, offset, /):
         """Read into a buffer; the number of bytes."""
-        return act(self, start_pread_into, (buffer, offset), 0)
+        return act(self, start_pread_into, (buffer, whole(offset)), 0)
 
     def preadv(self, buffers, offset, /):
         """Read into several buffers, one after the other; the number of bytes."""
-        return act(self, start_preadv, (list(buffers), offset), 0)
+        return act(self, start_preadv, (list(buffers), whole(offset)), 0)
 
     def pwrite(self, data, offset, /):
         """Write at `offset`; the number of bytes, fewer than given where an error came after some.
@@ -174,19 +181,56 @@ cdef class File(Line):
         On a file opened for appending the kernel writes at its end, whatever the offset.  When the caller is cancelled
         the write is made all the same.
         """
-        return act(self, start_pwrite, (data, offset), 0)
+        return act(self, start_pwrite, (data, whole(offset)), 0)
 
     def pwritev(self, buffers, offset, /):
         """Write several buffers, one after the other; the number of bytes."""
-        return act(self, start_pwritev, (list(buffers), offset), 0)
+        return act(self, start_pwritev, (list(buffers), whole(offset)), 0)
 
     def advise(self, offset, size, advice, /):
         """Tell the kernel what will be read.  Source: posix_fadvise(2), os.POSIX_FADV_*."""
-        return act(self, start_advise, (offset, size, advice), 0)
+        return act(self, start_advise, (whole(offset), whole(size), whole(advice)), 0)
 
     def stat(self):
         """What os.fstat() says; of what is buffered it knows nothing."""
         return act(self, start_stat, None, 0)
+
+    # ---- from one file to another
+
+    async def copy_range(self, target, count, offset, target_offset, /):
+        """Copy up to `count` bytes to another open file, in the kernel where that can; the positions stay.
+
+        Returns the number of bytes, fewer at the end of this file only.  What stands in the buffers is written first.
+        Source: copy_file_range(2).
+        """
+        cdef File other = getattr(target, "file", target)  # a named temporary file's
+        cdef Py_ssize_t wanted = whole(count)
+        cdef int64_t start = whole(offset), to = whole(target_offset), at, done = 0
+        self.check()
+        if not self.can_read:
+            raise Unsupported("not readable")
+        if wanted < 0:
+            raise ValueError("negative value for 'count' not allowed")
+        if start < 0 or to < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        await self.flush()
+        await target.flush()
+        while done < wanted:
+            at = start + done
+            try:
+                size = await other._count(self.calls.copy_file_range(self.fd, other.fd, wanted - done, at, to))
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF):
+                    raise
+                if abs(at - to) < wanted - done and os.path.sameopenfile(self.fd, other.fd):
+                    raise  # the pieces overlap
+                data = await self.pread(min(wanted - done, COPIED_AT_ONCE), at)
+                size = await target.pwrite(data, to)
+            if not size:
+                break
+            done += size
+            to += size
+        return done
 
     async def _count(self, call):
         """Have close() wait until a call that changes something has been made."""
@@ -207,6 +251,11 @@ cdef class File(Line):
             self.idle = self.loop.create_future()
             await self.idle
         self.idle = None
+
+
+cdef object whole(object number):
+    """A number as C takes it: nothing that would have to be rounded."""
+    return number if type(number) is int else index(number)
 
 
 async def _wait_for(call):

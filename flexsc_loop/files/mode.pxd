@@ -5,3 +5,4 @@ cdef class Mode:
 
 
 cdef Mode mode_of(object text)
+cdef int check_encodable(str text) except -1

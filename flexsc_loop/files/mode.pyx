@@ -15,7 +15,8 @@ cdef class Mode:
 
     def __init__(self, mode):
         if not isinstance(mode, str):
-            raise TypeError(f"open() argument 'mode' must be str, not {type(mode).__name__}")
+            raise TypeError(f"open() argument 'mode' must be str, not {kind_of(mode)}")
+        check_encodable(str(mode))
         kinds = set(mode)
         if kinds - set("axrwb+t") or len(mode) > len(kinds):
             raise ValueError(f"invalid mode: {mode!r}")
@@ -43,6 +44,19 @@ cdef class Mode:
         if self.appending:
             flags |= os.O_CREAT | os.O_APPEND
         self.flags = flags
+
+
+cdef str kind_of(object value):
+    """As complaints about arguments name it."""
+    return "None" if value is None else type(value).__name__
+
+
+cdef int check_encodable(str text) except -1:
+    """Raise what the built-in open() raises for text that C can't take."""
+    text.encode()
+    if "\0" in text:
+        raise ValueError("embedded null character")
+    return 0
 
 
 cdef Mode mode_of(object text):

@@ -23,7 +23,7 @@ from flexsc_loop.files.action cimport RETURNED, RUNNING, Action, flexsc_set_next
 from flexsc_loop.files.at_once cimport S_IFDIR, S_IFREG, file_about
 from flexsc_loop.files.binary cimport BinaryFile
 from flexsc_loop.files.calls cimport FileCalls
-from flexsc_loop.files.mode cimport Mode, mode_of
+from flexsc_loop.files.mode cimport Mode, check_encodable, mode_of
 from flexsc_loop.files.text import TextFile
 
 
@@ -32,6 +32,7 @@ cdef enum:
     RIGHTS = 0o666                   # of a new file, less what the process's umask says
 
 
+cdef object LIMIT = 1 << 31              # of what a descriptor may be
 cdef Py_ssize_t DEFAULT_BUFFER = io.DEFAULT_BUFFER_SIZE
 
 
@@ -96,7 +97,7 @@ cdef object start_open(Action action):
     file, kind, buffering, encoding, errors, newline, closefd, opener = <tuple> action.argument
     file = path_or_number(file)
     mode = mode_of(kind)
-    size = index(buffering)
+    size = c_int(buffering)
     check(file, mode, size, encoding, errors, newline, closefd)
     loop = get_running_loop()
     calls = calls_of(loop)
@@ -153,7 +154,7 @@ async def open_made(make, names, mode, buffering, encoding, errors, newline):
     names: where `make` has put the file's name, last; without, the file is called by its number.
     """
     cdef Mode wanted = mode_of(mode)
-    cdef Py_ssize_t size = index(buffering)
+    cdef Py_ssize_t size = c_int(buffering)
     check(0, wanted, size, encoding, errors, newline, True)
     loop = get_running_loop()
     fd = await ExecutorCalls(loop).new_fd(make)
@@ -178,6 +179,10 @@ cdef object path_or_number(object file):
     return os.fspath(file)
 
 
+cdef int c_int(object number) except? -1:
+    return number if type(number) is int else index(number)
+
+
 cdef int check(object file, Mode mode, Py_ssize_t size, object encoding, object errors, object newline,
                object closefd) except -1:
     """Raise what the built-in open() raises for arguments that do not go together."""
@@ -192,6 +197,8 @@ cdef int check(object file, Mode mode, Py_ssize_t size, object encoding, object 
     if isinstance(file, int):
         if isinstance(file, bool):
             warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=1)
+        if not -LIMIT <= file < LIMIT:
+            raise TypeError("expected str, bytes or os.PathLike object, not int")
         if file < 0:
             raise ValueError("negative file descriptor")
     elif not closefd:
@@ -204,6 +211,7 @@ cdef int check_text(Mode mode, tuple given) except -1:
         if value is not None and not isinstance(value, str):
             raise TypeError(f"open() argument {name!r} must be str or None, not {type(value).__name__}")
         if mode.binary and value is not None:
+            check_encodable(str(value))
             raise ValueError(f"binary mode doesn't take {'an ' if name[0] == 'e' else 'a '}{name} argument")
     return 0
 

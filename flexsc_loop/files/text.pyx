@@ -8,6 +8,8 @@ import codecs
 import io
 import os
 from asyncio import shield
+from itertools import chain
+from operator import index
 from sys import intern
 
 from flexsc_loop.files.action cimport Action, act
@@ -52,6 +54,7 @@ cdef class TextFile(Line):
         self.encoding = intern(model.encoding)
         self.errors = intern(model.errors)
         self.line_buffering = line_buffering
+        newline = None if newline is None else str(newline)
         self.universal = not newline
         self.translating = newline is None
         self.newline = newline or ("\n" if newline is None else None)
@@ -208,7 +211,7 @@ cdef class TextFile(Line):
 
     def readline(self, size=-1, /):
         """Read to the end of the line, or up to `size` characters."""
-        return act(self, start_readline, None, -1 if size is None else size)
+        return act(self, start_readline, None, size)
 
     def readlines(self, hint=-1, /):
         """Read lines until they have more than `hint` characters, or all of them."""
@@ -334,7 +337,7 @@ cdef class TextFile(Line):
         try:
             if data is None:
                 data = self.encode(text)
-            await self._carry_out(self._write_job(data, self.line_buffering and ("\n" in text or "\r" in text)))
+            await self._carry_out(self._write_job(data, self.flushes(text)))
             return len(text)
         finally:
             self.leave()
@@ -345,10 +348,50 @@ cdef class TextFile(Line):
             await self.buffer.flush()
 
     async def _writelines(self, lines):
+        cdef Py_ssize_t size = 0
+        cdef list pieces = []
         self.buffer.check()
-        pieces = list(lines)
-        if pieces:
-            await self.write("".join(pieces))
+        rest = iter(lines)
+        # What fits into the buffer takes no task.
+        try:
+            while size < self.buffer.buffer_size:
+                pieces.append(self.piece(next(rest)))
+                size += len(<str> pieces[-1])
+        except StopIteration:
+            await self._write_together(pieces)
+            return
+        except BaseException:
+            await self._write_together(pieces)
+            raise
+        await self._enter()
+        try:
+            await self._carry_out(self._lines_job(chain(pieces, rest)))
+        finally:
+            self.leave()
+
+    async def _write_together(self, list pieces):
+        try:
+            if pieces:
+                await self.write("".join(pieces))
+        except UnicodeError:
+            for text in pieces:  # those before the one that can't be encoded are written
+                await self.write(text)
+
+    async def _lines_job(self, lines):
+        for text in lines:
+            text = self.piece(text)
+            await self._write_job(self.encode(text), self.flushes(text))
+
+    cdef str piece(self, object text):
+        """What is to be written."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self.check_writing()
+        return <str> text if type(text) is str else str.__str__(text)
+
+    cdef bint flushes(self, str text) except -1:
+        """Whether it is not to stay in the buffer."""
+        return self.line_buffering and ("\n" in text or "\r" in text)
 
     async def _flush(self):
         await self._enter()
@@ -530,7 +573,10 @@ cdef object pack(object position, object flags, object fed, object need_end, obj
 
 cdef tuple unpack(object cookie):
     word = (1 << 32) - 1
-    return cookie & (1 << 64) - 1, cookie >> 64 & word, cookie >> 96 & word, cookie >> 160, cookie >> 128 & word
+    position = cookie & (1 << 64) - 1
+    if position >> 63:
+        position -= 1 << 64
+    return position, cookie >> 64 & word, cookie >> 96 & word, cookie >> 160, cookie >> 128 & word
 
 
 # ---- how a call begins
@@ -574,17 +620,14 @@ cdef object start_readlines(Action action):
 
 cdef object start_write(Action action):
     cdef TextFile file = <TextFile> action.file
-    text = action.argument
-    if not isinstance(text, str):
-        raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-    file.check_writing()
+    cdef str text = file.piece(action.argument)
     if file.busy:
         action.running = file._write(text, None)
         return None
     data = file.encode(text)
     if not file.line_buffering and file.buffer.takes(len(<bytes> data)):
         file.buffer.accept(data)
-        return len(<str> text)
+        return len(text)
     file.busy = True
     action.running = file._write(text, data)
 
@@ -599,16 +642,18 @@ cdef object start_flush(Action action):
 cdef object start_seek(Action action):
     cdef TextFile file = <TextFile> action.file
     file.check_seeking()
-    cookie, whence = action.argument
-    if whence == os.SEEK_CUR and cookie:
+    cdef int whence
+    cookie, how = <tuple> action.argument
+    whence = how if type(how) is int else index(how)
+    if whence == os.SEEK_CUR and cookie != 0:
         raise Unsupported("can't do nonzero cur-relative seeks")
-    if whence == os.SEEK_END and cookie:
+    if whence == os.SEEK_END and cookie != 0:
         raise Unsupported("can't do nonzero end-relative seeks")
     if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END):
         raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
     if cookie < 0:
-        raise ValueError(f"negative seek position {cookie}")
-    action.running = file._seek(cookie, whence)
+        raise ValueError(f"negative seek position {cookie!r}")
+    action.running = file._seek(index(cookie), whence)
 
 
 cdef object start_tell(Action action):

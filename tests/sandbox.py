@@ -1,4 +1,4 @@
-"""Seccomp filters for child processes of the tests: what happens to io_uring's system calls, and to accept4().
+"""Seccomp filters for child processes of the tests: what happens to io_uring's calls, to accept4() and to preadv2().
 
 The numbers of io_uring's calls are the same on all architectures.  Of an argument the filters see the 32 bits at its
 address: the lower ones, on a little-endian machine.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import platform
 import struct
 
@@ -24,6 +25,8 @@ BPF_JUMP_IF_EQUAL = 0x15
 BPF_JUMP_IF_GREATER = 0x25
 BPF_RETURN = 0x06
 FIRST_ARGUMENT = 16  # its place in struct seccomp_data
+SIXTH_ARGUMENT = FIRST_ARGUMENT + 5 * 8
+PREADV2 = 286 if platform.machine() == "aarch64" else 327
 
 
 class Program(ctypes.Structure):
@@ -33,12 +36,32 @@ class Program(ctypes.Structure):
 def block(what: str, calls: str = "setup,enter,register") -> None:
     """From now on, `calls` of this thread give the error `what` (a name of errno), or `KILL` the process."""
     numbers = [CALLS[name] for name in calls.split(",")]
-    verdict = SECCOMP_RET_KILL_PROCESS if what == "KILL" else SECCOMP_RET_ERRNO | getattr(errno, what)
+    verdict = verdict_of(what)
     instructions = [(BPF_LOAD_WORD_ABSOLUTE, 0, 0, 0)]
     for left, number in zip(range(len(numbers), 0, -1), numbers, strict=True):
         instructions.append((BPF_JUMP_IF_EQUAL, left, 0, number))
     instructions += [(BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW), (BPF_RETURN, 0, 0, verdict)]
     install(instructions)
+
+
+def block_reads_without_waiting(what: str, fd: int) -> None:
+    """From now on, this thread cannot read descriptor `fd` with RWF_NOWAIT; `what` as above."""
+    install(
+        [
+            (BPF_LOAD_WORD_ABSOLUTE, 0, 0, 0),
+            (BPF_JUMP_IF_EQUAL, 0, 5, PREADV2),
+            (BPF_LOAD_WORD_ABSOLUTE, 0, 0, FIRST_ARGUMENT),
+            (BPF_JUMP_IF_EQUAL, 0, 3, fd),
+            (BPF_LOAD_WORD_ABSOLUTE, 0, 0, SIXTH_ARGUMENT),
+            (BPF_JUMP_IF_EQUAL, 0, 1, os.RWF_NOWAIT),
+            (BPF_RETURN, 0, 0, verdict_of(what)),
+            (BPF_RETURN, 0, 0, SECCOMP_RET_ALLOW),
+        ]
+    )
+
+
+def verdict_of(what: str) -> int:
+    return SECCOMP_RET_KILL_PROCESS if what == "KILL" else SECCOMP_RET_ERRNO | getattr(errno, what)
 
 
 def limit_rings(entries: int) -> None:

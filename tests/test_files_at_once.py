@@ -6,11 +6,12 @@ import asyncio
 import fcntl
 import os
 import random
+import signal
 import tempfile
 import threading
 
 import pytest
-from support import thread_names
+from support import run_python, thread_names
 
 import flexsc_loop
 from flexsc_loop import files as functions
@@ -226,6 +227,50 @@ async def test_reads_of_one_disk_are_waited_for_by_few_threads(loop, way, tmp_pa
     if way.pages == "user":
         # One for what the device has begun, one for what else was asked for, one that looks whether they get on.
         assert sum(name == "flexsc-file" for name in thread_names().values()) <= 3
+
+
+REFUSED = """
+import asyncio, os, sandbox, sys
+import flexsc_loop
+from flexsc_loop import files
+
+async def main(name, other, asked, again):
+    async with flexsc_loop.open(name, "rb", 0) as file, flexsc_loop.open(other, "rb", 0) as cached:
+        sandbox.block_reads_without_waiting(asked, file.fileno())
+        assert await file.pread(10, 5) == b"56789"
+        sandbox.block_reads_without_waiting(again, file.fileno())
+        for _ in range(30):
+            assert await file.pread(4, 1) == b"1234"
+            assert await cached.pread(4, 2) == b"2345"
+        room = bytearray(4)
+        assert await file.readinto(room) == 4 and room == b"0123"
+        assert await file.read() == b"456789"
+    print("read")
+
+flexsc_loop.run(main(*sys.argv[1:]))
+"""
+
+
+def test_a_file_system_that_never_answers_at_once_is_no_longer_asked(way):
+    """Told so once, a file asks no more, whatever other files get; asking would kill the process."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        pytest.skip("this Python does not know RWF_NOWAIT")
+    if not os.access("/var/tmp", os.W_OK):
+        pytest.skip("/var/tmp can't be written to")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        names = [f"{folder}/{name}" for name in ("refused", "cached")]
+        for name in names:
+            with open(name, "wb") as file:
+                file.write(b"0123456789")
+        with open(names[0], "rb") as file:
+            if not begins_reads(file.fileno()):
+                pytest.skip("this file system can't be asked")
+        end = run_python(REFUSED, *names, "KILL", "KILL", env=way.environment())
+        if end.code == 0:
+            pytest.skip("what lies in memory is not asked")
+        assert end.code == -signal.SIGSYS, end.err
+        end = run_python(REFUSED, *names, "EOPNOTSUPP", "KILL", env=way.environment())
+        assert end.code == 0 and end.out == "read\n", end.err
 
 
 @pytest.mark.parametrize("buffering", [0, -1])

@@ -46,6 +46,7 @@ cdef class AtOnce:
     cdef Page page
     cdef file_mounts mounts
     cdef uint64_t misses             # reads in vain since the last that was not
+    cdef bint refused                # the last read was of a file that can't be asked whether it waits
     cdef uint64_t turn_seen          # the turn in which calls were last made at once,
     cdef uint64_t until              # and the ticks from which on they are enough for it
 

@@ -81,7 +81,8 @@ cdef class AtOnce:
             device[0] = 0
             return self.read_now(fd, data, size, offset, plain, moved)
         res = file_now_read(&self.mounts, fd, data, size, offset, False, moved)
-        if res == -EOPNOTSUPP:
+        self.refused = res == -EOPNOTSUPP
+        if self.refused:
             device[0] = 0
             return -EAGAIN
         return res
@@ -89,10 +90,12 @@ cdef class AtOnce:
     cdef int read_now(self, int fd, void* data, size_t size, int64_t offset, bint plain, size_t* moved) noexcept:
         """0, -EAGAIN (with what was moved), or another -errno."""
         moved[0] = 0
+        self.refused = False
         if not self.may_read_at_once(size):
             return -EAGAIN
         cdef int res = file_now_read(&self.mounts, fd, data, size, offset, plain, moved)
-        if res == -EAGAIN or res == -EOPNOTSUPP:
+        self.refused = res == -EOPNOTSUPP
+        if res == -EAGAIN or self.refused:
             self.misses += 1
             return -EAGAIN
         self.misses = 0

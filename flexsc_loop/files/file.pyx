@@ -121,7 +121,11 @@ cdef class File(Line):
         """Bytes if they are there at once, else a call to be awaited for them."""
         if self.ours is None:
             return self.calls.pread(self.fd, size, offset)
-        return self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient, self.device)
+        result = self.ours.read_bytes(self.fd, size, offset, self.plain, self.patient, self.device)
+        if self.ours.refused:
+            self.ours.refused = False
+            self.patient = True
+        return result
 
     @property
     def served_by(self):

@@ -6,6 +6,7 @@ import contextvars
 import gc
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -254,6 +255,50 @@ def test_jobs_that_block_while_threads_start(way):
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
             loop.close()
+
+
+@pytest.fixture
+def socket_pair():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.mark.ours
+async def test_jobs_without_end_leave_the_loop_time_to_look(loop, way, socket_pair):
+    """Results are gone on with at once, but not for ever: what arrives meanwhile, and what is due, is told."""
+    ours, theirs = socket_pair
+    seen = []
+    loop.add_reader(ours, lambda: seen.append(ours.recv(100)))
+    theirs.send(b"data")
+    loop.call_later(0, seen.append, b"timer")
+    # A syscall thread may have to wait for its CPU.
+    for _ in range(20 if way.name.endswith("own") else 100_000):
+        await loop.run_in_executor(None, int)
+        if len(seen) == 2:
+            break
+    loop.remove_reader(ours)
+    assert sorted(seen) == [b"data", b"timer"]
+
+
+@pytest.mark.parametrize("jobs", range(4))
+async def test_data_comes_before_the_timer_that_waits_for_it_also_between_jobs(loop, socket_pair, jobs):
+    """However late both are, and however many turns the loop has not looked."""
+    ours, theirs = socket_pair
+    seen = []
+    loop.add_reader(ours, lambda: seen.append(ours.recv(100)))
+    for _ in range(20):
+        for _ in range(jobs):
+            await loop.run_in_executor(None, int)
+        timer = loop.call_later(0.001, seen.append, "timer")
+        theirs.send(b"data")
+        time.sleep(0.002)
+        while not seen:
+            await loop.run_in_executor(None, int)
+        timer.cancel()
+        assert seen.pop(0) == b"data"
+        seen.clear()
+    loop.remove_reader(ours)
 
 
 async def test_serial_jobs_of_system_calls(loop, tmp_path):

@@ -54,6 +54,7 @@ cdef class Turn(Timers):
     cdef uint64_t waited             # ticks since its last look in which the loop could have slept
     cdef object hub                  # of green threads; None: there were none
     cdef Endpoint jobs               # has jobs for other threads, to hand over when all else of this turn is under way
+    cdef unsigned job_rounds         # so many turns in a row have gone on with what such jobs have given
     cdef bint inside                 # in `_run_turns`,
     cdef unsigned long runner        # by this thread
     cdef bint sleeping               # under the GIL: the loop's thread has let it go in order to sleep
@@ -87,7 +88,7 @@ cdef class Turn(Timers):
     cdef int run_endings(self) except -1
     cdef int64_t patience(self) except? -2
     cdef int flush_dirty(self, bint plainly=*) except -1
-    cdef int hand_over(self) except -1
+    cdef bint hand_over(self) except -1
     cdef int consult(self, uint64_t now) except -1
     cdef int let_others_run(self) except -1
     cdef int rouse(self) except -1

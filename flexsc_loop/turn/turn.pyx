@@ -72,6 +72,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     THREAD_BACKLOG = 512         # callbacks that another thread may add before it lets the loop run
     THREAD_BACKLOG_LATE = 16384  # so many, and the loop does not get to run
+    JOB_ROUNDS = 2               # so many turns in a row do: of many requests, each of several jobs, more stay together
     STORM_PAUSE_NS = 200_000
     OWN_FLUSH_AT = 64            # own thread: a turn that has written to so many endpoints publishes early
     PROMPT_MOST = 2              # so many writes of a turn may be sent at once; more are better sent together
@@ -440,14 +441,15 @@ cdef class Turn(Timers):
             self.dirty_count -= at
         return 0
 
-    cdef int hand_over(self) except -1:
-        """Jobs for other threads go last: whoever does them gets the GIL for a moment."""
+    cdef bint hand_over(self) except -1:
+        """Jobs go last: who does them gets the GIL for a moment.  Whether the turn goes on with their results alone."""
         cdef Endpoint jobs = self.jobs
         self.jobs = None
         if not self.page.closed:
             self.page.publish()
         jobs.flush()
-        return 0
+        self.job_rounds += 1
+        return queue_count(&self.arrived) != 0 and not self._stopping and self.job_rounds <= JOB_ROUNDS
 
     # ---- the turn
 
@@ -459,6 +461,7 @@ cdef class Turn(Timers):
 
     cdef int one_turn(self) except -1:
         cdef int64_t patience
+        cdef bint goes_on            # with what jobs have given, before anybody looks what else has come
         cdef uint64_t now = ticks_now(), ended = now, before = now
         if self.page.closed:
             # A forked child that has come back to its parent's loop.
@@ -468,13 +471,14 @@ cdef class Turn(Timers):
         self.prompt = 0
         if self.dirty_count:
             self.flush_dirty()
-        if self.jobs is not None:
-            self.hand_over()
+        goes_on = self.jobs is not None and self.hand_over()
         PyErr_CheckSignals()
         patience = self.patience()
         if self.steered and (patience < 0 or patience > STEERED_NS):
             patience = STEERED_NS
-        if patience != 0 or not self.page.idle(now):
+        if goes_on:
+            now = ticks_now()
+        elif patience != 0 or not self.page.idle(now):
             self.sleeping = patience != 0
             if patience != 0:
                 before = ticks_now()
@@ -498,7 +502,10 @@ cdef class Turn(Timers):
         self.published_at = now
         self.look_for_tools()
         # Who sets a time-out takes it back when the data comes: what has arrived is told first, however late it is.
-        self.due_timers(queue_count(&self.arrived) != 0)
+        self.late = 0
+        if not goes_on:
+            self.job_rounds = 0
+            self.due_timers(queue_count(&self.arrived) != 0)
         stats_turn_begins(&self.stats, before, now, patience != 0, self.late)
         if stats_copy_due(&self.stats, now):
             self.count()

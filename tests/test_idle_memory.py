@@ -9,9 +9,9 @@ import pytest
 from support import settle
 
 COUNT = 300
-IDLE_MOST = 640
+IDLE_MOST = 530
 """Bytes, the protocol of 32 and a number for the descriptor included."""
-TALKED_MOST = 860
+TALKED_MOST = 580
 
 
 class Silent(asyncio.Protocol):
@@ -63,12 +63,14 @@ async def grown(loop, family, address, protocol, talk):
             client.connect(name)
         tracemalloc.start()
         try:
-            before = traced()
+            before, sent = traced(), loop.stats()["bytes_out"]
             await settle(lambda: Silent.made == COUNT + 1)
             if talk:
                 for client in clients[1:]:
                     client.sendall(b"x" * 100)
                 await settle(lambda: Silent.received == COUNT * 100)
+                # Only then have all sends ended.
+                await settle(lambda: loop.stats()["bytes_out"] - sent == COUNT * 100)
             each = (traced() - before) / COUNT
         finally:
             tracemalloc.stop()

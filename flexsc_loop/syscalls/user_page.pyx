@@ -107,7 +107,7 @@ cdef class UserPage(Page):
         cdef flexsc_entry* entry = flexsc_entry_take(self.user)
         if entry == NULL:
             raise MemoryError
-        op.entry = entry
+        op.place = <uint64_t> <void*> entry
         entry.call = call
         entry.flags = flags
         entry.fd = fd
@@ -152,9 +152,9 @@ cdef class UserPage(Page):
             return 0
         self.refuse_if_away()
         if not self.eager or self.late():
-            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.place)
             return 0
-        return self.silently(CALL_CANCEL, -1, 0, op.user_data, <uint64_t> op.entry)
+        return self.silently(CALL_CANCEL, -1, 0, op.user_data, op.place)
 
     cdef int cancel_now(self, Operation op) except -1:
         cdef uint64_t ended = op.user_data
@@ -163,7 +163,7 @@ cdef class UserPage(Page):
         self.refuse_if_away()
         # More than once only if the completion did not fit into a full ring.
         while op.user_data == ended:
-            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.entry)
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> op.place)
             if self.reap() == 0 and not faults_hold_any(&self.faults):
                 break
         return 0
@@ -288,9 +288,9 @@ cdef class UserPage(Page):
         return count
 
     cdef void release(self, Operation op) noexcept:
-        if op.entry != NULL:
-            flexsc_entry_give(self.user, <flexsc_entry*> op.entry)
-            op.entry = NULL
+        if op.place != 0:
+            flexsc_entry_give(self.user, <flexsc_entry*> op.place)
+            op.place = 0
 
     cdef int hang_bell(self) except -1:
         return self.set_bell(ring_bell, self.user)
@@ -311,7 +311,7 @@ cdef class UserPage(Page):
         self.started = False
         cdef void* at = self.newest
         while at != NULL:
-            flexsc_page_cancel_now(self.user, <flexsc_entry*> (<Operation> at).entry)
+            flexsc_page_cancel_now(self.user, <flexsc_entry*> (<Operation> at).place)
             at = (<Operation> at).following
         # What was queued without a reader (closes above all) is still to be done.
         while True:

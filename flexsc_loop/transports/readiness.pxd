@@ -20,7 +20,7 @@ cdef class Watch(Endpoint):
     cdef bint writer
     cdef object fileobj              # what was registered: found by it again when it has been closed
     cdef Handle handle
-    cdef Level place
+    cdef Level level
 
     cdef Level let_go(self)
 

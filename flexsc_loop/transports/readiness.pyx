@@ -118,9 +118,9 @@ cdef class Watch(Endpoint):
 
     cdef Level let_go(self):
         """The callback is not called any more.  Returns the watch's place on the interest list."""
-        cdef Level place = self.place
+        cdef Level place = self.level
         self.handle.drop()
-        self.handle = self.place = place.watch = None
+        self.handle = self.level = place.watch = None
         return place
 
 
@@ -191,7 +191,7 @@ cdef class ReadinessTurn(Turn):
         place.mask = EPOLLOUT if writer else EPOLLIN
         place.level = True
         place.watch = watch
-        watch.place = place
+        watch.level = place
         self.interests.add(place)
         watches[watch.fd] = watch
         if not self.interests.arm():

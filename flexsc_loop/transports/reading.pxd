@@ -1,6 +1,5 @@
 from libc.stdint cimport uint32_t, uint8_t
 
-from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.transports.writing cimport Writing
 
 
@@ -22,18 +21,11 @@ cdef enum End:               # of what the peer sends; an errno if it has failed
     END_TOLD = -2            # eof_received has been called
 
 
-cdef class Receive(Operation):
-    cdef Reading stream
-    cdef bint polls                   # what is in flight only waits until the socket is readable
-
-    cdef int prepare(self) except -1
-
-
 cdef class Reading(Writing):
     cdef object inbox                 # bytes, or a list of bytes: received, not delivered
-    cdef Receive receive
     cdef uint8_t reading              # ReadState
     cdef uint8_t source               # Source
+    cdef uint8_t polls                # what is in flight only waits until the socket is readable
     cdef uint8_t full_reads, small_reads
     cdef int end                      # End, or an errno
     cdef uint32_t direct_size         # of large reads
@@ -41,6 +33,7 @@ cdef class Reading(Writing):
 
     cdef int change_reading(self, ReadState to) except -1
     cdef int arm(self) except -1
+    cdef int submit_receive(self) except -1
     cdef int received(self, int res, uint32_t flags) except -1
     cdef int note_end(self, int how) except -1
     cdef bint behind(self) noexcept

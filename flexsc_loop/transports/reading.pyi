@@ -1,9 +1,6 @@
 from typing_extensions import disjoint_base
 
-from flexsc_loop.syscalls.operation import Operation
 from flexsc_loop.transports.writing import Writing
 
-@disjoint_base
-class Receive(Operation): ...
 @disjoint_base
 class Reading(Writing): ...

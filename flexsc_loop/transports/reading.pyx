@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True
 """Floor 4: the receiving half of a stream connection.
 
-Owns: what was received and not delivered.  Imports: writing, connection, page, operation, turn.
+Owns: what was received and not delivered.  Imports: writing, connection, page, turn.
 """
 import os
 from asyncio.log import logger
@@ -16,7 +16,6 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from flexsc_loop.syscalls.cpython_extra cimport new_bytes
-from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport (
     CALL_POLL, CALL_RECV, COMPLETION_MORE, EAGAIN, ECANCELED, EINTR, ENOBUFS, ENTRY_MULTISHOT, ENTRY_OWNED, ENTRY_POOL,
     FIRST_BUFFERS, pool_grow, stream_pool,
@@ -37,35 +36,13 @@ cdef enum:
     SMALL_READS_FOR_POOL = 8         # so many small direct reads in a row: back to the pool
 
 
-cdef class Receive(Operation):
-    """Receives for one connection: again and again into pool buffers, or a word each time that large reads are worth a
-    try.
+cdef class Reading(Writing):
+    """A connection that can be written to and brings what its peer writes.
 
-    Large reads are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
+    As an operation it is the receive: again and again into pool buffers, or a word each time that large reads are worth
+    a try.  Those are made when it comes to deliver, straight into new bytes: what is read is delivered, and mostly sent
     on, while it is in the cache.
     """
-
-    cdef int prepare(self) except -1:
-        cdef Reading stream = self.stream
-        self.polls = stream.source != POOL
-        if self.polls:
-            return stream.page.submit(self, CALL_POLL, stream.fd, NULL, 0, 0, POLLIN | POLLRDHUP,
-                                      ENTRY_MULTISHOT | ENTRY_OWNED)
-        return stream.page.submit(self, CALL_RECV, stream.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        if self.stream is None:
-            return 0
-        if self.polls and res > 0:
-            if self.stream.source == POLL:
-                self.stream.source = READABLE
-            # Back to the pool meanwhile?  Then the receive that comes next sees what has come.
-            return self.stream.wake_up()
-        return self.stream.received(res, flags)
-
-
-cdef class Reading(Writing):
-    """A connection that can be written to and brings what its peer writes."""
 
     cdef int change_reading(self, ReadState to) except -1:
         """Every change of state is made here."""
@@ -90,15 +67,15 @@ cdef class Reading(Writing):
             if self.turn._debug:
                 logger.debug("%r resumes reading", self.facade)
             if (self.inbox is not None or self.end != NOT_YET or self.source == READABLE
-                    or self.receive.user_data == 0):
+                    or self.user_data == 0):
                 self.wake_up()
         return 0
 
     cdef int stop_reading(self) except -1:
         """The connection is to end: nothing more is delivered."""
         self.change_reading(STOPPED)
-        if self.receive.user_data != 0:
-            self.page.cancel(self.receive)
+        if self.user_data != 0:
+            self.page.cancel(self)
         return 0
 
     # ---- receiving
@@ -109,7 +86,22 @@ cdef class Reading(Writing):
             return 0
         if self.source == READABLE:
             self.wake_up()
-        return self.receive.prepare() if self.receive.user_data == 0 else 0
+        return self.submit_receive() if self.user_data == 0 else 0
+
+    cdef int submit_receive(self) except -1:
+        self.polls = self.source != POOL
+        if self.polls:
+            return self.page.submit(self, CALL_POLL, self.fd, NULL, 0, 0, POLLIN | POLLRDHUP,
+                                    ENTRY_MULTISHOT | ENTRY_OWNED)
+        return self.page.submit(self, CALL_RECV, self.fd, NULL, 0, 0, 0, ENTRY_MULTISHOT | ENTRY_POOL | ENTRY_OWNED)
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        if self.polls and res > 0:
+            if self.source == POLL:
+                self.source = READABLE
+            # Back to the pool meanwhile?  Then the receive that comes next sees what has come.
+            return self.wake_up()
+        return self.received(res, flags)
 
     cdef int received(self, int res, uint32_t flags) except -1:
         """One completion of the receive.  Bookkeeping only: `deliver` calls the protocol."""
@@ -120,8 +112,8 @@ cdef class Reading(Writing):
                 return self.wake_up()
             self.count_full_reads(res, flags)
             self.keep_data(data)
-            if self.receive.user_data != 0 and (self.reading == PAUSED or self.behind()):
-                self.page.cancel(self.receive)
+            if self.user_data != 0 and (self.reading == PAUSED or self.behind()):
+                self.page.cancel(self)
         elif res == 0:
             self.note_end(END_CAME)
         elif res == -ENOBUFS:
@@ -157,7 +149,7 @@ cdef class Reading(Writing):
             self.direct_size = DIRECT_LEAST
             self.full_reads = self.small_reads = 0
             if flags & COMPLETION_MORE:
-                self.page.cancel(self.receive)
+                self.page.cancel(self)
         return 0
 
     cdef int count_small_reads(self, size_t size) except -1:
@@ -167,8 +159,8 @@ cdef class Reading(Writing):
         self.small_reads = self.small_reads + 1 if size < self.page.pool.buffer_size else 0
         if self.small_reads >= SMALL_READS_FOR_POOL:
             self.source = POOL
-            if self.receive.user_data != 0:
-                self.page.cancel(self.receive)
+            if self.user_data != 0:
+                self.page.cancel(self)
         return 0
 
     cdef int deliver(self) except -1:
@@ -356,7 +348,7 @@ cdef class Reading(Writing):
     # ---- what the other half asks
 
     cdef int await_cause(self) except -1:
-        return self.page.await_end(self.receive)
+        return self.page.await_end(self)
 
     cdef int cause_of(self, int error) noexcept:
         return self.end if error == EPIPE and self.end > 0 else error

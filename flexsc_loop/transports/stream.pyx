@@ -23,7 +23,7 @@ from flexsc_loop.syscalls.page cimport EBADF
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport decode, inet_name, inet_of, name_of, name_of_peer
 from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
-from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading, Receive
+from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
 from flexsc_loop.turn.handles cimport call_in
 from flexsc_loop.turn.turn cimport Turn
@@ -185,7 +185,7 @@ cdef class Stream(Reading):
 
     cdef int lose(self) except -1:
         """connection_lost, once nothing is in flight any more."""
-        if self.held or self.receive.user_data != 0 or self.sending():
+        if self.held or self.user_data != 0 or self.sending():
             return 0
         if self.outbox is not None and self.writing != DROPPING:
             return self.wants_flush()
@@ -224,7 +224,6 @@ cdef class Stream(Reading):
         server, self.server = self.server, None
         if server is not None:
             self.turn._detach_from(server, self.facade)
-        self.receive.stream = None
         if self.send is not None:
             self.send.stream = self.send.room = None
         self.facade = self.protocol = self.paused_protocol = self.data_received = None
@@ -298,8 +297,7 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
     stream.extra = extra
     stream.waiter = waiter
     stream.context = PyContext_CopyCurrent() if context is None else context
-    stream.receive = Receive.__new__(Receive)
-    stream.receive.retractable = True
+    stream.retractable = True
     try:
         # What is no protocol is refused here, while there is nothing to undo.
         protocol.connection_made
@@ -317,7 +315,6 @@ cdef Stream open_stream(Turn turn, int fd, object sock, object protocol, object 
         stream.sock = None
         raise
     turn.stats.counts.streams += 1
-    stream.receive.stream = stream
     if server is not None:
         turn._attach_to(server, stream.facade)
         stream.server = server
@@ -490,7 +487,7 @@ class StreamTransport(asyncio.Transport):
         """What the connection has in line with callbacks: connection_made, connection_lost."""
         cdef Stream core = self._core
         if TAKING < core.writing < LOST and core.closed_in != <uint32_t> core.turn.turns and core.page.eager:
-            core.page.await_end(core.receive)
+            core.page.await_end(core)
         try:
             core.run(core.turn)
         except BaseException:

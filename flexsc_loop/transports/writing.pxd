@@ -40,7 +40,7 @@ cdef class Send(Operation):
 
 cdef class Writing(Connection):
     cdef object outbox                # bytes, or a list of bytes: written, not submitted
-    cdef Send send                    # None before the first write
+    cdef Send send                    # under way; None: none is
     cdef size_t unsent                # bytes in the outbox and in flight
     cdef size_t high, low
     cdef object paused_protocol       # who was told to pause: it may have been replaced meanwhile
@@ -50,7 +50,7 @@ cdef class Writing(Connection):
     cdef uint8_t held                 # sendfile is in progress: writes are refused, and the fd stays
     cdef uint8_t prompt_in            # low bits of the turn in which a write was sent at once
     cdef uint8_t several              # not 0: of late, turns have written more than once
-    cdef unsigned int writes_lost     # writes after the end
+    cdef uint8_t writes_lost          # writes after the end, as far as anybody wants to know
     cdef object error                 # what connection_lost will be told
 
     cdef int change_writing(self, WriteState to) except -1
@@ -66,6 +66,7 @@ cdef class Writing(Connection):
     cdef bint is_alone(self) noexcept
     cdef int send_at_once(self) except -1
     cdef int send_more(self) except -1
+    cdef int take_send(self) except -1
     cdef bint is_urgent(self) noexcept
     cdef int send_now(self) except -1
     cdef int sent_now(self, ssize_t count, int error) except -1

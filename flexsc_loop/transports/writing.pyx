@@ -35,6 +35,8 @@ cdef enum:
     SEND_MOST = 512 * 1024           # of one call, so that progress shows while a slow peer reads
     HIGH_WATER = 64 * 1024
     SEVERAL = 8                      # turns in which a stream that writes piecemeal is given the time to do so
+    SPARE_SENDS = 64                 # as many as leave together
+    WRITES_LOST_MOST = 100           # counted
     HEAVY = 32 * 1024                # so much written is sent before others are served: it is in the cache now
 
 
@@ -126,9 +128,19 @@ cdef class Send(Operation):
         return 0
 
     cdef int unload(self) except -1:
+        """All is done with what was loaded: whoever sends next, on whichever connection, may have this operation."""
+        cdef Writing stream = self.stream
+        cdef Send held = self  # the stream's may be the only reference
         self.keep = None
         PyMem_Free(self.vector)
         self.vector = NULL
+        if stream is None:
+            return 0
+        self.stream = stream.send = None
+        if self.room is not None:
+            self.room.stream = None
+        if len(stream.turn.spare_sends) < SPARE_SENDS:
+            stream.turn.spare_sends.append(held)
         return 0
 
     cdef int complete(self, int res, uint32_t flags) except -1:
@@ -208,7 +220,7 @@ cdef class Writing(Connection):
     cdef int lost_write(self) except -1:
         if self.writes_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
             logger.warning("socket.send() raised exception.")
-        self.writes_lost += 1
+        self.writes_lost = min(self.writes_lost + 1, WRITES_LOST_MOST)
         return 0
 
     cdef int enqueue(self, bytes data) except -1:
@@ -289,12 +301,17 @@ cdef class Writing(Connection):
         if self.outbox is None or self.sending():
             return 0
         if self.send is None:
-            self.send = Send.__new__(Send)
-            self.send.stream = self
+            self.take_send()
         written = self.outbox
         self.outbox = None
         self.send.load(written)
         return self.send_now() if self.turn.sparse or self.is_urgent() else self.send.prepare(ENTRY_OWNED)
+
+    cdef int take_send(self) except -1:
+        """One that another has used lately is in the cache, and most connections need none most of the time."""
+        self.send = <Send> self.turn.spare_sends.pop() if self.turn.spare_sends else Send.__new__(Send)
+        self.send.stream = self
+        return 0
 
     cdef bint is_urgent(self) noexcept:
         """Whether this is the last that is sent, and whoever would serve it may have to wait for its CPU."""
@@ -351,9 +368,9 @@ cdef class Writing(Connection):
         cdef Room room = self.send.room
         if room is None:
             self.send.room = room = Room.__new__(Room)
-            room.stream = self
-            room.fd = self.fd
             room.mask = EPOLLOUT
+        room.stream = self
+        room.fd = self.fd
         try:
             return self.turn.interests.add(room)
         except OSError as error:

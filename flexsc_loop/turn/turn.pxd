@@ -1,6 +1,7 @@
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 
 from flexsc_loop.syscalls.interest cimport InterestList
+from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.syscalls.stats cimport flexsc_stats
 from flexsc_loop.turn.handles cimport flexsc_queue
@@ -15,10 +16,10 @@ cdef extern from "watchdog.h":
     void watchdog_stop(flexsc_watchdog* dog) noexcept
 
 
-cdef class Endpoint:
+cdef class Endpoint(Operation):
     cdef Turn turn
-    cdef bint queued                 # stands in the queue of those that have arrived
-    cdef bint written                # stands in the list of endpoints to flush
+    cdef uint8_t queued              # stands in the queue of those that have arrived
+    cdef uint8_t written             # stands in the list of endpoints to flush
     cdef object __weakref__
 
     cdef int run(self, Turn turn) except -1
@@ -63,6 +64,7 @@ cdef class Turn(Timers):
     cdef flexsc_watchdog* watchdog   # NULL: there is none
     cdef dict times                  # that `loop.stats()` has told of
     cdef list owners                 # by fd: the transport or server that has taken it over, or None
+    cdef list spare_sends            # operations that have sent: one that is used again is in the cache
     cdef bytes last_name, last_peer  # sockaddrs of the latest connection: those of the next one are often the same
     cdef public object _task_factory
 

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from typing_extensions import disjoint_base
 
 from flexsc_loop.syscalls.interest import InterestList
+from flexsc_loop.syscalls.operation import Operation
 from flexsc_loop.syscalls.page import Page
 from flexsc_loop.turn.timers import Timers
 
@@ -14,7 +15,7 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 @disjoint_base
-class Endpoint:
+class Endpoint(Operation):
     def __call__(self) -> None: ...
 
 @disjoint_base

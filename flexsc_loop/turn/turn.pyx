@@ -2,7 +2,7 @@
 """Floor 3: one turn of the loop.
 
 Owns: the order of things within a turn, which endpoints have something to deliver or to send.  Imports: handles,
-timers, page; of asyncio only futures and tasks.
+timers, page, operation; of asyncio only futures and tasks.
 
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
 run callbacks that are due -> deliver what has arrived -> due timers -> run the callbacks that deliveries have made due.
@@ -97,8 +97,11 @@ cdef object Task = tasks.Task
 cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
 
 
-cdef class Endpoint:
-    """Something that has operations in flight and user code to call when they complete."""
+cdef class Endpoint(Operation):
+    """Something that has operations in flight and user code to call when they complete.
+
+    It is an operation itself, for those of which one is in flight nearly all the time.
+    """
 
     cdef int run(self, Turn turn) except -1:
         """Deliver.  What user code raises is reported, and only SystemExit and KeyboardInterrupt pass through."""
@@ -152,6 +155,7 @@ cdef class Turn(Timers):
 
     def __cinit__(self, *args, **kwargs):
         self.owners = []
+        self.spare_sends = []
         self.times = {}
 
     def __dealloc__(self):
@@ -184,6 +188,7 @@ cdef class Turn(Timers):
         """The loop is closed: let go of all that waits to be run or flushed."""
         self.jobs = None
         self.end_watchdog()
+        self.spare_sends = []
         self.drop_handles()
         self.drop_timers()
         self.drop_endpoints()

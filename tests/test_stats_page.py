@@ -288,6 +288,7 @@ loop.run_until_complete(main())
     [
         ("loop.call_soon(function)", "function"),
         ("loop.call_later(0.001, Case().method)", "Case.method"),
+        ("loop.call_soon(functools.partial(Case().method))", "Case.method"),
         ("task = asyncio.create_task(coroutine())", "coroutine"),
         ("task = asyncio.create_task(waiting())", "waiting"),
         ("await loop.create_connection(Protocol, sock=two)", "Protocol"),

@@ -14,6 +14,7 @@ cdef extern from "running.h":
         pass
 
     void running_learn(flexsc_fields* fields, PyObject* step, PyObject* task, PyObject* coro, PyObject* name) noexcept
+    void running_learn_partial(flexsc_fields* fields, PyObject* partial, PyObject* function) noexcept
     flexsc_running running_key(const flexsc_fields* fields, PyObject* callback) noexcept
     void running_is(flexsc_stats* stats, flexsc_names* names, flexsc_running what) noexcept
     void running_forget(flexsc_names* names) noexcept
@@ -66,7 +67,7 @@ cdef class EndingHandle(Handle):
 cdef class Callbacks:
     cdef flexsc_stats stats            # what can be looked at while the loop runs
     cdef flexsc_names names            # of callbacks, in the stats page
-    cdef flexsc_fields fields          # what is known of tasks
+    cdef flexsc_fields fields          # what is known of tasks and partials
     cdef flexsc_queue ready            # Handles to run, each with one reference
     cdef void* spare[SPARE_HANDLES]    # handles that have run and are nobody's, each with one reference
     cdef size_t spare_count

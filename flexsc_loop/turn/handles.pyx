@@ -4,6 +4,7 @@
 Owns: the ready queue, the handles that stand in it, what happens to an error of a callback.  Imports: of asyncio only
 what makes its messages the same.
 """
+import functools
 import itertools
 import sys
 from asyncio import base_events, events, format_helpers, tasks
@@ -275,7 +276,7 @@ cdef class Callbacks:
         stats_close(&self.stats)
 
     cdef int learn(self) except -1:
-        """Find out how to see what a task runs; see running.h."""
+        """Find out how to see what a task runs, and a partial calls; see running.h."""
         # One of Python's own kind, which those of this module are not; the name is nobody else's.
         coro = tasks.sleep(0)
         coro.__qualname__ = name = "".join(["kno", "wn"])
@@ -283,6 +284,8 @@ cdef class Callbacks:
         task = tasks.Task(coro, loop=steps, name="known")
         task._log_destroy_pending = False
         running_learn(&self.fields, <PyObject*> steps.first, <PyObject*> task, <PyObject*> coro, <PyObject*> name)
+        partial = functools.partial(steps.call_soon)
+        running_learn_partial(&self.fields, <PyObject*> partial, <PyObject*> partial.func)
         steps.first = None
         del task
         coro.close()

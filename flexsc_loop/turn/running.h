@@ -3,8 +3,9 @@
  * A blocked loop can't be asked, so each callback leaves its name before it runs.  That must cost next to nothing: names
  * stand in the page already, found by the address of what names the callback, and only the place is written.
  *
- * What a task runs is in fields that Python does not publish.  Where they are is found out by looking for values that
- * are known, once (`running_learn`); where that fails tasks are named after their type. */
+ * What a task runs, and a partial calls, is in fields that Python does not publish.  Where they are is found out by
+ * looking for values that are known, once (`running_learn`, `running_learn_partial`); where that fails they are named
+ * after their type. */
 #ifndef FLEXSC_RUNNING_H
 #define FLEXSC_RUNNING_H
 
@@ -24,6 +25,8 @@ struct flexsc_names {
 struct flexsc_fields {
     PyTypeObject *task_type, *step_type;
     uint32_t step_task, task_coro, coro_name;
+    PyTypeObject *partial_type;
+    uint32_t partial_function;
 };
 
 struct flexsc_running {
@@ -63,6 +66,16 @@ static inline void running_learn(struct flexsc_fields *fields, PyObject *step, P
     }
 }
 
+/* Likewise from a `functools.partial` of `function`. */
+static inline void running_learn_partial(struct flexsc_fields *fields, PyObject *partial, PyObject *function)
+{
+    fields->partial_function = running_find(partial, function);
+    if (!fields->partial_function)
+        return;
+    Py_INCREF(Py_TYPE(partial));
+    fields->partial_type = Py_TYPE(partial);
+}
+
 static inline struct flexsc_running running_type(PyTypeObject *type)
 {
     if (type->tp_flags & Py_TPFLAGS_HEAPTYPE)
@@ -84,6 +97,10 @@ static inline struct flexsc_running running_task(const struct flexsc_fields *fie
 static inline struct flexsc_running running_key(const struct flexsc_fields *fields, PyObject *callback)
 {
     PyTypeObject *type = Py_TYPE(callback);
+    if (type == fields->partial_type && running_field(callback, fields->partial_function)) {
+        callback = running_field(callback, fields->partial_function);
+        type = Py_TYPE(callback);
+    }
     if (type == &PyCFunction_Type) {
         PyObject *self = PyCFunction_GET_SELF(callback);
         if (self && fields->task_type && PyObject_TypeCheck(self, fields->task_type))

@@ -160,7 +160,7 @@ def _run_green(parser: argparse.ArgumentParser, run: Callable[[str, list[str]], 
         from flexsc_loop import threads
     except ImportError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    threads.run(run, words[0], words[1:])
+    threads.run_program(run, words[0], words[1:])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def plain(*words):
 @pytest.mark.parametrize(
     "words",
     [
-        ["sockets.py"], ["waiting.py"], ["primitives.py"], ["library.py"], ["loops.py"],
+        ["sockets.py"], ["waiting.py"], ["signalling.py"], ["primitives.py"], ["library.py"], ["loops.py"],
         *(["ending.py", how] for how in ("well", "error", "exit", "thread", "interrupt")),
         *(["processes.py", kind] for kind in ("os", "fork", "spawn", "forkserver")),
     ],

@@ -12,13 +12,13 @@ greenlet (the extra `threads`).
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import contextvars
 import os
 import signal
 import sys
 import sysconfig
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -30,13 +30,15 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 from flexsc_loop import loop as _loops
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
+from flexsc_loop.programs import ProgramError
 from flexsc_loop.settings import Pages, Threads, Writes
+from flexsc_loop.threads import signals
 from flexsc_loop.threads.descriptors import wait_readable, wait_writable
 from flexsc_loop.threads.drivers import tell_psycopg2
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, loop_beneath, sleep
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
-from flexsc_loop.threads.starting import end_pools
+from flexsc_loop.threads.starting import end_pools, join
 from flexsc_loop.threads.waiting import is_waited_for, wait
 
 __all__ = [
@@ -107,13 +109,32 @@ def run(
 
     Returns what it returns, and raises what it raises, when it and all green threads are over that are no daemons.
     pages, threads, writes: as for `new_event_loop`; slow_thread: as for `patch`.  Ctrl-C is a KeyboardInterrupt in
-    `main`.
+    `main`, which calls the handlers of other signals, too.
     """
     patch(slow_thread)
     tell_psycopg2()
+    with _new_loop(pages, threads, writes) as loop:
+        return _run_on(loop, _main_thread(loop, main, args), _join_others)  # type: ignore[no-any-return]
+
+
+def run_program(main: Callable[..., object], *args: Any) -> None:
+    """As `run()`, with what Python does at the end of a process: errors are told, and `atexit`'s functions called.
+
+    These may need daemons, which run on meanwhile (that of a `logging.handlers.QueueListener`, say).
+    """
+    patch()
+    tell_psycopg2()
+    with _new_loop(None, None, None) as loop:
+        thread = _main_thread(loop, main, args)
+        thread.when_over(_tell_error)
+        _run_on(loop, thread, _end_program)
+
+
+@contextlib.contextmanager
+def _new_loop(pages: Pages | None, threads: Threads | None, writes: Writes | None) -> Iterator[Loop]:
     loop = new_event_loop(pages=pages, threads=threads, writes=writes)
     try:
-        return _run_on(loop, main, args)
+        yield loop
     finally:
         for thread in everybody():
             if thread.loop is loop:
@@ -121,72 +142,78 @@ def run(
         loop.close()
 
 
-def _run_on(loop: Loop, main: Callable[..., T], args: tuple[Any, ...]) -> T:
+def _main_thread(loop: Loop, main: Callable[..., Any], args: tuple[Any, ...]) -> GreenThread:
     thread = GreenThread(loop, main, args, name="main", context=contextvars.copy_context())
     thread.is_main = thread.awaited = True
+    return thread
+
+
+def _run_on(loop: Loop, thread: GreenThread, end: Callable[[Loop], None]) -> Any:
     pid = os.getpid()
-    thread.when_over(lambda _thread: loop.stop())
-    thread.start()
-    with _interrupting(thread):
-        _run_until(loop, thread)
-        if os.getpid() == pid:
-            _join_others(loop)
+    _run_until(loop, thread)
     if os.getpid() == pid:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    return thread.outcome()  # type: ignore[no-any-return]
+        last = _main_thread(loop, end, (loop,))
+        _run_until(loop, last)
+        if os.getpid() == pid:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        last.outcome()
+    return thread.outcome()
 
 
 def _join_others(loop: Loop) -> None:
     """As at the end of any program: wait for the threads that are no daemons, those that they start included."""
 
     def others() -> list[GreenThread]:
-        return [one for one in everybody() if one.loop is loop and one.started and not one.finished and not one.daemon]
+        return [
+            one for one in everybody()
+            if one.loop is loop and one.started and not (one.finished or one.daemon or one.is_main)
+        ]  # fmt: skip
 
     while left := others():
         end_pools(loop)
-        left[0].when_over(lambda _thread: loop.stop())
-        _run_until(loop, left[0])
+        join(left[0])
 
 
-@contextlib.contextmanager
-def _interrupting(thread: GreenThread) -> Iterator[None]:
-    """Ctrl-C is for the program's main thread, whichever of them runs just then."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        if current_thread() is thread or thread.finished:
-            raise KeyboardInterrupt
-        thread.throw(KeyboardInterrupt())
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield
+def _tell_error(thread: GreenThread) -> None:
+    """An error that ends a program is told before its other threads are waited for.  The exit status tells it, too."""
+    error = thread.error
+    if error is None or isinstance(error, SystemExit | ProgramError):
         return
-    signal.signal(signal.SIGINT, interrupt)
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith("flexsc_loop."):
+        found = found.tb_next
+    sys.excepthook(type(error), error, found)
+    sys.excepthook = lambda *_told: None
+
+
+def _end_program(loop: Loop) -> None:
     try:
-        yield
+        _join_others(loop)
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._run_exitfuncs()
 
 
 def _run_until(loop: Loop, thread: GreenThread) -> None:
+    """Run a main thread to its end."""
     pid = os.getpid()
-    while not thread.finished:
-        try:
-            loop.run_forever()
-        except BaseException as error:
-            if os.getpid() == pid:
-                # Out of a signal handler, which has run in between: for the main thread, as ever.
-                if is_waited_for(error):
-                    continue
-                if thread.finished or not thread.is_main:
-                    raise
-                thread.throw(error)
-        if os.getpid() != pid and not thread.finished:
-            # A forked child whose function is over: the loop is its parent's.
-            raise SystemExit(0)
+    thread.when_over(lambda _thread: loop.stop())
+    thread.start()
+    with signals.heard_by(thread):
+        while not thread.finished:
+            try:
+                loop.run_forever()
+            except BaseException as error:
+                if os.getpid() == pid:
+                    # Out of a signal handler that was set before: for the main thread, as ever.
+                    if is_waited_for(error):
+                        continue
+                    if thread.finished:
+                        raise
+                    thread.throw(error)
+            if os.getpid() != pid and not thread.finished:
+                # A forked child whose function is over: the loop is its parent's.
+                raise SystemExit(0)
 
 
 def dump(file: TextIO | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Floor 5: modules that wait in C unless they are told how else to: database drivers, and semaphores of processes.
+"""Floor 5: modules that wait in C unless told how else to: database drivers, pyOpenSSL, semaphores of processes.
 
-Owns: who is told when a module has been imported.  Imports: descriptors, green.
+Owns: who is told when a module has been imported.  Imports: descriptors, green, waiting.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import select
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from flexsc_loop.threads import descriptors
 from flexsc_loop.threads.green import current_thread
+from flexsc_loop.threads.waiting import in_place_of
 
 _poll: Any = select.poll
 
@@ -88,6 +90,56 @@ def tell_psycopg() -> None:
 def tell_psycopg2() -> None:
     """Have psycopg2 wait by a callback of ours, unless there is one.  COPY and large objects do not work with any."""
     _once_imported("psycopg2", _tell_psycopg2)
+
+
+# ---- pyOpenSSL, whose connections read and write their sockets in C
+
+
+def _waits_for_its_socket(module: Any, plain: Any) -> Any:
+    """A method of OpenSSL.SSL.Connection: tried until it need not wait.  A socket with a time-out never waits in it."""
+
+    @in_place_of(plain)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current_thread() is None or self._socket is None or not os.get_blocking(fd := self.fileno()):
+            return plain(self, *args, **kwargs)
+        wait: Callable[[int], bool]
+        while True:
+            os.set_blocking(fd, False)
+            try:
+                return plain(self, *args, **kwargs)
+            except module.WantReadError:
+                wait = descriptors.wait_readable
+            except module.WantWriteError:
+                wait = descriptors.wait_writable
+            finally:
+                os.set_blocking(fd, True)
+            wait(fd)
+
+    return method
+
+
+TLS_PIECE = 16384  # bytes of one record
+
+
+def _send_all(self: Any, buf: Any, flags: int = 0) -> int:
+    """Source: OpenSSL.SSL.Connection.sendall."""
+    view = memoryview(buf.encode() if isinstance(buf, str) else buf).cast("B")
+    done = 0
+    while done < len(view):
+        done += self.send(view[done : done + TLS_PIECE], flags)
+    return done
+
+
+def _tell_pyopenssl(module: Any) -> None:
+    connection = module.Connection
+    for name in ("do_handshake", "recv", "recv_into", "send", "shutdown"):
+        setattr(connection, name, _waits_for_its_socket(module, getattr(connection, name)))
+    connection.read, connection.write, connection.sendall = connection.recv, connection.send, _send_all
+
+
+def tell_pyopenssl() -> None:
+    """Have its connections wait for their sockets in Python."""
+    _once_imported("OpenSSL.SSL", _tell_pyopenssl)
 
 
 # ---- multiprocessing's locks, semaphores, conditions and events

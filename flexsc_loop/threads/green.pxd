@@ -31,6 +31,7 @@ cdef class GreenThread(Endpoint):
     cdef object inner                # an event loop that runs in this thread, or None
     cdef object who                  # the greenlet to go on with: ours, or one that our program has made
     cdef object thrown               # to be raised where it waits
+    cdef list calls                  # to be made in it where it waits, or None
     cdef object joiners              # futures-like callbacks to call at the end, or None
     cdef uint64_t parks              # how often it has waited
     cdef readonly unsigned long home         # the number of the real thread that it runs in
@@ -51,6 +52,7 @@ cdef class GreenThread(Endpoint):
     cdef int leave(self) except -1
     cdef int leave_inner(self) except -1
     cdef int goes_on(self) except -1
+    cdef int make_calls(self) except -1
     cdef int unpark(self) except -1
     cdef int end(self) except -1
 

@@ -117,6 +117,14 @@ def let_others_run():
         breathe(<GreenThread> running_thread)
 
 
+def let_next_run():
+    """Let those run that are ready, whom the caller has made so just now, say.  Nothing outside of green threads."""
+    cdef GreenThread me = current()
+    if me is not None:
+        me.wake_up()
+        me.park()
+
+
 def current_thread():
     """The green thread that calls this, or None outside of one."""
     return current()
@@ -284,6 +292,13 @@ cdef class GreenThread(Endpoint):
                 self.started = True
                 self.wake_up()
 
+    def interrupt(self, call):
+        """Have `call()` made in it, where it waits, or begins; what that raises is raised there, else it waits on."""
+        if self.calls is None:
+            self.calls = []
+        self.calls.append(call)
+        self.unpark()
+
     def forgive(self, error):
         """Do not raise `error` any more, if it has not been raised yet."""
         if self.thrown is error:
@@ -396,7 +411,7 @@ cdef class GreenThread(Endpoint):
 
     cdef int park(self) except -1:
         """Go back to the hub until somebody has this thread go on.  To be called in it."""
-        if self.thrown is None:
+        if self.thrown is None and self.calls is None:
             self.who = current_greenlet()
             self.parks += 1
             self.parked = True
@@ -404,9 +419,19 @@ cdef class GreenThread(Endpoint):
                 self.leave()
             else:
                 self.leave_inner()
+        if self.calls is not None:
+            self.make_calls()
         if self.thrown is not None:
             error, self.thrown = self.thrown, None
             raise error
+        return 0
+
+    cdef int make_calls(self) except -1:
+        while self.calls is not None:
+            call = self.calls.pop(0)
+            if not self.calls:
+                self.calls = None  # the call may wait
+            call()
         return 0
 
     cdef int leave(self) except -1:
@@ -487,6 +512,7 @@ def _live():
         if me.thrown is not None:
             error, me.thrown = me.thrown, None
             raise error
+        me.make_calls()
         me.result = me.function(*me.args, **me.kwargs) if me.kwargs else me.function(*me.args)
     except BaseException as error:
         me.error = error

@@ -26,6 +26,13 @@ cdef object TIMEOUT_MAX = _thread.TIMEOUT_MAX
 cdef str NEGATIVE = f"timeout value must be {'a non-negative number' if sys.version_info >= (3, 13) else 'positive'}"
 
 
+cdef extern from *:
+    """
+    #define call_it(kind, name) (((PyTypeObject *) (kind))->tp_name = (name))
+    """
+    void call_it(object kind, const char* name)
+
+
 cdef class Line:
     """What threads of both kinds stand in line for."""
     cdef object real                 # what real threads wait for
@@ -88,7 +95,7 @@ cdef class Lock(Line):
 
     def __repr__(self):
         state = "locked" if self.real.locked() else "unlocked"
-        return f"<{state} flexsc_loop.threads.Lock object at {id(self):#x}>"
+        return f"<{state} _thread.lock object at {id(self):#x}>"
 
     cdef object attempt(self):
         return True if self.real.acquire(False) else NOTHING
@@ -170,7 +177,8 @@ cdef class RLock:
 
     def __repr__(self):
         state = "locked" if self.count else "unlocked"
-        return f"<{state} flexsc_loop.threads.RLock object owner={self.owner!r} count={self.count} at {id(self):#x}>"
+        owner = 0 if self.owner is None else id(self.owner) if isinstance(self.owner, GreenThread) else self.owner
+        return f"<{state} _thread.RLock object owner={owner} count={self.count} at {id(self):#x}>"
 
     cdef bint take(self, bint blocking, object timeout) except -1:
         who = identity()
@@ -288,3 +296,13 @@ cdef class SimpleQueue(Line):
         return self.real.qsize()
 
     __class_getitem__ = classmethod(types.GenericAlias)
+
+
+def take_names():
+    """Have locks bear the names of those in whose place they stand from now on.
+
+    By them programs find out that a lock is one that a signal handler, too, may take (trio does), and pickle finds the
+    class, here and in processes with Python's own.
+    """
+    call_it(Lock, b"_thread.lock" if hasattr(_thread, "lock") else b"_thread.allocate_lock")
+    call_it(RLock, b"_thread.RLock")

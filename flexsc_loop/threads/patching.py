@@ -1,6 +1,7 @@
 """Floor 5: what blocks in the standard library, and what stands in its place in a green thread.
 
-Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, loop, slow, sockets.
+Owns: the plain functions, and whether they have been replaced.  Imports: drivers, green, locks, loop, signals, slow,
+sockets.
 
 Methods of classes written in Python are replaced in the classes, so that it does not matter who has imported what
 before.  Functions and classes written in C are replaced by name, in the modules that they are of: who has imported one
@@ -29,7 +30,7 @@ import warnings
 from typing import Any
 
 from flexsc_loop.loop import Loop
-from flexsc_loop.threads import drivers, green, locks, network, slow, sockets, starting, tls, waiting
+from flexsc_loop.threads import drivers, green, locks, network, signals, slow, sockets, starting, tls, waiting
 
 _state = {"patched": False}
 
@@ -91,7 +92,8 @@ def names() -> list[tuple[Any, str, Any]]:
         (os, "close", network.close_fd), (os, "system", waiting.system),
         (os, "wait", waiting.wait_for_child), (os, "wait3", waiting.wait3), (os, "wait4", waiting.wait4),
         (os, "waitid", waiting.waitid), (fcntl, "flock", waiting.flock), (fcntl, "lockf", waiting.lockf),
-        (signal, "signal", waiting.set_handler), (signal, "set_wakeup_fd", waiting.set_wakeup_fd),
+        (signal, "signal", signals.set_handler), (signal, "getsignal", signals.get_handler),
+        (signal, "set_wakeup_fd", signals.set_wakeup_fd),
         (signal, "pthread_kill", starting.pthread_kill), (time, "pthread_getcpuclockid", starting.cpu_clock),
         (sys, "_current_frames", starting.current_frames),
         (signal, "pause", waiting.pause), (signal, "sigwait", waiting.sigwait),
@@ -114,6 +116,7 @@ def names() -> list[tuple[Any, str, Any]]:
         for name in ("_set_running_loop", "_c__set_running_loop")
         if hasattr(module, name)
     ]
+    found += [(_thread, name, locks.Lock) for name in ("lock", "LockType") if hasattr(_thread, name)]
     if hasattr(threading, "_DeleteDummyThreadOnDel"):
         found.append((threading, "_DeleteDummyThreadOnDel", starting.DeleteDummyThread))
     for name in ("gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getaddrinfo"):
@@ -178,6 +181,7 @@ def patch(slow_thread: float | None = None) -> None:
     if (monkey is not None and getattr(monkey, "saved", None)) or "eventlet.patcher" in sys.modules:
         raise RuntimeError("gevent or eventlet has patched the standard library already; use one of them, not both")
     _state["patched"] = True
+    locks.take_names()
     sockets.know_class(socket.socket)
     sockets.resolve_with(network.resolve)
     replaced = names()
@@ -192,6 +196,7 @@ def patch(slow_thread: float | None = None) -> None:
     _replace_locks()
     _replace_locals()
     drivers.tell_psycopg()
+    drivers.tell_pyopenssl()
     drivers.tell_multiprocessing()
     slow.watch(limit)
     if late:

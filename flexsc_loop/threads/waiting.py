@@ -333,23 +333,6 @@ def pause() -> None:
     wait_until_done(thread, future)
 
 
-def in_main_only(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """signal.signal or signal.set_wakeup_fd, which are refused in any other thread: by that programs find out."""
-
-    @in_place_of(plain)
-    def function(*args: Any, **kwargs: Any) -> Any:
-        thread = current_thread()
-        if thread is not None and not thread.is_main:
-            raise ValueError(f"{plain.__name__} only works in main thread of the main interpreter")
-        return plain(*args, **kwargs)
-
-    return function
-
-
-set_handler = in_main_only(signal.signal)
-set_wakeup_fd = in_main_only(signal.set_wakeup_fd)
-
-
 def _pending(sigset: Iterable[int], seconds: float | None) -> Any:
     """Wait until one of these signals is pending, which are blocked; what that tells, None after `seconds`."""
     numbers = [*sigset]

@@ -2,6 +2,8 @@
 
 import atexit
 import concurrent.futures
+import logging.handlers
+import queue
 import sys
 import threading
 import time
@@ -15,6 +17,20 @@ def daemon():
     finally:
         print("never")
 
+
+class Slow(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.01)
+        print(record.getMessage())
+
+
+# Its thread is a daemon, and is needed once more, at the very end.
+records = queue.SimpleQueue()
+listener = logging.handlers.QueueListener(records, Slow())
+listener.start()
+atexit.register(listener.stop)
+atexit.register(lambda: print("in", threading.current_thread().name, [records.put(logging.makeLogRecord(
+    {"msg": f"record {number}"})) for number in range(5)]))  # fmt: skip
 
 over, later = threading.Event(), threading.Event()
 

@@ -35,6 +35,10 @@ EXCLUDED = [
         "the main thread computes and makes no call: others wait until it does",
     ),
     Exclusion(
+        "test_runners.RunTests.test_asyncio_run_without_uncancel",
+        "makes tasks by a loop of a policy's: asyncio.run makes one of the loop beneath, by that one's factory",
+    ),
+    Exclusion(
         "test.test_socket.GeneralModuleTests.testRefCountGetNameInfo",
         "counts references in an `except` clause: the frame of the function in its place has one",
     ),

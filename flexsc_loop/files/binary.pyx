@@ -19,7 +19,7 @@ from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.streams import read as read_stream
 from flexsc_loop.files.buffered cimport Buffered, plain_bytes, room
 from flexsc_loop.files.file cimport (
-    FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, File, at_once, whole, writing,
+    FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, at_once, whole, writing,
 )
 
 cdef object Unsupported = io.UnsupportedOperation
@@ -410,10 +410,10 @@ cdef class BinaryFile(Buffered):
         await self._count(getattr(self.calls, what)(self.fd, *arguments))
 
     async def _truncate(self, size):
-        cdef int64_t checked
+        cdef int64_t length = 0  # one that C does not take raises here
         self.check_writing("truncate")
         if size is not None:
-            checked = index(size)
+            size = length = index(size)
         await self._enter()
         try:
             return await self._carry_out(self._truncate_job(size))
@@ -424,10 +424,9 @@ cdef class BinaryFile(Buffered):
         await self._write_out()
         if size is None:
             size = self.where()
-        length = index(size)
-        if length < 0:
+        if size < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        await self.calls.ftruncate(self.fd, length)
+        await self.calls.ftruncate(self.fd, size)
         if self.positional:
             self.forget()
         return size

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import functools
 import os
 
 import pytest
@@ -289,3 +290,25 @@ async def test_a_range_that_is_none(loop, tmp_path, given, error):
                 await file.copy_range(other, *given)
             assert await file.copy_range(other, TWO, MINUS.value + 1, 1) == 2
     assert (tmp_path / "other").read_bytes() == b"\0fi"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [("mkdir", ("made", 1.5), {}), ("mkdir", ("made", Number(0o700)), {}), ("mkdir", ("made", 1 << 40), {}),
+     ("mkdir", ("made",), {"dir_fd": 1.0}), ("unlink", ("missing",), {"dir_fd": -1}), ("stat", (1.0,), {}),
+     ("stat", (9_999,), {}), ("stat", ("missing",), {"dir_fd": 1 << 40}), ("rmdir", ("missing",), {"dir_fd": "x"}),
+     ("rename", (1, "other"), {}), ("link", ("missing", "a\0b"), {}), ("symlink", ("missing", None), {})],
+)  # fmt: skip
+async def test_arguments_of_functions(loop, tmp_path, monkeypatch, name, arguments, options):
+    monkeypatch.chdir(tmp_path)
+    plain = outcome(functools.partial(getattr(os, name), **options), *arguments)
+    for path in tmp_path.iterdir():
+        path.rmdir()
+    ours = await awaited(functools.partial(getattr(flexsc_loop.files, name), **options), *arguments)
+    assert ours == plain
+
+
+async def test_a_descriptor_that_cannot_be(loop):
+    """os.stat(-1) itself asks for a path at no address."""
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await flexsc_loop.files.stat(-1)

@@ -44,6 +44,7 @@ class World:
     cpus: Callable[[float], int] = lambda _: 2
     spare: Callable[[float], int | None] = lambda _: 1
     system: float = 0.3
+    size: Callable[[bool], int] = lambda threaded: 128
     noise: float = 0.0
     seed: int = 1
     clock: Callable[[int], int] = lambda elapsed: elapsed
@@ -92,7 +93,8 @@ class World:
         busy = int(waited * done / rate)
         system = int(busy * self.system) if self.cpu is None else 0
         count = int(done * waited / SECOND)
-        load = Load(self.now, self.clock(waited), busy, system, count, 128 * count, 0 if self.cpu is None else waited,
+        load = Load(self.now, self.clock(waited), busy, system, count, self.size(self.cpu is not None) * count,
+                    0 if self.cpu is None else waited,
                     0 if self.cpu is None else int(waited * self.late * self.waits(at)))
 
         def machine() -> Machine:
@@ -145,6 +147,24 @@ def test_a_thread_that_is_as_good_is_not_worth_it(gain: float) -> None:
     assert len(world.changes) < 60
 
 
+def test_the_time_of_the_thread_counts_against_it() -> None:
+    """Its CPU is another's for the asking: all of it is worth 3 %."""
+    assert World(thread=constant(40_000 * 1.07)).run(20).decider.counts["trials_won"] == 0
+    assert World(thread=constant(40_000 * 1.09)).run(20).decider.counts["trials_won"] == 1
+
+
+def test_what_comes_in_smaller_pieces_is_not_more() -> None:
+    world = World(size=lambda threaded: 64 if threaded else 128).run(20)
+    assert world.serves(State.OWN) and world.decider.counts["trials_won"] == 0
+
+
+def test_a_thread_that_is_much_better_half_of_the_time_only_is_not_taken() -> None:
+    """In two of four pairs, that is: chance could do that."""
+    world = World(thread=lambda at: 52_000 if at < 0.7 else 36_000).run(1.2)
+    assert world.serves(State.OWN) and world.decider.counts["trials_lost"] == 1
+    assert "better in 2 of 4 pairs" in world.decider.decisions[-1]
+
+
 def test_a_trial_that_begins_badly_ends_at_once() -> None:
     world = World(thread=constant(12_000)).run(1.0)
     assert world.decider.counts["trials_lost"] == 1
@@ -182,6 +202,41 @@ def test_one_look_in_100_ms_except_in_trials() -> None:
 
 
 # ---- alarms
+
+def test_a_thread_that_waits_a_little_and_does_less_goes() -> None:
+    """Less than the own thread did, though it has to wait for a fifth of the time only."""
+    world = World(thread=constant(50_000), hog=lambda at: 0.2 if at >= 10 else 0.0).run(10)
+    assert world.serves(State.THREAD)
+    world.run(0.2)
+    assert world.serves(State.OWN) and world.decider.counts["alarms_run_delay"] == 1
+
+
+def test_a_thread_that_waits_much_goes_whatever_it_does() -> None:
+    world = World(thread=constant(120_000), hog=lambda at: 0.35 if at >= 10 else 0.0).run(10)
+    assert world.serves(State.THREAD)
+    world.run(0.2)
+    assert world.serves(State.OWN) and world.decider.counts["alarms_run_delay"] == 1
+    little = World(thread=constant(120_000), hog=lambda at: 0.2 if at >= 10 else 0.0).run(20)
+    assert little.serves(State.THREAD)
+
+
+def test_a_thread_that_begins_to_wait_is_looked_at_sooner() -> None:
+    world = World(hog=lambda at: 0.05 if at >= 10 else 0.0).run(10)
+    assert world.decider.late_look_ns == decider.LATE_LOOK_NS
+    world.run(0.2)
+    assert world.serves(State.THREAD)
+    assert world.decider.late_look_ns == decider.LATE_AGAIN_NS
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(0.55, "trials_abandoned"), (5.0, "rests")])
+def test_a_window_that_has_taken_much_too_long_tells_nothing(seconds: float, counted: str) -> None:
+    """The process was stopped, say: neither trial nor thread go on as if that had been theirs."""
+    world = World().run(seconds)
+    assert not world.serves(State.OWN)
+    long = Load(world.now + SECOND, SECOND, SECOND // 2, 0, 20_000, 2_560_000, SECOND)
+    assert world.decider.look(long, lambda: pytest.fail("the machine was asked")).cpu is None
+    assert world.serves(State.OWN) and world.decider.counts[counted] == 1
+
 
 def test_somebody_takes_the_thread_s_cpu() -> None:
     world = World(hog=lambda at: 0.5 if at >= 10 else 0.0)
@@ -404,6 +459,21 @@ def test_failures_are_forgotten_when_the_thread_has_served_for_long() -> None:
 
 
 # ---- loads that change
+
+def test_a_load_for_which_no_thread_would_be_started_keeps_one() -> None:
+    """What starts at four fifths of the time ends at two fifths: a load in between changes nothing, whoever serves."""
+    world = World(offered=lambda at: ALWAYS if at < 5 else 30_000.0).run(25)
+    assert world.serves(State.THREAD) and world.decider.counts["rests"] == 0
+    assert World(offered=constant(30_000.0)).run(20).changes == []
+
+
+def test_a_moment_without_work_is_no_rest() -> None:
+    world = World(offered=lambda at: 0.0 if at > 5 and at % 1 < 0.3 else ALWAYS).run(5)
+    assert world.serves(State.THREAD)
+    before = len(world.changes)
+    world.run(20)
+    assert world.decider.counts["rests"] == 0 and len(world.changes) == before
+
 
 def test_a_loop_without_work_has_no_thread() -> None:
     world = World(offered=lambda at: ALWAYS if at < 5 else 0.0).run(5)

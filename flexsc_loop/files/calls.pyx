@@ -11,6 +11,7 @@ it all the same.
 """
 from asyncio.exceptions import CancelledError, InvalidStateError
 from contextvars import copy_context
+from operator import index
 from os import fsencode, fspath
 from sys import audit
 
@@ -74,8 +75,13 @@ cdef bytes encoded(object path):
     return name
 
 
+cdef int descriptor(object fd) except? -1:
+    """As functions of `os` take one: any integer, which the kernel may refuse."""
+    return index(fd)
+
+
 cdef int folder(object dir_fd) except? -1:
-    return AT_FDCWD if dir_fd is None else PyObject_AsFileDescriptor(dir_fd)
+    return AT_FDCWD if dir_fd is None else descriptor(dir_fd)
 
 
 cdef object shown(object dir_fd):
@@ -607,7 +613,7 @@ cdef class FileCalls(AtOnce):
                 raise ValueError("stat: cannot use fd and follow_symlinks together")
             if dir_fd is not None:
                 raise ValueError("stat: can't specify dir_fd without matching path")
-            fd = PyObject_AsFileDescriptor(path)
+            fd = descriptor(path)
             call = self.new_call(fd)
             call.names = path
             call.prepare(CALL_STATX, fd, <void*> <const char*> b"", STATX_BASIC_STATS, 0, AT_EMPTY_PATH)
@@ -670,11 +676,11 @@ cdef class FileCalls(AtOnce):
         call.prepare(CALL_UNLINKAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), 0, 0, AT_REMOVEDIR)
         return self.start(call)
 
-    def mkdir(self, path, int mode=0o777, *, dir_fd=None):
+    def mkdir(self, path, mode=0o777, *, dir_fd=None):
         """Make a folder."""
         cdef Call call = self.path_call(path)
         audit("os.mkdir", call.names, mode, shown(dir_fd))
-        call.prepare(CALL_MKDIRAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, 0)
+        call.prepare(CALL_MKDIRAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), <int> index(mode), 0, 0)
         return self.start(call)
 
     cdef Call two_paths(self, object src, object dst):

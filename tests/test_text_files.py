@@ -1,6 +1,10 @@
 """Text files against io.TextIOWrapper: contents, line ends, positions, in many encodings."""
 
+import codecs
+import gc
 import os
+import sys
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -77,3 +81,49 @@ async def test_newlines_that_were_read(loop, path):
                 for _ in range(5):
                     assert await ours.readline() == theirs.readline()
                     assert ours.newlines == theirs.newlines
+
+
+@pytest.mark.parametrize(("mode", "options", "most"), [("rb", {}, 260), ("r", {"encoding": "utf-8"}, 420)])
+async def test_a_file_at_rest_is_small(loop, tmp_path, mode, options, most):
+    """Bytes besides its buffers and its name: what Python's allocator has handed out for 200 of them."""
+    path = tmp_path / "file"
+    path.write_text("line\n")
+    first = await flexsc_loop.open(path, mode, **options)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        opened = [await flexsc_loop.open(path, mode, **options) for _ in range(200)]
+        gc.collect()
+        each = (tracemalloc.get_traced_memory()[0] - before - sys.getsizeof(opened)) / len(opened)
+    finally:
+        tracemalloc.stop()
+    for file in [first, *opened]:
+        await file.close()
+    assert each <= most
+
+
+async def test_an_encoding_that_has_become_another(loop, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"text")
+    names = {"upper": str.upper, "lower": str.lower}
+    for change in ("upper", "lower"):
+
+        def search(name, change=change):
+            if name != "changing":
+                return None
+            plain = codecs.lookup("ascii")
+
+            class Decoder(codecs.IncrementalDecoder):
+                def decode(self, data, final=False):
+                    return names[change](bytes(data).decode())
+
+            return codecs.CodecInfo(plain.encode, plain.decode, incrementaldecoder=Decoder, name="changing")
+
+        codecs.register(search)
+        try:
+            async with flexsc_loop.open(path, encoding="changing") as file:
+                assert await file.read() == names[change]("text")
+        finally:
+            codecs.unregister(search)
+    with pytest.raises(LookupError):
+        await flexsc_loop.open(path, encoding="changing")

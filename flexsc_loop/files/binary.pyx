@@ -410,10 +410,10 @@ cdef class BinaryFile(Buffered):
         await self._count(getattr(self.calls, what)(self.fd, *arguments))
 
     async def _truncate(self, size):
-        cdef int64_t length = 0  # one that C does not take raises here
+        cdef int64_t _length  # one that C does not take raises here
         self.check_writing("truncate")
         if size is not None:
-            size = length = index(size)
+            _length = index(size)
         await self._enter()
         try:
             return await self._carry_out(self._truncate_job(size))
@@ -424,9 +424,10 @@ cdef class BinaryFile(Buffered):
         await self._write_out()
         if size is None:
             size = self.where()
-        if size < 0:
+        length = index(size)
+        if length < 0:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        await self.calls.ftruncate(self.fd, size)
+        await self.calls.ftruncate(self.fd, length)
         if self.positional:
             self.forget()
         return size

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from flexsc_loop.files.action cimport Action
 from flexsc_loop.files.calls cimport FileCalls
@@ -31,12 +31,12 @@ cdef class File(Line):
     cdef object __weakref__
     cdef int fd
     cdef int in_flight               # writes at an offset of their own
-    cdef file_state state
-    cdef bint can_read, can_write, appending, created, closefd
-    cdef bint positional             # calls carry offsets of ours; else the kernel's position counts, or there is none
-    cdef bint seekable_
-    cdef bint plain                  # it lies in memory: who reads it waits for nobody
-    cdef bint patient                # reading it always waits
+    cdef uint8_t state               # a file_state
+    cdef uint8_t can_read, can_write, appending, created, closefd
+    cdef uint8_t positional          # calls carry offsets of ours; else the kernel's position counts, or there is none
+    cdef uint8_t seekable_
+    cdef uint8_t plain               # it lies in memory: who reads it waits for nobody
+    cdef uint8_t patient             # reading it always waits
     cdef uint32_t device             # that has it on its disk, 0 if that is not known
 
     cdef int check(self) except -1

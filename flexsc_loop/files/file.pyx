@@ -146,17 +146,17 @@ cdef class File(Line):
     def readable(self):
         """Whether it was opened for reading.  May be awaited, too."""
         self.fileno()
-        return known(self.can_read)
+        return known(self.can_read != 0)
 
     def writable(self):
         """Whether it was opened for writing.  May be awaited, too."""
         self.fileno()
-        return known(self.can_write)
+        return known(self.can_write != 0)
 
     def seekable(self):
         """Whether it has a position.  May be awaited, too."""
         self.fileno()
-        return known(self.seekable_)
+        return known(self.seekable_ != 0)
 
     def isatty(self):
         """Whether it is a terminal.  May be awaited, too."""

@@ -12,6 +12,8 @@ from itertools import chain
 from operator import index
 from sys import intern
 
+from libc.stdint cimport uint8_t
+
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.binary cimport BinaryFile
 from flexsc_loop.files.file cimport FILE_OPEN, Line
@@ -21,6 +23,70 @@ cdef object Unsupported = io.UnsupportedOperation
 
 cdef enum:
     CHUNK = 8192                     # bytes that are decoded at a time
+    CODINGS = 64                     # that are kept
+
+
+cdef class Coding:
+    """How text and bytes are turned into each other: one for all files that were opened alike."""
+    cdef object info                 # what the registry of codecs says of the encoding
+    cdef object encoding, errors
+    cdef object encoder, decoder     # what makes them; None where the file is not written, not read
+    cdef str newline                 # where lines end when they are read; None: at any of the three
+    cdef str written_newline         # what is written for "\\n"; None: itself
+    cdef bint universal, translating
+
+    cdef object new_decoder(self):
+        decoder = self.decoder(self.errors)
+        return io.IncrementalNewlineDecoder(decoder, self.translating) if self.universal else decoder
+
+
+# (encoding, errors, newline, whether it is read, and written) -> Coding
+cdef dict codings = {}
+
+
+cdef Coding coding_of(object encoding, object errors, object newline, bint reads, bint writes):
+    """Takes, names and refuses what io does."""
+    cdef Coding found
+    # What an encoding that is not given is depends on the time.
+    if type(encoding) is str and all(one is None or type(one) is str for one in (errors, newline)):
+        found = kept((encoding, errors, newline, reads, writes))
+        return found if found is not None else new_coding(encoding, errors, newline, reads, writes)
+    model = io_model(encoding, errors, newline, writes)
+    newline = None if newline is None else str(newline)
+    found = kept((model.encoding, model.errors, newline, reads, writes))
+    return found if found is not None else new_coding(model.encoding, model.errors, newline, reads, writes)
+
+
+cdef Coding kept(tuple key):
+    """One that was made before, unless its name means another encoding now."""
+    cdef Coding found = codings.get(key)
+    return found if found is not None and found.info is codecs.lookup(key[0]) else None
+
+
+cdef object io_model(object encoding, object errors, object newline, bint writes):
+    below = io.BytesIO()
+    if not writes:
+        below = io.BufferedReader(below, 1)  # an encoding that can't be written may be read
+    return io.TextIOWrapper(below, encoding, errors, newline)
+
+
+cdef Coding new_coding(str encoding, str errors, str newline, bint reads, bint writes):
+    cdef Coding made = Coding.__new__(Coding)
+    model = io_model(encoding, errors, newline, writes)
+    made.encoding = intern(model.encoding)
+    made.errors = intern(model.errors)
+    made.info = codecs.lookup(encoding)
+    made.universal = not newline
+    made.translating = newline is None
+    made.newline = newline or ("\n" if newline is None else None)
+    made.written_newline = newline if newline in ("\r", "\r\n") else None
+    if reads:
+        made.decoder = codecs.getincrementaldecoder(made.encoding)
+    if writes:
+        made.encoder = codecs.getincrementalencoder(made.encoding)
+    if len(codings) < CODINGS:
+        codings[encoding, errors, newline, reads, writes] = made
+    return made
 
 
 cdef class TextFile(Line):
@@ -29,45 +95,26 @@ cdef class TextFile(Line):
     What BinaryFile says of order and of cancelled calls is so here, too.
     """
     cdef readonly BinaryFile buffer
-    cdef readonly object encoding, errors, mode
-    cdef readonly bint line_buffering
+    cdef readonly object mode
+    cdef Coding coding
     cdef object ending
-    cdef object encoder, decoder
+    cdef object encoder, decoder     # None before they are used; see encoding_now(), decoding_now()
     cdef object start                # (state of the decoder, bytes that it was given then) for what is decoded, or None
     cdef str decoded
     cdef Py_ssize_t used             # characters of it that were given out
     cdef double bytes_per_character  # as they were lately
-    cdef str newline                 # where lines end when they are read; None: at any of the three
-    cdef str written_newline         # what is written for "\\n"; None: itself
-    cdef bint universal, translating
     cdef object __weakref__
+    cdef uint8_t by_lines            # what has a line end is not to stay in the buffer
+    cdef uint8_t begun               # the encoder is not at the beginning of the file, where some write a mark
 
     def __init__(self, BinaryFile buffer, mode, encoding, errors, newline, line_buffering):
-        # Takes, names and refuses what io does.
-        below = io.BytesIO()
-        if not buffer.can_write:
-            below = io.BufferedReader(below, 1)  # an encoding that can't be written may be read
-        model = io.TextIOWrapper(below, encoding, errors, newline)
         self.buffer = buffer
         self.loop = buffer.loop
         self.mode = mode
-        self.encoding = intern(model.encoding)
-        self.errors = intern(model.errors)
-        self.line_buffering = line_buffering
-        newline = None if newline is None else str(newline)
-        self.universal = not newline
-        self.translating = newline is None
-        self.newline = newline or ("\n" if newline is None else None)
-        self.written_newline = newline if newline in ("\r", "\r\n") else None
+        self.coding = coding_of(encoding, errors, newline, buffer.can_read, buffer.can_write)
+        self.by_lines = line_buffering
         self.decoded = ""
-        if buffer.can_read:
-            self.decoder = codecs.getincrementaldecoder(self.encoding)(self.errors)
-            if self.universal:
-                self.decoder = io.IncrementalNewlineDecoder(self.decoder, self.translating)
-        if buffer.can_write:
-            self.encoder = codecs.getincrementalencoder(self.encoding)(self.errors)
-            if buffer.seekable_ and buffer.where() != 0:
-                self.set_encoder(False)
+        self.begun = buffer.can_write and buffer.seekable_ and buffer.where() != 0
 
     def __repr__(self):
         state = "" if self.buffer.state == FILE_OPEN else " closed"
@@ -79,6 +126,21 @@ cdef class TextFile(Line):
     def name(self):
         """The path, or the descriptor, that was opened."""
         return self.buffer.name
+
+    @property
+    def encoding(self):
+        """The encoding's name.  Source: io.TextIOBase.encoding."""
+        return self.coding.encoding
+
+    @property
+    def errors(self):
+        """How characters that have no code, and codes without a character, are treated."""
+        return self.coding.errors
+
+    @property
+    def line_buffering(self):
+        """Whether what has a line end is written to the file at once."""
+        return self.by_lines != 0
 
     @property
     def closed(self):
@@ -147,6 +209,19 @@ cdef class TextFile(Line):
 
     # ---- what is decoded
 
+    cdef object decoding_now(self):
+        """The decoder."""
+        if self.decoder is None:
+            self.decoder = self.coding.new_decoder()
+        return self.decoder
+
+    cdef object encoding_now(self):
+        """The encoder, as it is to be where the file of bytes stands."""
+        if self.encoder is None:
+            self.encoder = self.coding.encoder(self.coding.errors)
+            self.set_encoder(not self.begun)
+        return self.encoder
+
     cdef str take(self, Py_ssize_t size):
         """Give out `size` characters of what is there."""
         cdef str text
@@ -171,8 +246,9 @@ cdef class TextFile(Line):
         """Decode more, behind what is there; whether there was anything to be read."""
         cdef Py_ssize_t size = max(CHUNK, <Py_ssize_t> (wanted * self.bytes_per_character))
         cdef bytes data = await self.buffer.read1(size)
-        held, flags = self.decoder.getstate()
-        cdef str text = self.decoder.decode(data, not data)
+        decoder = self.decoding_now()
+        held, flags = decoder.getstate()
+        cdef str text = decoder.decode(data, not data)
         if self.used == len(self.decoded):
             self.decoded, self.used = text, 0
             self.start = flags, held + data
@@ -187,15 +263,17 @@ cdef class TextFile(Line):
     cdef Py_ssize_t end_in(self, str text, Py_ssize_t first) except -1:
         """Where the line that goes on at `first` ends, 0 if it does not."""
         cdef Py_ssize_t found
-        if self.newline is None:
+        cdef str newline = self.coding.newline
+        if newline is None:
             return universal_end(text, first)
-        found = text.find(self.newline, first)
-        return found + len(self.newline) if found >= 0 else 0
+        found = text.find(newline, first)
+        return found + len(newline) if found >= 0 else 0
 
     cdef Py_ssize_t line_size(self, Py_ssize_t looked_at, Py_ssize_t limit) except -1:
         """The length of the line that is there, 0 if there is no end; `looked_at` characters of it have none."""
         # The first half of an end of two characters may have been looked at.
-        cdef Py_ssize_t back = 1 if looked_at and self.newline is not None and len(self.newline) > 1 else 0
+        cdef str newline = self.coding.newline
+        cdef Py_ssize_t back = 1 if looked_at and newline is not None and len(newline) > 1 else 0
         cdef Py_ssize_t size = self.end_in(self.decoded, self.used + looked_at - back)
         if size:
             size -= self.used
@@ -236,7 +314,7 @@ cdef class TextFile(Line):
 
     async def _read_all(self):
         cdef bytes data = await self.buffer.read()
-        cdef str text = self.decoder.decode(data, True)
+        cdef str text = self.decoding_now().decode(data, True)
         if self.used < len(self.decoded):
             text = self.decoded[self.used:] + text
         self.forget()
@@ -322,9 +400,9 @@ cdef class TextFile(Line):
 
     cdef bytes encode(self, str text):
         """Encode, at the position of the file of bytes: what was decoded and not given out is behind it."""
-        if self.written_newline is not None:
-            text = text.replace("\n", self.written_newline)
-        data = self.encoder.encode(text)
+        if self.coding.written_newline is not None:
+            text = text.replace("\n", self.coding.written_newline)
+        data = self.encoding_now().encode(text)
         self.forget()
         if self.decoder is not None:
             self.decoder.reset()
@@ -391,7 +469,7 @@ cdef class TextFile(Line):
 
     cdef bint flushes(self, str text) except -1:
         """Whether it is not to stay in the buffer."""
-        return self.line_buffering and ("\n" in text or "\r" in text)
+        return self.by_lines and ("\n" in text or "\r" in text)
 
     async def _flush(self):
         await self._enter()
@@ -441,8 +519,7 @@ cdef class TextFile(Line):
         if whence == os.SEEK_END:
             position = await self.buffer.seek(0, os.SEEK_END)
             self.at(0, True)
-            if self.encoder is not None:
-                self.set_encoder(position == 0)
+            self.stands(position == 0)
             return position
         if whence == os.SEEK_CUR:
             cookie = self.cookie()
@@ -451,7 +528,7 @@ cdef class TextFile(Line):
         self.at(flags, cookie == 0)
         if characters:
             data = await self.buffer.read(size)
-            self.decoded = self.decoder.decode(data, bool(need_end))
+            self.decoded = self.decoding_now().decode(data, bool(need_end))
             self.start = flags, data
             if len(self.decoded) < characters:
                 raise OSError("can't restore logical file position")
@@ -461,15 +538,19 @@ cdef class TextFile(Line):
     cdef int at(self, object flags, bint beginning) except -1:
         """The file of bytes stands where the decoder was in this state."""
         self.forget()
-        if self.decoder is not None:
+        if self.buffer.can_read:
             if beginning:
-                self.decoder.reset()
+                if self.decoder is not None:
+                    self.decoder.reset()
             else:
-                self.decoder.setstate((b"", flags))
+                self.decoding_now().setstate((b"", flags))
             self.start = flags, b""
-        if self.encoder is not None:
-            self.set_encoder(beginning)
-        return 0
+        return self.stands(beginning)
+
+    cdef int stands(self, bint beginning) except -1:
+        """The file of bytes stands at the beginning, or somewhere else."""
+        self.begun = not beginning
+        return self.set_encoder(beginning) if self.encoder is not None else 0
 
     cdef int set_encoder(self, bint beginning) except -1:
         """At the beginning of a file some encodings write a mark."""
@@ -625,7 +706,7 @@ cdef object start_write(Action action):
         action.running = file._write(text, None)
         return None
     data = file.encode(text)
-    if not file.line_buffering and file.buffer.takes(len(<bytes> data)):
+    if not file.by_lines and file.buffer.takes(len(<bytes> data)):
         file.buffer.accept(data)
         return len(text)
     file.busy = True

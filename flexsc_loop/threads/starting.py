@@ -74,7 +74,7 @@ def current_frames() -> dict[int, FrameType]:
     frames = _current_frames()
     running = current_thread()
     for one in everybody():
-        if one is not running and one.frame is not None:
+        if one is not running and not one.finished and one not in _left_behind and one.frame is not None:
             frames[id(one)] = one.frame
     frames[get_ident()] = sys._getframe(1)
     return frames
@@ -249,6 +249,9 @@ def _of_loop(by_thread: Any, loop: Any) -> list[tuple[Any, Any]]:
 # The number of a real thread that forks just now -> the threading.Thread that its green thread is.
 _forking: dict[int, Any] = {}
 
+# In a forked child: what were main threads in the parent.
+_left_behind: list[GreenThread] = []
+
 
 def _before_fork() -> None:
     thread = current_thread()
@@ -266,7 +269,9 @@ def _after_fork_in_child() -> None:
     thread = _forking.get(ident)
     _forking.clear()
     for other in everybody():
-        if not other.is_main and other is not getattr(thread, "_green", None):
+        if other.is_main:
+            _left_behind.append(other)
+        elif other is not getattr(thread, "_green", None):
             other.abandon()
     if thread is not None:
         before: Any = threading.main_thread()

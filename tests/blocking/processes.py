@@ -67,7 +67,7 @@ def forking():
         thread.start()
         thread.join()
         print(threading.active_count(), threading.current_thread() is threading.main_thread(), other.is_alive(),
-              flush=True)
+              len(sys._current_frames()), flush=True)
         os._exit(5)
     print(os.waitpid(pid, 0)[1] >> 8, other.is_alive())
     other.join()
@@ -76,7 +76,7 @@ def forking():
         pid = os.fork()
         if pid == 0:
             time.sleep(0.01)
-            print("forked in", threading.current_thread().name, flush=True)
+            print("forked in", threading.current_thread().name, len(sys._current_frames()), flush=True)
             os._exit(6)
         print(os.waitpid(pid, 0)[1] >> 8)
 

@@ -9,8 +9,8 @@ import pytest
 from support import settle
 
 COUNT = 300
-IDLE_MOST = 530
-"""Bytes, the protocol of 32 and a number for the descriptor included."""
+IDLE_MOST = 545
+"""Bytes, the protocol of 32 and a number for the descriptor included: 515 on Python 3.13, 540 on 3.11."""
 TALKED_MOST = 580
 
 

@@ -72,6 +72,7 @@ cdef class UserPage(Page):
             # In a forked child this closes copies of fds and nothing else.
             flexsc_page_close(self.user)
             self.user = NULL
+            self.started = False
 
     cpdef bind(self):
         """Start the pinned thread, if there is to be one: with the loop's first run, not before."""

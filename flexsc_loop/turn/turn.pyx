@@ -524,9 +524,10 @@ cdef class Turn(Timers):
         self.stats.counts.timers = self.timers.count
         if self.page is not None:
             self.page.tell(&self.stats.counts)
-            if self.page.eager:
+            if self.page.eager and not self.page.closed:
                 # It has a number only when it has begun, which may be within a run.
                 self.stats.page.syscall_thread = self.page.thread_id()
+
     cdef int consult(self, uint64_t now) except -1:
         """Have the pilot look who should serve."""
         cdef uint64_t next_ns

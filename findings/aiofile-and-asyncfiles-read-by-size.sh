@@ -2,10 +2,9 @@
 # aiofile, py-asyncfiles: read() of everything asks for as many bytes as stat(2) tells, once; what is there is not read.
 #
 # Both read a whole file through a position of their own, whose end is the size from fstat.  Files under /proc have a size
-# of nought and contents all the same: read() gives an empty result, no error, whatever the mode.  So does a file in /proc
-# read to its end by "async for".  open().read(), aiofiles and anyio give what is there.  aiofile makes one call of it,
-# too, and a call of Linux moves 2147479552 bytes at most (read(2), NOTES): of a file that is larger read() gives so many
-# without a word, and those who hash or copy it have another file.  It is neither end of file nor an error that could
+# of nought and contents all the same: read() gives an empty result and no error.  open().read() and aiofiles give what
+# is there.  aiofile makes one call of it, too, and a call of Linux moves 2147479552 bytes at most (read(2), NOTES): of a
+# file that is larger read() gives so many without a word, and those who hash or copy it have another file.  It is neither end of file nor an error that could
 # be seen, since the length is what nobody looks at after read().
 #
 # Seen with aiofile 3.12.0, caio 0.12.10, py-asyncfiles 1.7.0, aiofiles 25.1.0 (PyPI), CPython 3.11.7, Linux 6.18, x86-64, on 2026-11-29:

@@ -1,9 +1,9 @@
 #!/bin/sh
 # rloop: write() and sendto() of a buffer whose items are larger than a byte send a byte for each.
 #
-# An array('I'), a NumPy array's memoryview, a ctypes array: anything with the buffer protocol may be written, and the other
-# loops send its memory (asyncio where it is a memoryview; of anything else than bytes it raises TypeError).  rloop goes
-# over the items and makes each a byte: half, a quarter or an eighth of what was written goes out, without an error unless
+# An array('I') or a memoryview of one, say: what has the buffer protocol may be written, and the other loops send its
+# memory (asyncio where it is a memoryview; of anything else than bytes it raises TypeError).  rloop goes over the items
+# and makes each a byte: half, a quarter or an eighth of what was written goes out, without an error unless
 # a number is larger than 255 (OverflowError).  writelines() sends the memory.
 #
 # Seen with rloop 0.5.0, uvloop 0.23.0 (PyPI), CPython 3.11.7 (3.13.0 likewise), Linux 6.18, x86-64, on 2026-11-29; the

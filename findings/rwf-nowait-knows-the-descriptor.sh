@@ -3,7 +3,7 @@
 #
 # preadv2(2) with RWF_NOWAIT reads what is there and answers EAGAIN if that is nothing, also where the descriptor has no
 # O_NONBLOCK: exactly what is needed for pipes and sockets that are shared with other processes, whose O_NONBLOCK is theirs as
-# well.  It works on both ends of a pipe and on all sockets.  But whether it does is a property of the open file, not of
+# well.  It works on both ends of a pipe and on sockets.  But whether it does is a property of the open file, not of
 # what lies behind: the very pipe, opened once more by /proc/self/fd or /dev/stdin, as programs do to have an open file of
 # their own, answers EOPNOTSUPP, as every FIFO does, and the error is the same as for "not known here".  Files behave
 # the other way about from what one would think, too: on tmpfs and in a memfd, where no read ever waits for a disk, both

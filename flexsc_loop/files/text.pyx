@@ -48,13 +48,18 @@ cdef Coding coding_of(object encoding, object errors, object newline, bint reads
     """Takes, names and refuses what io does."""
     cdef Coding found
     # What an encoding that is not given is depends on the time.
-    if type(encoding) is str and all(one is None or type(one) is str for one in (errors, newline)):
+    plain = type(encoding) is str and all(one is None or type(one) is str for one in (errors, newline))
+    if plain:
         found = kept((encoding, errors, newline, reads, writes))
-        return found if found is not None else new_coding(encoding, errors, newline, reads, writes)
+        if found is not None:
+            return found
     model = io_model(encoding, errors, newline, writes)
-    newline = None if newline is None else str(newline)
-    found = kept((model.encoding, model.errors, newline, reads, writes))
-    return found if found is not None else new_coding(model.encoding, model.errors, newline, reads, writes)
+    if not plain:
+        encoding, errors, newline = model.encoding, model.errors, None if newline is None else str(newline)
+        found = kept((encoding, errors, newline, reads, writes))
+        if found is not None:
+            return found
+    return new_coding(model, encoding, errors, newline, reads, writes)
 
 
 cdef Coding kept(tuple key):
@@ -70,9 +75,9 @@ cdef object io_model(object encoding, object errors, object newline, bint writes
     return io.TextIOWrapper(below, encoding, errors, newline)
 
 
-cdef Coding new_coding(str encoding, str errors, str newline, bint reads, bint writes):
+cdef Coding new_coding(object model, str encoding, str errors, str newline, bint reads, bint writes):
+    """What is as `model` is, and kept for the next that is asked for in the same way."""
     cdef Coding made = Coding.__new__(Coding)
-    model = io_model(encoding, errors, newline, writes)
     made.encoding = intern(model.encoding)
     made.errors = intern(model.errors)
     made.info = codecs.lookup(encoding)

@@ -22,7 +22,7 @@
 
 # Python 3.11, or the next one that is here; programs are measured with the newest.
 PYTHON ?= any
-demo files batches scenarios connections blocking: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
+demo files batches scenarios connections blocking report: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
 .PHONY: demo test suites fuzz lint stress bars batches scenarios connections blocking files report wheels build clean

@@ -55,13 +55,8 @@ def measure(name: str, settings: Settings, console: Console) -> Comparison:
 
 
 def explain(console: Console, placement: Placement) -> None:
-    """What the columns mean, and what has to be known of this machine."""
-    console.print(
-        "CPU time and system calls: the loop's thread + all other threads, the kernel's poller included.\n"
-        "swing: how far the rounds' rates lie apart.  ratio: median of the rounds' ratios (lowest–highest), each the\n"
-        "median of its windows', in which the loops take turns: not the ratio of the rates beside it.",
-        highlight=False,
-    )
+    """The machine, what the columns mean, and what has to be known of this machine."""
+    console.print("\n".join((report.where(), *report.EXPLANATION)), highlight=False, markup=False)
     for note in placement.notes:
         console.print(f"note: {note}", highlight=False)
 

@@ -95,7 +95,9 @@ class LoopChoice:
             module = importlib.import_module(module_name)
             new_event_loop: Callable[..., asyncio.AbstractEventLoop] = module.new_event_loop
         except (ImportError, AttributeError) as error:
-            raise BenchmarkError(f"{module_name} cannot be imported: {error}") from error
+            absent = isinstance(error, ModuleNotFoundError) and error.name == self.name
+            remedy = f": python -m pip install {self.name}" if absent else ""
+            raise BenchmarkError(f"{module_name} cannot be imported: {error}{remedy}") from error
         if self.name != "flexsc":
             return new_event_loop
         return lambda: new_event_loop(pages=self.pages, threads=self.threads)

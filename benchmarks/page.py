@@ -21,17 +21,24 @@ from benchmarks import figures
 from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
 from benchmarks.placement import shown
-from benchmarks.report import microseconds
+from benchmarks.report import calls, describe, microseconds, pair, swing
 from benchmarks.tables import RESULTS, Table
+from benchmarks.workloads import workload
 
 FOLDER = Path(__file__).parent
 PAGE = RESULTS / "report.html"
+# What is wider than the window can be moved, by keys as well.
+SCROLL = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+TABLE = re.compile(r"^(\|(?:.*\n)+?)(?=\n|\Z)", re.MULTILINE)
 STAMP = re.compile(r"-\d{8}-\d{6}$")
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: shares of the drawing's width for its end and for its whiskers, and the table's cells beside it."""
+    """One bar: shares of the drawing's width for its end and for its whiskers, and the table's cells beside it.
+
+    span: the lowest and the highest round's ratio, for the table.
+    """
 
     title: str
     kind: str
@@ -40,6 +47,7 @@ class Bar:
     high: float
     cells: tuple[str, ...]
     missing: str = ""
+    span: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +79,13 @@ class Groups:
 
 @dataclass(frozen=True)
 class Told:
-    """A section of benchmarks/README.md in the place of a benchmark that was not run here: HTML, and groups of bars."""
+    """A section of benchmarks/README.md in the place of a benchmark that was not run here: HTML, and groups of bars.
+
+    anchor: what links lead to.
+    """
 
     name: str
+    anchor: str
     command: str
     pieces: tuple[str | Groups, ...]
 
@@ -83,6 +95,7 @@ class Part:
     """What one result file holds."""
 
     name: str
+    anchor: str
     machine: str
     date: str
     charts: list[Chart] = field(default_factory=list)
@@ -94,7 +107,7 @@ class Part:
 class Paper:
     """A figure of the paper, and where ours comes from: a workload, and what its best ratio is held against.
 
-    row: how the workload's row begins in benchmarks/README.md.
+    row: how the workload's row begins in benchmarks/README.md.  connections: only results with as many; 0: all.
     """
 
     what: str
@@ -103,16 +116,21 @@ class Paper:
     workload: str
     row: str
     against: str = "uvloop"
+    connections: int = 64
 
 
-APACHE = "Apache, against Linux threads"
+THREADS = "plain threads"
+APACHE, MYSQL = "Apache, against Linux threads", "MySQL, against Linux threads"
 PAPER = (
-    Paper(APACHE, "up to 2.16", "aiohttp hello, the best way and number of connections", "hello", "aiohttp hello"),
-    Paper(
-        APACHE, "up to 2.16", "aiohttp static file of 1 MiB, likewise", "static-large", "aiohttp static file, 1 MiB"
-    ),
-    Paper("MySQL, against Linux threads", "up to 1.40", "asyncpg, select 1, the best way", "asyncpg", "asyncpg"),
-    Paper("BIND, against Linux threads", "up to 2.05", "UDP echo, the best way", "udp", "UDP echo"),
+    Paper(APACHE, "up to 2.16", "WSGI callable under gunicorn, green threads", "wsgi", "bare WSGI callable", THREADS),
+    Paper(APACHE, "up to 2.16", "Flask under gunicorn, green threads", "wsgi-flask", "Flask hello", THREADS),
+    Paper(APACHE, "up to 2.16", "aiohttp hello", "hello", "aiohttp hello, 64"),
+    Paper(APACHE, "up to 2.16", "aiohttp static file of 1 MiB, 8 connections", "static-large",
+          "aiohttp static file, 1 MiB, 8", connections=8),
+    Paper(MYSQL, "up to 1.40", "WSGI that asks MariaDB by PyMySQL, green threads", "wsgi-mysql", "WSGI with a PyMySQL",
+          THREADS),
+    Paper(MYSQL, "up to 1.40", "asyncpg, select 1, 16 connections", "asyncpg", "asyncpg", connections=16),
+    Paper("BIND, against Linux threads", "up to 2.05", "UDP echo", "udp", "UDP echo"),
 )
 # The sections of benchmarks/README.md with figures: which result file takes a section's place, and what writes that.
 SECTIONS = {
@@ -124,7 +142,9 @@ SECTIONS = {
     "Blocking programs": ("blocking", "make blocking"),
     "Starting": ("starting", "python -m benchmarks.starting"),
 }
-CHART_COLUMNS = ("ratio", "requests/s", "CPU µs/request", "calls/request", "p50", "p99")
+CHART_COLUMNS = ("ratio", "requests/s", "swing", "CPU µs/request", "system calls/request", "p50", "p99")
+NAMES = {"demo": "Example application"}
+BLOCKING = "Blocking programs"
 
 
 def kind(path: Path) -> str:
@@ -140,11 +160,17 @@ def newest(folder: Path) -> list[Path]:
     return [kinds[name] for name in sorted(kinds)]
 
 
-def describe(machine: dict[str, Any]) -> str:
-    return (
-        f"{machine.get('cpus', '?')} CPUs, {machine.get('cpu', 'unknown')}, Linux {machine.get('kernel', '?')}, "
-        f"Python {machine.get('python', '?')}"
-    )
+def slug(heading: str) -> str:
+    """What a link to a heading of a document ends with."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def named(kind: str) -> tuple[str, str]:
+    """Heading and anchor of the results of a kind: those of the section whose place they take, if there is one."""
+    for title, (name, _) in SECTIONS.items():
+        if name == kind:
+            return title.partition(":")[0], slug(title)
+    return NAMES.get(kind, kind), slug(kind)
 
 
 def kind_of(choice: LoopChoice) -> str:
@@ -156,13 +182,14 @@ def kind_of(choice: LoopChoice) -> str:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     median = row["median"]
-    calls = row.get("calls_loop")
     ratio = row.get("ratio")
+    rates = [sample["rate"] for sample in row.get("samples", ())] or [median["rate"]]
     return (
         "1" if ratio is None else f"{ratio:.2f}",
         f"{median['rate']:,.0f}",
-        f"{median['cpu_us']:.1f}",
-        "–" if calls is None else f"{calls + (row.get('calls_other') or 0):.2f}",
+        swing((max(rates) - min(rates)) / median["rate"], len(rates)),
+        pair(f"{median['cpu_loop_us']:.1f}", f"{median['cpu_other_us']:.1f}"),
+        pair(calls(row.get("calls_loop")), calls(row.get("calls_other"))),
         microseconds(median["p50_us"]),
         microseconds(median["p99_us"]),
     )
@@ -183,7 +210,8 @@ def chart(comparison: dict[str, Any]) -> Chart:
         values = ratios[row["loop"]]
         middle = 1.0 if row["ratio"] is None else row["ratio"]
         low, high = min(values) / most, max(values) / most
-        bars.append(Bar(choice.title, kind_of(choice), middle / most, low, high, _cells(row)))
+        span = f"{min(values):.2f}–{max(values):.2f}" if low < high else ""
+        bars.append(Bar(choice.title, kind_of(choice), middle / most, low, high, _cells(row), span=span))
     title = comparison["label"].replace("`", "")
     return Chart(title, comparison["baseline"], 1 / most, tuple(bars), tuple(comparison["notes"]))
 
@@ -209,7 +237,8 @@ def read(path: Path) -> Part:
     try:
         content = json.loads(path.read_text())
         date = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat()
-        part = Part(path.stem, describe(content["machine"]), date, notes=list(content.get("notes", ())))
+        name, anchor = named(kind(path))
+        part = Part(name, anchor, describe(content["machine"]), date, notes=list(content.get("notes", ())))
         raw = content.get("measured", {})
         comparisons = [*content.get("comparisons", ()), *(one for one in raw.values() if "rows" in one)]
         part.charts = [chart(comparison) for comparison in comparisons]
@@ -228,31 +257,63 @@ def comparisons_in(paths: Iterable[Path]) -> Iterable[dict[str, Any]]:
         yield from (one for one in content.get("measured", {}).values() if "rows" in one)
 
 
-def beside_the_paper(paths: Sequence[Path], told: Sequence[Told] = ()) -> Table:
-    """The paper's figures (FlexSC, OSDI 2010) and what was measured of the same kind: here, else as it is told."""
+def _measured(figure: Paper, paths: Sequence[Path]) -> list[float]:
+    """Our ratios of that kind in the result files."""
+    if figure.against == THREADS:
+        tables = [table for path in paths for table in json.loads(path.read_text()).get("tables", ())]
+        return [ratio for table in tables for ratio in against_threads(table["columns"], table["rows"], figure)]
+    return [
+        row["ratio"]
+        for one in comparisons_in(paths)
+        if one["workload"]["name"] == figure.workload and one["baseline"] == figure.against
+        if one["workload"].get("connections", figure.connections) == figure.connections
+        for row in one["rows"]
+        if row["loop"].startswith("flexsc") and row["ratio"] is not None
+    ]
+
+
+def _documented(figure: Paper, text: str) -> list[float]:
+    """Our ratios of that kind in benchmarks/README.md."""
+    found = sections(text)
+    if figure.against == THREADS:
+        tables = [[cells(line) for line in lines.splitlines()] for lines in TABLE.findall(found[BLOCKING] + "\n")]
+        return [ratio for lines in tables for ratio in against_threads(lines[0], lines[2:], figure)]
+    tables_of_ways = [figures.parse(lines.splitlines())[1] for lines in TABLE.findall(found["Figures"] + "\n")
+                      if lines.startswith("| workload |")]  # fmt: skip
+    return [max(ratios) for rows in tables_of_ways for title, _, ratios, _ in rows if title.startswith(figure.row)]
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip().strip("*") for cell in line.strip().strip("|").split("|")]
+
+
+def against_threads(columns: Sequence[str], rows: Iterable[Sequence[str]], figure: Paper) -> list[float]:
+    """This package's ratios to plain threads in a table of blocking programs, measured or told."""
+    if f"× {THREADS}" not in columns:
+        return []
+    at = columns.index(f"× {THREADS}")
+    found, program = [], ""
+    for row in rows:
+        program = row[0] or program
+        if program in (workload(figure.workload).title, "") or program.startswith(figure.row):
+            found += [float(row[at].strip("*"))] if re.search(r"page|flexsc", row[1]) and row[at] != "–" else []
+    return found
+
+
+def beside_the_paper(paths: Sequence[Path], text: str) -> Table:
+    """The paper's figures (FlexSC, OSDI 2010) and what was measured of the same kind: here, else as `text` tells."""
     rows = []
-    measured = list(comparisons_in(paths))
-    tables = [piece for section in told for piece in section.pieces if isinstance(piece, Groups)]
     for figure in PAPER:
-        best = [
-            row["ratio"]
-            for one in measured
-            if one["workload"]["name"] == figure.workload and one["baseline"] == figure.against
-            for row in one["rows"]
-            if row["loop"].startswith("flexsc") and row["ratio"] is not None
-        ]
-        whence = ""
+        best, whence = _measured(figure, paths), ""
         if not best:
-            best = [
-                max(ratios) for table in tables for title, _, ratios, _ in table.rows if title.startswith(figure.row)
-            ]
-            whence = ", elsewhere (below)"
+            best, whence = _documented(figure, text), ", elsewhere (below)"
         ours = f"{max(best):.2f} × {figure.against}{whence}" if best else "not measured"
         rows.append((figure.what, figure.theirs, figure.ours, ours))
-    columns = ("the paper", "×", "here", "measured")
+    columns = ("the paper: throughput of", "×", "this package: throughput of, in the best way", "measured")
     return Table("The paper's figures beside ours", columns, tuple(rows), (
-        "Not the same programs, machines or baselines: the paper compares with one kernel-visible thread for each "
-        "connection, this page with the fastest other event loop.",
+        "Not the same programs or machines. The paper compares with one kernel-visible thread for each connection, as "
+        "green threads are compared here (64 connections); an event loop is compared with uvloop. What a call costs in "
+        "a batch, the paper's other figure, is a section of its own.",
     ))  # fmt: skip
 
 
@@ -266,9 +327,12 @@ def to_html(text: str) -> str:
     """HTML of Markdown.  What leads to other documents is text here; tables can be moved within a narrow window."""
     from markdown_it import MarkdownIt
 
-    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", re.sub(r"<!--.*?-->", "", text))
+    anchors = {slug(title) for title in (*SECTIONS, "Method")}
+    links = re.compile(r"\[([^\]]+)\]\(#?([^)]+)\)")
+    text = links.sub(lambda link: link[0] if link[2] in anchors else link[1], re.sub(r"<!--.*?-->", "", text))
     html = str(MarkdownIt("commonmark").enable("table").render(text))
-    return html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    html = html.replace("<table>", f"{SCROLL}<table>").replace("</table>", "</table></div>")
+    return re.sub(r"<th(?=[ >])", '<th scope="col"', html)
 
 
 def pieces(text: str) -> tuple[str | Groups, ...]:
@@ -288,7 +352,7 @@ def told_elsewhere(measured: Collection[str], text: str) -> list[Told]:
     """What benchmarks/README.md tells of the kinds that were not measured here."""
     found = sections(text)
     return [
-        Told(title.partition(":")[0], command, pieces(found[title]))
+        Told(*named(name), command, pieces(found[title]))
         for title, (name, command) in SECTIONS.items()
         if name not in measured and re.search(r"^\|", found.get(title, ""), re.MULTILINE)
     ]
@@ -306,6 +370,7 @@ def render(parts: Sequence[Part], told: Sequence[Told], paper: Table, method: st
         paper=paper,
         method=to_html(method),
         columns=CHART_COLUMNS,
+        scroll=SCROLL,
         today=datetime.date.today().isoformat(),
     )
 
@@ -322,7 +387,7 @@ def write(folder: Path, page: Path) -> list[str]:
     text = figures.DOCUMENT.read_text()
     try:
         told = told_elsewhere([kind(path) for path in paths], text)
-        content = render(parts, told, beside_the_paper(paths, told), sections(text)["Method"])
+        content = render(parts, told, beside_the_paper(paths, text), sections(text)["Method"])
     except ImportError as error:
         raise BenchmarkError("the page needs jinja2 and rich: python -m pip install jinja2 rich") from error
     page.parent.mkdir(parents=True, exist_ok=True)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import datetime
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison, Row
-from benchmarks.report import HEADINGS, machine, row_cells
+from benchmarks.report import EXPLANATION, HEADINGS, row_cells, where
 
 COLOURS = {"asyncio": "#9aa5b1", "uvloop": "#5b7db1", "rloop": "#b17a5b", "aiofastnet": "#8a6fb0"}
 OWN, THREAD = "#3aa17e", "#1f6f54"
+WARNING = "#a31515"
 ROW = 0.36      # inches
+NOTE = 0.19
 BARS = 0.36     # of the width; the figures have the rest
 COLUMNS = [0.0, 0.17, 0.29, 0.5, 0.7, 0.86]
 
 
-def _axes(count: int, heights: list[float]) -> tuple[Any, Any]:
+def _axes(count: int, heights: list[float], rest: float) -> tuple[Any, Any]:
+    """heights: of the panels, in inches; rest: of all else."""
     try:
         import matplotlib
     except ImportError as error:
@@ -27,7 +30,7 @@ def _axes(count: int, heights: list[float]) -> tuple[Any, Any]:
     from matplotlib import pyplot
 
     return pyplot.subplots(
-        count, 2, figsize=(13, sum(heights)), squeeze=False,
+        count, 2, figsize=(13, sum(heights) + rest), squeeze=False,
         gridspec_kw={"height_ratios": heights, "width_ratios": [BARS, 1 - BARS], "wspace": 0.02}, layout="constrained",
     )  # fmt: skip
 
@@ -63,7 +66,7 @@ def _draw_bars(axis: Any, comparison: Comparison) -> None:
     axis.set_yticks(range(len(comparison.rows)), [row.choice.title for row in comparison.rows], fontsize=9)
     axis.set_ylim(len(comparison.rows) - 0.5, -0.5)
     axis.set_xlim(0, most * 1.05)
-    axis.set_xlabel(f"requests per second, {comparison.baseline} = 1 (median, lowest and highest round)", fontsize=8)
+    axis.set_xlabel(f"requests/s, {comparison.baseline} = 1 (median, lowest to highest round)", fontsize=8)
     axis.tick_params(axis="x", labelsize=8)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
@@ -80,27 +83,29 @@ def _draw_figures(axis: Any, comparison: Comparison) -> None:
         cells = row_cells(row)[1:] or [f"n/a: {row.unavailable}"]
         for x, cell in zip(COLUMNS, cells, strict=False):
             axis.text(x, at, cell, fontsize=9, va="center")
+    # What speaks against these figures stands below them, where nobody misses it.
+    axis.annotate(
+        "\n".join(_warnings(comparison)), (0, 0), (0, -6), xycoords="axes fraction", textcoords="offset points",
+        va="top", fontsize=9, fontweight="bold", color=WARNING, annotation_clip=False,
+    )  # fmt: skip
 
 
-def foot(comparisons: Sequence[Comparison], notes: Sequence[str] = ()) -> list[str]:
-    """What has to be known of the figures: machine, date, what the columns are, and each warning of the tables."""
-    facts = machine()
-    lines = [
-        f"{facts['cpus']} CPUs, {facts['cpu']}, Linux {facts['kernel']}, Python {facts['python']}, "
-        f"{datetime.date.today().isoformat()}",
-        "CPU time and system calls: the loop's thread + all other threads, the kernel's poller included.  "
-        "swing: how far the rounds' rates lie apart.",
-    ]
-    warnings = [note for comparison in comparisons for note in comparison.notes]
-    return lines + [f"note: {note}" for note in dict.fromkeys([*warnings, *notes])]
+def _warnings(comparison: Comparison) -> list[str]:
+    """The comparison's notes, in lines that are no longer than the figures beside the bars."""
+    return [line for note in comparison.notes for line in textwrap.wrap(f"note: {note}", 88)]
+
+
+def foot(notes: Sequence[str]) -> list[str]:
+    """What has to be known of the figures: machine, date, what the columns are, and what is said of the machine."""
+    return [where(), *EXPLANATION, *(f"note: {note}" for note in dict.fromkeys(notes))]
 
 
 def draw(comparisons: Sequence[Comparison], heading: str = "", notes: Sequence[str] = ()) -> Any:
     """The figure of `write_picture`."""
-    lines = foot(comparisons, notes)
-    heights = [ROW * len(comparison.rows) + 1.1 for comparison in comparisons]
-    heights[-1] += 0.2 * len(lines)
-    figure, axes = _axes(len(comparisons), heights)
+    lines = foot(notes)
+    lower = [NOTE * max(0, len(_warnings(comparison)) - 2) for comparison in comparisons]
+    heights = [ROW * len(one.rows) + 1.1 + more for one, more in zip(comparisons, lower, strict=True)]
+    figure, axes = _axes(len(comparisons), heights, 0.2 * len(lines) + (0.4 if heading else 0))
     for (bars, figures), comparison in zip(axes, comparisons, strict=True):
         _draw_bars(bars, comparison)
         _draw_figures(figures, comparison)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -19,6 +20,12 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison, Row, Settings
 
 MISSING = "–"
+EXPLANATION = (
+    "ratio: median of the rounds' ratios (lowest–highest), each the median of its windows', in which the loops take",
+    "turns: not the ratio of the rates beside it.  swing: the highest round's rate less the lowest, by the median.",
+    "CPU time and system calls: the loop's thread + all other threads, the kernel's poller included.",
+)
+"""What the columns of a comparison are."""
 
 
 def microseconds(value: float) -> str:
@@ -26,22 +33,30 @@ def microseconds(value: float) -> str:
     return f"{value:.0f} µs" if value < 1000 else f"{value / 1000:.2f} ms"
 
 
-def _calls(value: float | None) -> str:
+def calls(value: float | None) -> str:
+    """System calls for each request."""
     return MISSING if value is None else f"{value:.3f}" if value < 1 else f"{value:.2f}"
 
 
 def _ratio(row: Row) -> str:
     if row.ratio is None:
         return MISSING
+    if len(row.ratios) == 1:
+        return f"{row.ratio:.2f}×"
     return f"{row.ratio:.2f}×\n{min(row.ratios):.2f}–{max(row.ratios):.2f}"
 
 
-def _pair(loop: str, others: str) -> str:
+def swing(share: float, rounds: int) -> str:
+    """How far the rounds' rates lie apart; nothing is known of that from one."""
+    return f"{share:.0%}" if rounds > 1 else MISSING
+
+
+def pair(loop: str, others: str) -> str:
     """A figure of the loop's thread with that of all other threads."""
     return loop if others in ("0.0", "0.000", MISSING) else f"{loop} + {others}"
 
 
-HEADINGS = ("requests\nper s", "swing", "CPU µs\nper req.", "calls\nper req.", "p50", "p99")
+HEADINGS = ("requests\nper s", "swing", "CPU µs\nper req.", "syscalls\nper req.", "p50", "p99")
 
 
 def row_cells(row: Row) -> list[str]:
@@ -51,9 +66,9 @@ def row_cells(row: Row) -> list[str]:
     return [
         _ratio(row),
         f"{row.median('rate'):,.0f}",
-        f"{row.swing:.0%}",
-        _pair(f"{row.median('cpu_loop_us'):.1f}", f"{row.median('cpu_other_us'):.1f}"),
-        _pair(_calls(row.calls_loop), _calls(row.calls_other)),
+        swing(row.swing, len(row.samples)),
+        pair(f"{row.median('cpu_loop_us'):.1f}", f"{row.median('cpu_other_us'):.1f}"),
+        pair(calls(row.calls_loop), calls(row.calls_other)),
         microseconds(row.median("p50_us")),
         microseconds(row.median("p99_us")),
     ]
@@ -103,7 +118,7 @@ def show(console: Console, comparison: Comparison) -> None:
         if row.unavailable:
             console.print(f"  {row.choice.title}: n/a because {row.unavailable}", highlight=False, markup=False)
     for note in comparison.notes:
-        console.print(f"  note: {note}", highlight=False, markup=False)
+        console.print(f"  note: {note}", highlight=False, markup=False, style="bold yellow")
 
 
 def machine() -> dict[str, Any]:
@@ -113,6 +128,19 @@ def machine() -> dict[str, Any]:
         platform.machine(),
     )
     return {"kernel": platform.release(), "cpu": model, "cpus": os.cpu_count(), "python": sys.version.split()[0]}
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """`machine()`, or what a result file holds of it, for people."""
+    return (
+        f"{facts.get('cpus', '?')} CPUs, {facts.get('cpu', 'unknown')}, Linux {facts.get('kernel', '?')}, "
+        f"Python {facts.get('python', '?')}"
+    )
+
+
+def where() -> str:
+    """This machine, and today."""
+    return f"{describe(machine())}, {datetime.date.today().isoformat()}"
 
 
 def write_json(path: Path, comparisons: Sequence[Comparison], settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 
@@ -12,6 +13,7 @@ pytest.importorskip("matplotlib")
 from rich.console import Console
 
 from benchmarks import picture, report
+from benchmarks.errors import BenchmarkError
 from benchmarks.loops import LoopChoice
 from benchmarks.measure import Comparison, Row, Sample
 from benchmarks.workloads import workload
@@ -48,8 +50,28 @@ def test_every_cell_and_warning_of_the_table_is_in_the_picture(comparison):
     for text in (*comparison.notes, "there is no second CPU", *(each.choice.title for each in comparison.rows)):
         assert text in everything and text in out.getvalue()
     facts = report.machine()
-    for text in ("heading", "one more note", facts["python"], facts["kernel"], "uvloop = 1"):
+    for text in ("heading", "one more note", facts["python"], facts["kernel"], "uvloop = 1", *report.EXPLANATION):
         assert text in everything
+
+
+def test_one_round_has_no_spread():
+    one = row("flexsc:auto:off", [1500.0], [1.25])
+    assert report.row_cells(one)[:3] == ["1.25×", "1,500", "–"]
+
+
+def test_the_demo_says_what_its_picture_says():
+    from benchmarks import demo
+    from benchmarks.placement import Placement
+
+    out = io.StringIO()
+    demo.explain(Console(file=out, width=200), Placement(0, 1, 1, (1,), 0, ("a note",)))
+    assert out.getvalue().splitlines() == picture.foot(["a note"])
+
+
+def test_a_loop_that_is_not_installed_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rloop", None)
+    with pytest.raises(BenchmarkError, match=r"rloop cannot be imported: .*: python -m pip install rloop"):
+        LoopChoice.parse("rloop").factory()
 
 
 def test_bars_are_as_long_as_their_labels_say(comparison):

@@ -16,11 +16,12 @@ MACHINE = {"cpus": 2, "cpu": "a <fast> one", "kernel": "6.12", "python": "3.13.9
 
 
 def row(loop, ratios, rate=1000.0, unavailable=None):
-    median = {"rate": rate, "cpu_us": 12.34, "p50_us": 80.0, "p99_us": 1940.0}
+    median = {"rate": rate, "cpu_loop_us": 12.34, "cpu_other_us": 30.1, "p50_us": 80.0, "p99_us": 1940.0}
     ratio = sorted(ratios)[len(ratios) // 2] if ratios else None
     return {
         "loop": loop, "ratios": ratios, "ratio": ratio, "median": median if ratios else None,
         "calls_loop": 0.25, "calls_other": 0.5, "unavailable": unavailable,
+        "samples": [{"rate": rate * share} for share in (0.9, 1, 1.2)],
     }  # fmt: skip
 
 
@@ -37,15 +38,17 @@ def save(folder, name, **content):
 
 
 class Seen(html.parser.HTMLParser):
-    """The words of a page, and whatever it would fetch."""
+    """The words of a page, whatever it would fetch, and where its links lead within it."""
 
     def __init__(self, text):
         super().__init__()
-        self.words, self.fetched, self.open = [], [], []
+        self.words, self.fetched, self.open, self.links, self.anchors = [], [], [], set(), []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "data")]
+        self.links |= {value[1:] for name, value in attrs if name == "href" and value.startswith("#")}
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "data") and value[0] != "#"]
+        self.anchors += [value for name, value in attrs if name == "id"]
         if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 
@@ -78,7 +81,8 @@ def test_all_that_was_measured_is_there(folder):
     text, told = written(folder)
     seen = Seen(text)
     assert told == [] and seen.open == [] and seen.fetched == []
-    from_comparison = ["aiohttp hello", "it swung", "n/a: there is no second CPU", "1.50", "1,500", "12.3", "0.75"]
+    from_comparison = ["aiohttp hello", "it swung", "n/a: there is no second CPU", "1.50", "1,500", "30%",
+                       "12.3 + 30.1", "0.250 + 0.500", "1.10–1.90"]  # fmt: skip
     from_others = ["80 µs", "one CPU is shared", "from bars", "missed", "1.1×", "pread", "of a <cached> file"]
     assert [word for word in from_comparison + from_others if word not in seen.words] == []
     assert "a <fast> one" in " ".join(seen.words) and "url(" not in text and "@import" not in text
@@ -102,8 +106,28 @@ def test_the_newest_of_a_kind_is_shown(folder):
 
 def test_the_paper_stands_beside_the_best_way(folder):
     save(folder, "demo", comparisons=[comparison("static-large"), comparison("app-json")])
-    rows = page.beside_the_paper(page.newest(folder)).rows
-    assert [cells[-1] for cells in rows] == ["not measured", "1.50 × uvloop", "not measured", "not measured"]
+    rows = page.beside_the_paper(page.newest(folder), figures.DOCUMENT.read_text()).rows
+    here = {cells[2]: cells[3] for cells in rows if not cells[3].endswith("elsewhere (below)")}
+    assert here == {"aiohttp static file of 1 MiB, 8 connections": "1.50 × uvloop"}
+
+
+def test_green_threads_stand_beside_the_papers(folder):
+    columns = ["", "threads", "requests/s", "× gevent", "× plain threads"]
+    rows = [["Flask hello under gunicorn", "plain threads", "1", "0.8", "1.00"],
+            ["", "flexsc_loop, kernel page, own thread", "1", "1.9", "1.71"],
+            ["", "flexsc_loop, user page, own thread", "1", "–", "–"],
+            ["another program", "flexsc_loop, user page, own thread", "1", "9", "9.00"]]  # fmt: skip
+    save(folder, "blocking", tables=[{"title": "Blocking programs", "columns": columns, "rows": rows}])
+    rows = page.beside_the_paper(page.newest(folder), figures.DOCUMENT.read_text()).rows
+    assert [cells[3] for cells in rows if cells[2].startswith("Flask")] == ["1.71 × plain threads"]
+
+
+def test_links_lead_somewhere(folder):
+    save(folder, "bars-20260101-000000", comparisons=[comparison()])
+    save(folder, "demo", comparisons=[comparison()])
+    seen = Seen(written(folder)[0])
+    assert {"figures", "demo", "scenarios", "method"} <= seen.links <= set(seen.anchors)
+    assert len(seen.anchors) == len(set(seen.anchors))
 
 
 def test_what_is_no_result_is_told_and_left_out(folder):
@@ -145,13 +169,18 @@ def test_a_measured_kind_takes_the_place_of_what_is_told(folder):
 
 
 def test_the_paper_stands_beside_what_is_told():
-    told = page.told_elsewhere([], figures.DOCUMENT.read_text())
-    rows = page.beside_the_paper([], told).rows
-    measured = {name: max(ratios) for name, _, ratios in figures.read(figures.DOCUMENT.read_text()).rows}
+    text = figures.DOCUMENT.read_text()
+    rows = page.beside_the_paper([], text).rows
+    measured = {name: max(ratios) for name, _, ratios in figures.read(text).rows}
     for cells, figure in zip(rows, page.PAPER, strict=True):
-        assert cells[-1].endswith("uvloop, elsewhere (below)")
-        best = max(ratio for name, ratio in measured.items() if name.startswith(figure.row))
-        assert float(cells[-1].split(" ")[0]) >= best > 1
+        assert cells[-1].endswith(f"{figure.against}, elsewhere (below)")
+        ours = float(cells[-1].split(" ")[0])
+        if figure.against == page.THREADS:
+            program = text.partition(f"| {figure.row}")[2].split("\n| ")
+            assert any(f"| {ours:.2f} |" in line for line in program[2:4])
+        else:
+            best = max(ratio for name, ratio in measured.items() if name.startswith(figure.row))
+            assert ours >= best > 1
 
 
 def test_bars_of_what_is_told_are_as_long_as_their_ratios(folder):

@@ -1,10 +1,13 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
-"""Floor 4: what a method of a file object returns: the call that was asked for, to be awaited.
+"""Floor 4: what is awaited: a method of a file object that was called, and a call on a file.
 
-Owns: when it begins (with the first step of whoever awaits it, as a coroutine does), and how it ends without a
-coroutine where everything can be done at once.  Imports: nothing of the package.
+Owns: when a method begins (with the first step of whoever awaits it, as a coroutine does), how it ends without a
+coroutine where everything can be done at once, and when who awaits a call goes on.  Imports: action.h, at_once,
+file_call; of asyncio what its futures promise to tasks.
 """
 import warnings
+from asyncio.exceptions import CancelledError, InvalidStateError
+from contextvars import copy_context
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject
@@ -146,3 +149,150 @@ cdef PyObject* next_step(PyObject* action) except? NULL:
 
 
 flexsc_set_next(<PyTypeObject*> Action, next_step)
+
+
+# ---- calls on files
+
+
+@cython.no_gc
+cdef class Call(FileCall):
+    """A call on a file, to be awaited; what it gives is its value then.
+
+    A task may await it once; to others it is what asyncio's futures are (`asyncio.isfuture`).  Awaiting one that was
+    done at once does not suspend.
+    """
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.step()
+
+    cdef object step(self):
+        if self.late:
+            self.late = False
+            return None
+        if self.over or self.dropped:
+            if self.error is None and not self.dropped:
+                self.opened = False
+                raise StopIteration(self.value)
+            self.result()
+        if self.blocking:
+            raise RuntimeError("await wasn't used with future")
+        self.blocking = True
+        return self
+
+    @property
+    def _asyncio_future_blocking(self):
+        return self.blocking
+
+    @_asyncio_future_blocking.setter
+    def _asyncio_future_blocking(self, bint value):
+        self.blocking = value
+
+    def get_loop(self):
+        """The loop that makes the call."""
+        return self.home.turn
+
+    @property
+    def _loop(self):
+        return self.home.turn
+
+    def done(self):
+        """Whether it has a result, or was cancelled."""
+        return self.over or self.dropped
+
+    def cancelled(self):
+        """Whether it was cancelled."""
+        return self.dropped
+
+    def result(self):
+        """What the call has given.  Raises what it has raised, CancelledError, or InvalidStateError before its end."""
+        if self.dropped:
+            raise CancelledError() if self.message is None else CancelledError(self.message)
+        if not self.over:
+            raise InvalidStateError("Result is not ready.")
+        if self.error is not None:
+            raise self.error
+        self.opened = False
+        return self.value
+
+    def exception(self):
+        """What the call has raised, None if nothing.  Raises CancelledError, or InvalidStateError before its end."""
+        if self.dropped or not self.over:
+            self.result()
+        return self.error
+
+    def cancel(self, msg=None):
+        """Wait for it no longer; it is made all the same if it changes anything, or has begun."""
+        if self.over or self.dropped:
+            return False
+        self.dropped = True
+        self.message = msg
+        self.tell_all()
+        self.withdraw()
+        return True
+
+    def add_done_callback(self, callback, *, context=None):
+        """Have `callback(self)` called when it is done."""
+        if self.over or self.dropped:
+            self.tell_one(callback, context)
+            return
+        if context is None:
+            context = copy_context()
+        if self.callback is None:
+            self.callback = callback
+            self.context = context
+        else:
+            if self.more is None:
+                self.more = []
+            self.more.append((callback, context))
+
+    def remove_done_callback(self, callback):
+        """Have it not called; returns how many times it would have been."""
+        kept = [pair for pair in ([(self.callback, self.context)] if self.callback is not None else [])
+                + (self.more or [])]
+        count = len(kept)
+        kept = [pair for pair in kept if pair[0] != callback]
+        self.callback, self.context = kept.pop(0) if kept else (None, None)
+        self.more = kept or None
+        return count - len(kept) - (self.callback is not None)
+
+    cdef int tell_one(self, object callback, object context) except -1:
+        self.home.turn.soon(callback, (self,), context)
+        return 0
+
+    cdef int tell_all(self) except -1:
+        callback, self.callback = self.callback, None
+        context, self.context = self.context, None
+        more, self.more = self.more, None
+        if self.home.turn._closed:
+            return 0
+        if callback is not None:
+            self.tell_one(callback, context)
+        if more is not None:
+            for callback, context in more:
+                self.tell_one(callback, context)
+        return 0
+
+    cdef int told(self) except -1:
+        self.home.ended(self)
+        return self.tell_all()
+
+
+cdef PyObject* call_step(PyObject* awaited) except? NULL:
+    cdef Call call = <Call> awaited
+    if call.over and not call.late and not call.dropped and call.error is None:
+        call.opened = False
+        Py_INCREF(call.value)
+        flexsc_stop_with(<PyObject*> call.value)
+        return NULL
+    step = call.step()
+    Py_INCREF(step)
+    return <PyObject*> step
+
+
+flexsc_set_next(<PyTypeObject*> Call, call_step)

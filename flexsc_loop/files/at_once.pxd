@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from flexsc_loop.syscalls.file_call cimport statx_result
+from flexsc_loop.syscalls.file_call cimport FileCall, statx_result
 from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.turn cimport Turn
 
@@ -50,6 +50,7 @@ cdef class AtOnce:
     cdef uint64_t turn_seen          # the turn in which calls were last made at once,
     cdef uint64_t until              # and the ticks from which on they are enough for it
 
+    cdef int ended(self, FileCall ended) except -1
     cdef bint in_time(self) noexcept
     cdef bint may_begin_reads(self) noexcept
     cdef bint may_read_at_once(self, uint64_t size) noexcept

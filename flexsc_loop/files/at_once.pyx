@@ -51,6 +51,10 @@ cdef bint TRIES_BEGIN = kernel is not None and (int(kernel[1]), int(kernel[2])) 
 cdef class AtOnce:
     """What one loop does on files without waiting."""
 
+    cdef int ended(self, FileCall ended) except -1:
+        """A call that was not made at once is over."""
+        return 0
+
     cdef bint in_time(self) noexcept:
         """One more call was made at once.  Whether that may go on, or others are to run first."""
         cdef uint64_t now = ticks_now()

@@ -15,9 +15,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from flexsc_loop.files.streams import read as read_stream, write as write_stream
-from flexsc_loop.files.action cimport Action
+from flexsc_loop.files.action cimport Action, Call
 from flexsc_loop.files.at_once cimport S_IFREG, file_about
-from flexsc_loop.files.calls cimport Call, FileCalls
+from flexsc_loop.files.calls cimport FileCalls
 from flexsc_loop.files.file cimport FILE_CLOSED, FILE_OPEN, File, writing
 from flexsc_loop.files.mode cimport Mode
 from flexsc_loop.syscalls.file_call cimport FileCall

@@ -1,23 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from flexsc_loop.files.action cimport Call
 from flexsc_loop.files.at_once cimport AtOnce, file_about
-from flexsc_loop.syscalls.file_call cimport FileCall
-
-
-cdef class Call(FileCall):
-    cdef FileCalls home
-    cdef int fd, other_fd            # that it uses and that must not be closed meanwhile, or -1
-    cdef bint late                   # done at once, but its task waits for the next turn
-    cdef bint dropped                # cancelled
-    cdef object message              # of the cancellation
-    cdef object callback             # to be called when it is done, and its context
-    cdef object context
-    cdef list more                   # (callback, context) of others
-    cdef bint blocking
-
-    cdef object step(self)
-    cdef int tell_all(self) except -1
-    cdef int tell_one(self, object callback, object context) except -1
 
 
 cdef class FileCalls(AtOnce):
@@ -40,4 +24,3 @@ cdef class FileCalls(AtOnce):
     cdef object start_stat(self, Call call, int fd)
     cdef int take_fd(self, int fd) except -1
     cdef int give_fd(self, int fd) except -1
-    cdef int count(self, Call call) except -1

@@ -1,24 +1,19 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: calls on files, awaited.
 
-Owns: which descriptors have calls in flight, and when what is awaited goes on.  Imports: file_call, page, turn; of
-asyncio what its futures promise to tasks.
+Owns: which descriptors have calls in flight.  Imports: action, at_once, file_call, page, turn.
 
 What the page cache holds is read at once, without a future and without another turn.  All else is made by the page: as
 an entry where it is a kernel page that has one for it, else by file threads.  A call that is cancelled is only not
 waited for any longer: its buffer and its descriptor are held until it is over, and one that changes something changes
 it all the same.
 """
-from asyncio.exceptions import CancelledError, InvalidStateError
-from contextvars import copy_context
 from operator import index
 from os import fsencode, fspath
 from sys import audit
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, _PyBytes_Resize
-from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_INCREF
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
@@ -30,7 +25,7 @@ from flexsc_loop.syscalls.page cimport (
 )
 from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, new_bytes
 from flexsc_loop.syscalls.file_call cimport GIVES_BYTES, GIVES_COUNT, GIVES_WHOLE, FileCall, statx_result
-from flexsc_loop.files.action cimport flexsc_set_next, flexsc_stop_with
+from flexsc_loop.files.action cimport Call
 from flexsc_loop.files.at_once cimport AtOnce, file_about
 from flexsc_loop.turn.turn cimport Turn
 
@@ -89,155 +84,6 @@ cdef object shown(object dir_fd):
     return -1 if dir_fd is None else dir_fd
 
 
-@cython.no_gc
-cdef class Call(FileCall):
-    """A call on a file, to be awaited; what it gives is its value then.
-
-    A task may await it once; to others it is what asyncio's futures are (`asyncio.isfuture`).  Awaiting one that was
-    done at once does not suspend.
-    """
-
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return self.step()
-
-    cdef object step(self):
-        if self.late:
-            self.late = False
-            return None
-        if self.over or self.dropped:
-            if self.error is None and not self.dropped:
-                self.opened = False
-                raise StopIteration(self.value)
-            self.result()
-        if self.blocking:
-            raise RuntimeError("await wasn't used with future")
-        self.blocking = True
-        return self
-
-    @property
-    def _asyncio_future_blocking(self):
-        return self.blocking
-
-    @_asyncio_future_blocking.setter
-    def _asyncio_future_blocking(self, bint value):
-        self.blocking = value
-
-    def get_loop(self):
-        """The loop that makes the call."""
-        return self.home.turn
-
-    @property
-    def _loop(self):
-        return self.home.turn
-
-    def done(self):
-        """Whether it has a result, or was cancelled."""
-        return self.over or self.dropped
-
-    def cancelled(self):
-        """Whether it was cancelled."""
-        return self.dropped
-
-    def result(self):
-        """What the call has given.  Raises what it has raised, CancelledError, or InvalidStateError before its end."""
-        if self.dropped:
-            raise CancelledError() if self.message is None else CancelledError(self.message)
-        if not self.over:
-            raise InvalidStateError("Result is not ready.")
-        if self.error is not None:
-            raise self.error
-        self.opened = False
-        return self.value
-
-    def exception(self):
-        """What the call has raised, None if nothing.  Raises CancelledError, or InvalidStateError before its end."""
-        if self.dropped or not self.over:
-            self.result()
-        return self.error
-
-    def cancel(self, msg=None):
-        """Wait for it no longer; it is made all the same if it changes anything, or has begun."""
-        if self.over or self.dropped:
-            return False
-        self.dropped = True
-        self.message = msg
-        self.tell_all()
-        self.withdraw()
-        return True
-
-    def add_done_callback(self, callback, *, context=None):
-        """Have `callback(self)` called when it is done."""
-        if self.over or self.dropped:
-            self.tell_one(callback, context)
-            return
-        if context is None:
-            context = copy_context()
-        if self.callback is None:
-            self.callback = callback
-            self.context = context
-        else:
-            if self.more is None:
-                self.more = []
-            self.more.append((callback, context))
-
-    def remove_done_callback(self, callback):
-        """Have it not called; returns how many times it would have been."""
-        kept = [pair for pair in ([(self.callback, self.context)] if self.callback is not None else [])
-                + (self.more or [])]
-        count = len(kept)
-        kept = [pair for pair in kept if pair[0] != callback]
-        self.callback, self.context = kept.pop(0) if kept else (None, None)
-        self.more = kept or None
-        return count - len(kept) - (self.callback is not None)
-
-    cdef int tell_one(self, object callback, object context) except -1:
-        self.home.turn.soon(callback, (self,), context)
-        return 0
-
-    cdef int tell_all(self) except -1:
-        callback, self.callback = self.callback, None
-        context, self.context = self.context, None
-        more, self.more = self.more, None
-        if self.home.turn._closed:
-            return 0
-        if callback is not None:
-            self.tell_one(callback, context)
-        if more is not None:
-            for callback, context in more:
-                self.tell_one(callback, context)
-        return 0
-
-    cdef int told(self) except -1:
-        cdef FileCalls home = self.home
-        home.count(self)
-        if self.fd >= 0:
-            home.give_fd(self.fd)
-        if self.other_fd >= 0:
-            home.give_fd(self.other_fd)
-        return self.tell_all()
-
-
-cdef PyObject* next_step(PyObject* awaited) except? NULL:
-    cdef Call call = <Call> awaited
-    if call.over and not call.late and not call.dropped and call.error is None:
-        call.opened = False
-        Py_INCREF(call.value)
-        flexsc_stop_with(<PyObject*> call.value)
-        return NULL
-    step = call.step()
-    Py_INCREF(step)
-    return <PyObject*> step
-
-
-flexsc_set_next(<PyTypeObject*> Call, next_step)
-
-
 cdef class FileCalls(AtOnce):
     """Calls on files, of one loop.
 
@@ -291,14 +137,18 @@ cdef class FileCalls(AtOnce):
                 close.begin()
         return 0
 
-    cdef int count(self, Call call) except -1:
-        """The call has ended."""
+    cdef int ended(self, FileCall ended) except -1:
+        cdef Call call = <Call> ended
         cdef int which = call.job.call
         if call.error is None and call.job.res >= 0:
             if which == CALL_READ or which == CALL_READV or which == CALL_READ_WHOLE or which == CALL_READ_REST:
                 self.page.stats.counts.file_bytes_read += call.before + call.job.res
             elif which == CALL_WRITE or which == CALL_WRITEV or which == CALL_WRITE_WHOLE or which == CALL_COPY_RANGE:
                 self.page.stats.counts.file_bytes_written += call.before + call.job.res
+        if call.fd >= 0:
+            self.give_fd(call.fd)
+        if call.other_fd >= 0:
+            self.give_fd(call.other_fd)
         return 0
 
     # ---- ways of a call

@@ -13,8 +13,7 @@ from operator import index
 
 from libc.stdint cimport int64_t
 
-from flexsc_loop.files.action cimport Action, act, known
-from flexsc_loop.files.calls cimport Call
+from flexsc_loop.files.action cimport Action, Call, act, known
 
 
 cdef extern from "pythread.h":

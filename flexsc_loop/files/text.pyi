@@ -9,9 +9,6 @@ from flexsc_loop.files.binary import BinaryFile
 from flexsc_loop.files.file import Line
 
 @disjoint_base
-class Coding: ...
-
-@disjoint_base
 class TextFile(Line):
     def __init__(
         self,

@@ -2,96 +2,26 @@
 """Floor 4: a file of text.
 
 Owns: the decoder and the encoder, what was decoded and not given out, and positions in the middle of it.  Imports:
-action, binary, file.  What was written stands encoded in the buffer of the file of bytes below.
+action, binary, file, mode.  What was written stands encoded in the buffer of the file of bytes below.
 """
-import codecs
 import io
 import os
 from asyncio import shield
 from itertools import chain
 from operator import index
-from sys import intern
 
 from libc.stdint cimport uint8_t
 
 from flexsc_loop.files.action cimport Action, act
 from flexsc_loop.files.binary cimport BinaryFile
 from flexsc_loop.files.file cimport FILE_OPEN, Line
+from flexsc_loop.files.mode cimport Coding, coding_of
 
 cdef object Unsupported = io.UnsupportedOperation
 
 
 cdef enum:
     CHUNK = 8192                     # bytes that are decoded at a time
-    CODINGS = 64                     # that are kept
-
-
-cdef class Coding:
-    """How text and bytes are turned into each other: one for all files that were opened alike."""
-    cdef object info                 # what the registry of codecs says of the encoding
-    cdef object encoding, errors
-    cdef object encoder, decoder     # what makes them; None where the file is not written, not read
-    cdef str newline                 # where lines end when they are read; None: at any of the three
-    cdef str written_newline         # what is written for "\\n"; None: itself
-    cdef bint universal, translating
-
-    cdef object new_decoder(self):
-        decoder = self.decoder(self.errors)
-        return io.IncrementalNewlineDecoder(decoder, self.translating) if self.universal else decoder
-
-
-# (encoding, errors, newline, whether it is read, and written) -> Coding
-cdef dict codings = {}
-
-
-cdef Coding coding_of(object encoding, object errors, object newline, bint reads, bint writes):
-    """Takes, names and refuses what io does."""
-    cdef Coding found
-    # What an encoding that is not given is depends on the time.
-    plain = type(encoding) is str and all(one is None or type(one) is str for one in (errors, newline))
-    if plain:
-        found = kept((encoding, errors, newline, reads, writes))
-        if found is not None:
-            return found
-    model = io_model(encoding, errors, newline, writes)
-    if not plain:
-        encoding, errors, newline = model.encoding, model.errors, None if newline is None else str(newline)
-        found = kept((encoding, errors, newline, reads, writes))
-        if found is not None:
-            return found
-    return new_coding(model, encoding, errors, newline, reads, writes)
-
-
-cdef Coding kept(tuple key):
-    """One that was made before, unless its name means another encoding now."""
-    cdef Coding found = codings.get(key)
-    return found if found is not None and found.info is codecs.lookup(key[0]) else None
-
-
-cdef object io_model(object encoding, object errors, object newline, bint writes):
-    below = io.BytesIO()
-    if not writes:
-        below = io.BufferedReader(below, 1)  # an encoding that can't be written may be read
-    return io.TextIOWrapper(below, encoding, errors, newline)
-
-
-cdef Coding new_coding(object model, str encoding, str errors, str newline, bint reads, bint writes):
-    """What is as `model` is, and kept for the next that is asked for in the same way."""
-    cdef Coding made = Coding.__new__(Coding)
-    made.encoding = intern(model.encoding)
-    made.errors = intern(model.errors)
-    made.info = codecs.lookup(encoding)
-    made.universal = not newline
-    made.translating = newline is None
-    made.newline = newline or ("\n" if newline is None else None)
-    made.written_newline = newline if newline in ("\r", "\r\n") else None
-    if reads:
-        made.decoder = codecs.getincrementaldecoder(made.encoding)
-    if writes:
-        made.encoder = codecs.getincrementalencoder(made.encoding)
-    if len(codings) < CODINGS:
-        codings[encoding, errors, newline, reads, writes] = made
-    return made
 
 
 cdef class TextFile(Line):

@@ -1,22 +1,146 @@
 # cython: language_level=3, cdivision=True
-"""Floor 5: green threads that wait until a descriptor is ready, and what becomes of those whose descriptor is closed.
+"""Floor 5: green threads that wait for a descriptor: for a call on it, or until it is ready; and what becomes of those
+whose descriptor is closed.
 
-Owns: who waits for which descriptor.  Imports: green.
+Owns: who waits for which descriptor.  Imports: green, interest, operation, page.
 """
 import os
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport EPOLLIN, EPOLLOUT, Interest
-from flexsc_loop.syscalls.page cimport EBADF
+from flexsc_loop.syscalls.operation cimport in_flight
+from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED
 from flexsc_loop.syscalls.posix_socket cimport poll, pollfd
-from flexsc_loop.threads.green cimport GreenThread, breathe, close_calls, needed
+from flexsc_loop.threads.green cimport GreenThread, breathe, needed
 from flexsc_loop.turn.turn cimport Turn
+
+# fd -> the Call that waits on it, or the first of several.
+cdef dict calls_on = {}
 
 # fd -> those that wait until it is ready: a set of Ready.
 cdef dict readies_on = {}
+
+
+# ---- calls that are entries of the page
+
+
+cdef class Call(Operation):
+    """One call in flight, and the green thread that waits for it."""
+
+    cdef int complete(self, int res, uint32_t flags) except -1:
+        self.res = res
+        self.flags = flags
+        self.over = True
+        if flags & COMPLETION_BUFFER:
+            self.kept = self.page.take_buffer(res, flags)
+        return self.thread.unpark() if self.thread is not None else 0
+
+    def time_out(self):
+        """It has taken as long as it may."""
+        self.expired = True
+        self.end()
+
+    def end(self):
+        """Have it end as cancelled.  In the loop's thread."""
+        if in_flight(self) and self.thread is not None:
+            self.thread.turn.page.cancel(self)
+
+
+cdef Call a_call(GreenThread me):
+    """One to make a call with."""
+    cdef Call op = <Call> me.spare
+    me.spare = None
+    if op is None:
+        op = Call.__new__(Call)
+    op.page = me.turn.page
+    return op
+
+
+cdef int done_with(GreenThread me, Call op) except -1:
+    """The call is over, unless its thread has left it: then it keeps its memory until it is."""
+    if not in_flight(op):
+        op.kept = None
+        me.spare = op
+    return 0
+
+
+cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
+              uint32_t flags, object timeout) except? -1:
+    """Have a call made, and wait for it.  What it returns; raises OSError, and TimeoutError after `timeout` seconds.
+
+    The call is over when this returns, unless something was thrown into the thread: its memory is kept until it is.
+    """
+    cdef Turn turn = me.turn
+    timer = None
+    op.thread = me
+    op.expired = op.gone = False
+    op.following = calls_on.get(fd)
+    calls_on[fd] = op
+    try:
+        if timeout is not None:
+            timer = turn.call_later(timeout, op.time_out)
+        while True:
+            op.over = False
+            turn.page.submit(op, call, fd, addr, size, off, call_flags, flags)
+            if turn.page.eager:
+                turn.page.publish()
+            while not op.over:
+                me.park()
+            # Interrupted by a signal, or by a page that was replaced: nothing has been done.
+            if op.res != -ECANCELED or op.expired or op.gone or turn.page.closed:
+                break
+    except BaseException:
+        op.thread = None
+        if in_flight(op):
+            turn.page.cancel(op)
+        raise
+    finally:
+        forget(fd, op)
+        if timer is not None:
+            timer.cancel()
+    op.thread = None
+    if op.res == -ECANCELED:
+        if op.expired:
+            raise TimeoutError("timed out")
+        raise OSError(EBADF, "Bad file descriptor")
+    return op.res
+
+
+cdef int forget(int fd, Call op) except -1:
+    """The call is over, and waits on `fd` no longer."""
+    cdef Call at = calls_on.get(fd)
+    if at is op:
+        if op.following is None:
+            del calls_on[fd]
+        else:
+            calls_on[fd] = op.following
+    else:
+        while at is not None and at.following is not op:
+            at = at.following
+        if at is not None:
+            at.following = op.following
+    op.following = None
+    return 0
+
+
+cdef int close_calls(int fd) except -1:
+    """An fd is about to be closed: whoever has a call on it is told EBADF."""
+    cdef Call at = calls_on.get(fd)
+    while at is not None:
+        if not at.over and at.thread is not None:
+            at.gone = True
+            if at.thread.home == PyThread_get_thread_ident():
+                at.thread.turn.page.cancel_now(at)
+            else:
+                at.thread.turn.call_soon_threadsafe(at.end)
+        at = at.following
+    return 0
+
+
+# ---- descriptors that are to be ready
 
 
 cdef class Ready(Interest):
@@ -136,6 +260,9 @@ def until_writable(int fd):
     wait_for_turn(fd, EPOLLOUT)
 
 
+# ---- the end of a descriptor
+
+
 cpdef int closing(int fd) except -1:
     """An fd is about to be closed: whoever waits on it is told EBADF."""
     close_calls(fd)
@@ -171,5 +298,10 @@ def signal_fd(numbers):
     return fd
 
 
-# In a forked child those who wait are the parent's.
-os.register_at_fork(after_in_child=readies_on.clear)
+def forget_all():
+    """In a forked child: those who wait are the parent's."""
+    calls_on.clear()
+    readies_on.clear()
+
+
+os.register_at_fork(after_in_child=forget_all)

@@ -1,8 +1,7 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from flexsc_loop.syscalls.operation cimport Operation
-from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.turn.turn cimport Endpoint, Turn
 
 
@@ -39,7 +38,7 @@ cdef class GreenThread(Endpoint):
     cdef bint begun                  # has a stack
     cdef bint parked
     cdef public bint awaited         # somebody has asked, or will, what it returned or raised
-    cdef Call spare                  # for the next call
+    cdef Operation spare             # for the next call: see descriptors.a_call
     cdef int emptied                 # the socket that its last receive has emptied; -1: none
     cdef bint filled                 # its last receive has filled what it was given
     cdef readonly bint started, finished
@@ -57,22 +56,6 @@ cdef class GreenThread(Endpoint):
     cdef int end(self) except -1
 
 
-cdef class Call(Operation):
-    cdef GreenThread thread
-    cdef object kept                 # whose memory the call uses, or what came in a pool buffer
-    cdef Page page
-    cdef int res
-    cdef uint32_t flags
-    cdef bint over, expired
-    cdef bint gone                   # its descriptor is being closed
-    cdef Call following              # another one on the same fd
-
-
 cdef GreenThread current()
-cdef Call a_call(GreenThread me)
-cdef int done_with(GreenThread me, Call op) except -1
 cdef int breathe(GreenThread me) except -1
-cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
-              uint32_t flags, object timeout) except? -1
-cdef int close_calls(int fd) except -1
 cdef GreenThread needed()

@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True
 """Floor 5: green threads, and how they wait.
 
-Owns: which green thread runs in this thread, and which calls wait on which descriptor.  Imports: interest, operation,
-page, turn; greenlet, by the table of functions that it exports.
+Owns: which green thread runs in this thread, and when which one is resumed.  Imports: page, turn; greenlet, by the
+table of functions that it exports.  What they wait for is next door: descriptors, locks, sockets.
 
 A green thread is a greenlet that the loop's greenlet, the *hub*, resumes as it delivers to any endpoint.  A call that
 would block becomes an entry of the page, or an interest in a descriptor; the thread switches to the next one that is
@@ -24,8 +24,7 @@ from cpython.ref cimport _Py_REFCNT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.kernel_page cimport KernelPage
-from flexsc_loop.syscalls.operation cimport Operation, in_flight
-from flexsc_loop.syscalls.page cimport COMPLETION_BUFFER, EBADF, ECANCELED, Page
+from flexsc_loop.syscalls.page cimport Page
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.turn.handles cimport queue_count
 from flexsc_loop.turn.turn cimport Endpoint, Turn
@@ -71,9 +70,6 @@ cdef void** table = <void**> PyCapsule_Import("greenlet._C_API", 0)
 cdef current_function current_greenlet = <current_function> table[GET_CURRENT]
 cdef switch_function switch_to = <switch_function> table[SWITCH]
 cdef parent_function set_parent = <parent_function> table[SET_PARENT]
-
-# fd -> the Call that waits on it, or the first of several.
-cdef dict calls_on = {}
 
 # All that there are, those that are over included while somebody holds them: a list that owns none of them.
 cdef PyObject* newest = NULL
@@ -527,7 +523,6 @@ def _live():
 def forget_all():
     """In a forked child, which is an ordinary process: the others are the parent's, and so are their loops."""
     global forking_thread
-    calls_on.clear()
     hubs.clear()
     if forking_thread != NULL:
         (<GreenThread> forking_thread).when_over(_stop)
@@ -561,122 +556,6 @@ def tell_unraisable(error, function):
     """Tell sys.unraisablehook what has ended a thread that `function` had been started in."""
     PyErr_SetObject(type(error), error)
     unraisable_in_thread(function)
-
-
-# ---- calls that are entries of the page
-
-
-cdef class Call(Operation):
-    """One call in flight, and the green thread that waits for it."""
-
-    cdef int complete(self, int res, uint32_t flags) except -1:
-        self.res = res
-        self.flags = flags
-        self.over = True
-        if flags & COMPLETION_BUFFER:
-            self.kept = self.page.take_buffer(res, flags)
-        return self.thread.unpark() if self.thread is not None else 0
-
-    def time_out(self):
-        """It has taken as long as it may."""
-        self.expired = True
-        self.end()
-
-    def end(self):
-        """Have it end as cancelled.  In the loop's thread."""
-        if in_flight(self) and self.thread is not None:
-            self.thread.turn.page.cancel(self)
-
-
-cdef Call a_call(GreenThread me):
-    """One to make a call with."""
-    cdef Call op = me.spare
-    me.spare = None
-    if op is None:
-        op = Call.__new__(Call)
-    op.page = me.turn.page
-    return op
-
-
-cdef int done_with(GreenThread me, Call op) except -1:
-    """The call is over, unless its thread has left it: then it keeps its memory until it is."""
-    if not in_flight(op):
-        op.kept = None
-        me.spare = op
-    return 0
-
-
-cdef int make(GreenThread me, Call op, int call, int fd, void* addr, uint32_t size, uint64_t off, uint32_t call_flags,
-              uint32_t flags, object timeout) except? -1:
-    """Have a call made, and wait for it.  What it returns; raises OSError, and TimeoutError after `timeout` seconds.
-
-    The call is over when this returns, unless something was thrown into the thread: its memory is kept until it is.
-    """
-    cdef Turn turn = me.turn
-    timer = None
-    op.thread = me
-    op.expired = op.gone = False
-    op.following = calls_on.get(fd)
-    calls_on[fd] = op
-    try:
-        if timeout is not None:
-            timer = turn.call_later(timeout, op.time_out)
-        while True:
-            op.over = False
-            turn.page.submit(op, call, fd, addr, size, off, call_flags, flags)
-            if turn.page.eager:
-                turn.page.publish()
-            while not op.over:
-                me.park()
-            # Interrupted by a signal, or by a page that was replaced: nothing has been done.
-            if op.res != -ECANCELED or op.expired or op.gone or turn.page.closed:
-                break
-    except BaseException:
-        op.thread = None
-        if in_flight(op):
-            turn.page.cancel(op)
-        raise
-    finally:
-        forget(fd, op)
-        if timer is not None:
-            timer.cancel()
-    op.thread = None
-    if op.res == -ECANCELED:
-        if op.expired:
-            raise TimeoutError("timed out")
-        raise OSError(EBADF, "Bad file descriptor")
-    return op.res
-
-
-cdef int forget(int fd, Call op) except -1:
-    """The call is over, and waits on `fd` no longer."""
-    cdef Call at = calls_on.get(fd)
-    if at is op:
-        if op.following is None:
-            del calls_on[fd]
-        else:
-            calls_on[fd] = op.following
-    else:
-        while at is not None and at.following is not op:
-            at = at.following
-        if at is not None:
-            at.following = op.following
-    op.following = None
-    return 0
-
-
-cdef int close_calls(int fd) except -1:
-    """An fd is about to be closed: whoever has a call on it is told EBADF."""
-    cdef Call at = calls_on.get(fd)
-    while at is not None:
-        if not at.over and at.thread is not None:
-            at.gone = True
-            if at.thread.home == PyThread_get_thread_ident():
-                at.thread.turn.page.cancel_now(at)
-            else:
-                at.thread.turn.call_soon_threadsafe(at.end)
-        at = at.following
-    return 0
 
 
 # ---- for programs

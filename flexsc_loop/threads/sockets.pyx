@@ -27,8 +27,8 @@ from flexsc_loop.syscalls.posix_socket cimport MSG_DONTWAIT, MSG_NOSIGNAL, MSG_W
 from flexsc_loop.syscalls.posix_socket cimport send as plainly_send
 from flexsc_loop.threads.green import let_others_run
 
-from flexsc_loop.threads.descriptors cimport closing, wait_ready
-from flexsc_loop.threads.green cimport Call, GreenThread, a_call, breathe, current, done_with, make
+from flexsc_loop.threads.descriptors cimport Call, a_call, closing, done_with, make, wait_ready
+from flexsc_loop.threads.green cimport GreenThread, breathe, current
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:

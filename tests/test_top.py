@@ -1,9 +1,13 @@
 """`python -m flexsc_loop top`: what it shows of other processes, once, as JSON and live."""
 
+import dataclasses
+import importlib.util
 import json
 import os
 import pty
+import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +64,15 @@ def test_json(way):
     assert found["seconds"] >= 0.2
     assert set(found["batch"]) == {"entries", "completions"} and min(found["batch"].values()) >= 0
     assert (found["syscall_thread"] is None) is (way.threads == "off")
+
+
+async def test_what_json_holds_is_told(loop):
+    """All of it, and nothing else."""
+    text = (ROOT / "flexsc_loop" / "insight" / "README.md").read_text()
+    table = text[text.index("| key | |") :].partition("\n\n")[0]
+    told = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    stats = read(loop)
+    assert told == set(rates.View(stats, None, "", None, None, os.getpid()).data())
 
 
 def test_a_loop_that_hangs(way):
@@ -152,13 +165,168 @@ def test_without_rich():
 def test_a_loop_that_is_gone(way):
     with serving(way) as child:
         child.line()
-        watch = rates.Watch(child.process.pid)
+        watch = rates.Watch([child.process.pid])
         assert [view.pid for view in watch.look()] == [child.process.pid]
         child.process.kill()
         # Also while nobody has waited for it.
         assert eventually(lambda: watch.look() == []) and watch.ended
         child.process.wait()
         watch.close()
+
+
+def test_a_process_that_runs_another_program(way):
+    """What it was shows nothing any more, and is not taken for a loop that hangs."""
+    source = way.prelude() + """
+import os, signal
+
+async def main():
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGUSR1, os.execv, "/bin/sh", ["sh", "-c", "echo other; exec sleep 30"])
+    print("there")
+    await asyncio.sleep(30)
+
+run(main())
+"""
+    with Running(source) as child:
+        assert child.line() == "there"
+        watch = rates.Watch([child.process.pid])
+        assert [view.pid for view in watch.look()] == [child.process.pid]
+        child.signal(signal.SIGUSR1)
+        assert child.line() == "other"
+        assert watch.look() == [] and not watch.ended
+        watch.close()
+
+
+def test_a_process_that_is_stopped(way):
+    with serving(way) as child:
+        child.line()
+        watch = rates.Watch([child.process.pid])
+        (view,) = watch.look()
+        assert not view.halted and view.thread_state in "RSD"
+        child.signal(signal.SIGSTOP)
+        try:
+            assert eventually(lambda: watch.look()[0].halted)
+            assert watch.look()[0].data()["thread_state"] == "T"
+            if importlib.util.find_spec("rich"):
+                assert "STOPPED" in run_top(str(child.process.pid), "--once", "--interval", "0.1").stdout
+        finally:
+            child.signal(signal.SIGCONT)
+        assert eventually(lambda: not watch.look()[0].halted)
+        watch.close()
+
+
+@pytest.mark.one_way
+def test_which_processes(way):
+    with serving(way) as one, serving(way) as two:
+        one.line()
+        two.line()
+        pids = sorted((one.process.pid, two.process.pid))
+
+        def shown(*arguments):
+            return [view["pid"] for view in json.loads(run_top(*arguments, "--once", "--json", "--interval", "0.1",
+                                                               "--sort", "process").stdout)]
+
+        assert shown(*map(str, pids)) == pids
+        assert [pid for pid in shown() if pid in pids] == pids
+        assert shown(*map(str, pids), "--match", "data_received") == pids
+        assert shown(*map(str, pids), "--match", "data_received not") == []
+        one.process.kill()
+        one.process.wait()
+        assert run_top(*map(str, pids), "--once").returncode == 1
+
+
+# ---- the screen
+
+
+class Still:
+    """Loops that do what they are told."""
+
+    ended = False
+
+    def __init__(self, *views):
+        self.views = list(views)
+
+    def look(self):
+        return list(self.views)
+
+
+@pytest.fixture
+def views(loop):
+    """As many as there are shares of busy time."""
+    stats = read(loop)
+
+    def make(*shares):
+        found = []
+        for number, share in enumerate(shares, 1):
+            counts = {**stats.counts, "busy": share, "in_calls": 0, "asleep": 1 - share}
+            now = dataclasses.replace(stats, number=number, age=1.0, since=0.0, state="asleep", counts=counts)
+            found.append(rates.View(now, None, f"program{number}", None, None, 4711))
+        return found
+
+    return make
+
+
+def lines(screen, width=200, height=40):
+    return [line.rstrip() for line in screen.show(width, height).plain.split("\n")]
+
+
+async def test_what_is_chosen_is_a_loop(views):
+    pytest.importorskip("rich")
+    watch = Still(*views(0.1, 0.9))
+    screen = top.Screen(watch, "b")
+    screen.look()
+    for key in "j\r":
+        screen.press(key)
+    assert "loop 1 of process 4711" in screen.show(80, 40).title
+    screen.press("\x1b")
+    watch.views = views(0.9, 0.1)  # they change places
+    screen.look()
+    screen.press("\r")
+    assert "loop 1 of process 4711" in screen.show(80, 40).title
+    watch.views = views()
+    screen.look()
+    assert lines(screen)[0] == top.NOTHING
+    screen.press("\r")
+
+
+async def test_more_loops_than_lines(views):
+    pytest.importorskip("rich")
+    screen = top.Screen(Still(*views(*(0.9 - 0.01 * at for at in range(30)))), "b")
+    screen.look()
+
+    def shown(height):
+        found = lines(screen, 200, height)
+        return found[0], [line.split()[1] for line in found[3:] if line.startswith("4711 ")]
+
+    assert shown(16) == ("30 loops, by busy, 1 to 10", [str(at) for at in range(1, 11)])
+    screen.press("\x1b[6~")
+    screen.press("\x1b[6~")
+    title, numbers = shown(16)
+    assert "21" in numbers and title.startswith("30 loops, by busy, 1")
+    for _ in range(30):
+        screen.press("j")
+    assert shown(16) == ("30 loops, by busy, 21 to 30", [str(at) for at in range(21, 31)])
+    assert shown(50)[0] == "30 loops, by busy"
+
+
+async def test_a_narrow_terminal_shows_what_blocks_and_whom(views):
+    cell_len = pytest.importorskip("rich.cells").cell_len
+    (view,) = views(0.5)
+    running = dataclasses.replace(view.stats, state="running", running="数を数える" * 5, since=5.0)
+    watch = Still(dataclasses.replace(view, stats=running, command="x" * 500))
+    screen = top.Screen(watch, "b")
+    screen.look()
+    for width in range(60, 200, 7):
+        picture = lines(screen, width)
+        assert "BLOCKED 5 s" in picture[3] and "数を" in picture[3] and "xxx" in picture[3]
+        assert all(cell_len(line) <= max(width, len(top.HELP)) for line in picture)
+    assert all(name in lines(screen, 200)[2] for name in top.COLUMNS)
+
+
+def test_keys():
+    """Several that come at once are several."""
+    assert top.KEYS.findall("lj\x1b[B\x1b[6~\x1bOA\x1bq\r") == [
+        "l", "j", "\x1b[B", "\x1b[6~", "\x1bOA", "\x1b", "q", "\r"]
 
 
 async def test_what_a_batch_holds(loop):

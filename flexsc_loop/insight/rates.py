@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexsc_loop.insight.layout import BadPage, Histogram, LoopStats
-from flexsc_loop.insight.reader import Page, ThreadTimes, open_pages, processes, thread_times
+from flexsc_loop.insight.reader import Page, ThreadTimes, open_pages, processes, thread_state, thread_times
 
 #: Counters whose rates are told, by name.
 RATES = ("turns", "callbacks", "deliveries", "syscalls", "bytes_in", "bytes_out", "messages_in", "messages_out",
@@ -26,7 +26,10 @@ LONG_TURN = 0.1  # seconds, from which on a turn is said to block
 
 @dataclass(frozen=True)
 class View:
-    """One loop at one look: what it shows, and what has changed since the look before (None: it is the first)."""
+    """One loop at one look: what it shows, and what has changed since the look before (None: it is the first).
+
+    thread_state: of the thread that runs the loop, the kernel's letter.
+    """
 
     stats: LoopStats
     before: LoopStats | None
@@ -34,6 +37,7 @@ class View:
     loop_thread: tuple[ThreadTimes, ThreadTimes] | None
     syscall_thread: tuple[ThreadTimes, ThreadTimes] | None
     pid: int
+    thread_state: str = ""
 
     @property
     def seconds(self) -> float:
@@ -63,6 +67,11 @@ class View:
         """For how many seconds a turn has lasted, if that is long; else 0."""
         return self.stats.since if self.stats.state == "running" and self.stats.since >= LONG_TURN else 0.0
 
+    @property
+    def halted(self) -> bool:
+        """Whether a signal or a debugger has stopped the process, so that whatever it does, it does not go on."""
+        return self.thread_state in ("T", "t")
+
     @functools.cached_property
     def turn(self) -> Histogram:
         """How long turns took."""
@@ -88,8 +97,8 @@ class View:
             "pid": self.pid, "command": self.command, "loop": stats.number, "thread": stats.thread,
             "pages": stats.pages, "syscall_thread": stats.syscall_thread if stats.threads else None, "cpu": stats.cpu,
             "reason": stats.reason, "python": stats.python, "age": stats.age, "state": stats.state,
-            "since": stats.since, "running": stats.running, "blocked": self.blocked, "seconds": self.seconds,
-            "busy": self.busy,
+            "since": stats.since, "running": stats.running, "blocked": self.blocked, "thread_state": self.thread_state,
+            "seconds": self.seconds, "busy": self.busy,
             "turn": {name: self.turn.quantile(share) for share, name in quantiles},
             "lag": {name: self.lag.quantile(share) for share, name in quantiles},
             "rates": {name: self.rate(name) for name in RATES},
@@ -124,11 +133,13 @@ def _is_gone(pid: int) -> bool:
 class Watch:
     """Looks at loops again and again.
 
-    pid: of the process whose loops are watched; None: of all that may be looked into.
+    pids: of the processes whose loops are watched; none: of all that may be looked into.  match: what the command line
+    holds of those that are told of.
     """
 
-    def __init__(self, pid: int | None = None) -> None:
-        self._pid = pid
+    def __init__(self, pids: Iterable[int] = (), match: str = "") -> None:
+        self._pids = frozenset(pids)
+        self._match = match
         self._pages: dict[tuple[int, int], Page] = {}
         self._last: dict[tuple[int, int], LoopStats] = {}
         self._threads: dict[tuple[int, int], ThreadTimes] = {}
@@ -136,7 +147,7 @@ class Watch:
         self._searched = -SEARCH_EVERY
 
     def look(self) -> list[View]:
-        """All loops that there are now, in the order of their processes.  Raises PermissionError for a given `pid`."""
+        """All loops that there are now, in the order of their processes.  Raises PermissionError for one of `pids`."""
         if time.monotonic() - self._searched >= SEARCH_EVERY or not self._pages:
             self._search()
         found = []
@@ -150,8 +161,8 @@ class Watch:
 
     @property
     def ended(self) -> bool:
-        """Whether the process that is watched is gone."""
-        return self._pid is not None and _is_gone(self._pid)
+        """Whether the processes that are watched are gone."""
+        return bool(self._pids) and all(_is_gone(pid) for pid in self._pids)
 
     def close(self) -> None:
         """Look no longer."""
@@ -160,19 +171,23 @@ class Watch:
 
     def _search(self) -> None:
         self._searched = time.monotonic()
-        for pid in processes() if self._pid is None else (self._pid,):
+        for pid in self._pids or processes():
             try:
                 pages = open_pages(pid)
             except PermissionError:
-                if self._pid is not None:
+                if self._pids:
                     raise
                 continue
+            if pages:
+                self._commands[pid] = command_of(pid)  # which may be another one than before
             for page in pages:
-                if page.key in self._pages:
+                if page.key in self._pages or self._match not in self._commands[pid]:
                     page.close()
                 else:
                     self._pages[page.key] = page
-                    self._commands.setdefault(pid, command_of(pid))
+        there = {page.pid for page in self._pages.values()}
+        self._commands = {pid: command for pid, command in self._commands.items() if pid in there}
+        self._threads = {key: times for key, times in self._threads.items() if key[0] in there}
 
     def _view(self, key: tuple[int, int], page: Page) -> View | None:
         """None if the loop is gone: what a killed process has shown last stands in the page still."""
@@ -180,11 +195,11 @@ class Watch:
             stats = page.read()
         except (BadPage, OSError):
             return None
-        if stats.state == "closed" or _is_gone(page.pid):
+        if stats.state == "closed" or not page.held:
             return None
         before, self._last[key] = self._last.get(key), stats
         return View(stats, before, self._commands[page.pid], self._pair(page.pid, stats.thread),
-                    self._pair(page.pid, stats.syscall_thread), page.pid)
+                    self._pair(page.pid, stats.syscall_thread), page.pid, thread_state(page.pid, stats.thread))
 
     def _pair(self, pid: int, tid: int) -> tuple[ThreadTimes, ThreadTimes] | None:
         now = thread_times(pid, tid)

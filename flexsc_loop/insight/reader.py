@@ -45,7 +45,8 @@ class Page:
 
     def __init__(self, pid: int, fd: str) -> None:
         self.pid = pid
-        seen = os.open(f"/proc/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
+        self._name = f"/proc/{pid}/fd/{fd}"
+        seen = os.open(self._name, os.O_PATH | os.O_CLOEXEC)
         try:
             what = os.fstat(seen)
             if not stat.S_ISREG(what.st_mode) or what.st_dev != _memory_device() or what.st_size != SIZE:
@@ -53,7 +54,21 @@ class Page:
             self._fd = os.open(f"/proc/self/fd/{seen}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.close(seen)
+        self._file = (what.st_dev, what.st_ino)
         self.key = (pid, what.st_ino)
+
+    @property
+    def held(self) -> bool:
+        """Whether the process has it still.  What it showed last can be read when the loop, or the process, is gone.
+
+        Also gone is a process that runs another program by now, one whose id another one has, and one into which one
+        may look no longer.
+        """
+        try:
+            what = os.stat(self._name)
+        except OSError:
+            return False
+        return (what.st_dev, what.st_ino) == self._file
 
     def read(self) -> LoopStats:
         """What the loop shows now.  Raises BadPage."""
@@ -117,6 +132,18 @@ def pages_of(pid: int) -> list[LoopStats]:
             found.append(page.read())
         page.close()
     return sorted(found, key=lambda stats: stats.number)
+
+
+def thread_state(pid: int, tid: int) -> str:
+    """The kernel's letter for what a thread does, see ps(1): R, S, D, and T or t for a stopped one; "" if not known.
+
+    Of the process's first thread where there is none of this id, as for whoever is outside of a container: it is
+    stopped together with all others.
+    """
+    for name in (f"/proc/{pid}/task/{tid}/stat", f"/proc/{pid}/stat"):
+        with contextlib.suppress(OSError, IndexError), open(name, encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    return ""
 
 
 class ThreadTimes(NamedTuple):

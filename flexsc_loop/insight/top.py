@@ -9,7 +9,9 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import select
+import signal
 import sys
 import termios
 import time
@@ -32,10 +34,21 @@ SORTS: dict[str, tuple[str, Callable[[View], Any]]] = {
     "c": ("connections", lambda view: -view.stats.counts["streams"]),
     "p": ("process", lambda view: (view.pid, view.stats.number)),
 }
-HELP = "b busy  l lag  t turns  s system calls  c connections  p process   ↑↓ choose  ⏎ open  esc back  q quit"
+HELP = "q quit  ⏎ open  esc back  ↑↓ choose  b busy l lag t turns s calls c conn p PID"
+#: What keys send: one piece of what was read at once may be several of them.
+KEYS = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO.|.", re.DOTALL)
+MOVES = {"\x1b[A": -1, "\x1bOA": -1, "k": -1, "\x1b[B": 1, "\x1bOB": 1, "j": 1, "\x1b[5~": -10, "\x1b[6~": 10}
 COLUMNS = ("PID", "loop", "page", "state", "busy", "turns/s", "calls/s", "lag p50", "lag p99", "in/s", "out/s", "conn",
            "runs", "command")
 LEFT = ("page", "state", "runs", "command")
+#: Columns that go first where the terminal is narrow: what blocks, and whom, is the last to go.
+DISPENSABLE = ("out/s", "in/s", "lag p50", "calls/s", "page", "turns/s", "conn", "loop")
+WIDE_ENOUGH = 24  # for the two last columns together
+#: What the kernel's letters for a thread mean (ps(1)).
+THREAD_STATES = {
+    "R": "runs, or waits for a CPU", "S": "sleeps", "D": "waits for a device", "T": "stopped by a signal",
+    "t": "stopped by a debugger", "Z": "has ended",
+}
 
 
 def seconds(value: float) -> str:
@@ -56,6 +69,8 @@ def amount(value: float) -> str:
 
 
 def _state(view: View) -> str:
+    if view.halted:
+        return "STOPPED"
     if view.blocked:
         return f"BLOCKED {seconds(view.blocked)}"
     return view.stats.state
@@ -72,22 +87,33 @@ def _cells(view: View) -> list[str]:
     ]
 
 
-def _widths(rows: list[list[str]], width: int) -> list[int]:
-    """Of the columns: what they need, and the last two share what is left."""
+def _widths(rows: list[list[str]], width: int) -> dict[str, int]:
+    """Of the columns that are shown: what they need, and the last two share what is left."""
     from rich.cells import cell_len
 
-    found = [max(cell_len(row[at]) for row in rows) for at in range(len(COLUMNS))]
-    left = max(16, width - sum(found[:-2]) - 2 * (len(COLUMNS) - 1))
-    found[-2] = min(found[-2], max(left - found[-1], left // 2))
-    found[-1] = max(4, left - found[-2])
+    found = {name: max(cell_len(row[at]) for row in rows) for at, name in enumerate(COLUMNS)}
+
+    def left() -> int:
+        return width - sum([found[name] for name in found][:-2]) - 2 * (len(found) - 1)
+
+    for name in DISPENSABLE:
+        if left() >= min(WIDE_ENOUGH, found["runs"] + found["command"]):
+            break
+        del found[name]
+    runs, command = found["runs"], found["command"]
+    found["runs"] = min(runs, max(left() - command, left() // 2, 4))
+    found["command"] = max(4, left() - found["runs"])
     return found
 
 
-def _line(cells: list[str], widths: list[int]) -> str:
+def _line(cells: list[str], widths: dict[str, int]) -> str:
     from rich.cells import cell_len, set_cell_size
 
     parts = []
-    for name, cell, width in zip(COLUMNS, cells, widths, strict=True):
+    for name, cell in zip(COLUMNS, cells, strict=True):
+        if name not in widths:
+            continue
+        width = widths[name]
         if cell_len(cell) > width:
             parts.append(set_cell_size(cell, width - 1) + "…")
         else:
@@ -102,13 +128,16 @@ def _table(views: list[View], sort: str, chosen: int | None, width: int, room: i
 
     if not views:
         return Text(NOTHING + ("" if room is None else "\n\nq quit"))
-    rows = [list(COLUMNS), *(_cells(view) for view in views[:room])]
+    first = 0 if room is None or chosen is None else max(0, min(chosen - room // 2, len(views) - room))
+    shown = views[first:] if room is None else views[first : first + room]
+    rows = [list(COLUMNS), *(_cells(view) for view in shown)]
     widths = _widths(rows, width)
     count = f"{len(views)} loop" + "s" * (len(views) != 1)
-    picture = Text(f"{count}, by {SORTS[sort][0]}\n\n", no_wrap=True, overflow="crop")
+    some = f", {first + 1} to {first + len(shown)}" if len(shown) < len(views) else ""
+    picture = Text(f"{count}, by {SORTS[sort][0]}{some}\n\n", no_wrap=True, overflow="crop")
     picture.append(_line(rows[0], widths) + "\n", "bold")
-    for at, view in enumerate(views[:room]):
-        style = "reverse" if at == chosen else "bold red" if view.blocked else ""
+    for at, view in enumerate(shown):
+        style = "reverse" if first + at == chosen else "bold red" if view.blocked or view.halted else ""
         picture.append(_line(rows[at + 1], widths) + "\n", style)
     if room is not None:
         picture.append("\n" + HELP, "dim")
@@ -132,7 +161,8 @@ def _detail(view: View) -> RenderableType:
     rows: list[tuple[str, str]] = [
         ("command", view.command), ("Python", found["python"]), ("state", _state(view)),
         ("runs", found["running"] or "-"), ("served", found["reason"]), ("busy", f"{view.busy:.1%}"),
-        ("its thread", shares(found["loop_thread"])), ("syscall thread", shares(found["syscall_thread_time"])),
+        ("its thread", f"{THREAD_STATES.get(view.thread_state, '-')}, {shares(found['loop_thread'])}"),
+        ("syscall thread", shares(found["syscall_thread_time"])),
         *((name, "  ".join(f"{key} {seconds(value)}" for key, value in found[name].items())) for name in
           ("turn", "lag")),
         ("a second", "  ".join(f"{key} {amount(value)}" for key, value in found["rates"].items() if value) or "-"),
@@ -146,25 +176,28 @@ def _detail(view: View) -> RenderableType:
 
 
 class Screen:
-    """What is shown, and what keys change."""
+    """What is shown, and what keys change.
+
+    What is chosen is a loop, not a line: it stays the same when others change places with it.
+    """
 
     def __init__(self, watch: Watch, sort: str) -> None:
         self._watch = watch
         self._sort = sort
         self._chosen = 0
+        self._chosen_loop: tuple[int, int] | None = None
         self._open: tuple[int, int] | None = None
         self._views: list[View] = []
 
     def look(self) -> None:
         """See what loops do now."""
         self._views = self._watch.look()
+        self._order()
 
     def show(self, width: int, height: int) -> RenderableType:
         """The picture for a terminal of so many columns and lines."""
-        self._views.sort(key=SORTS[self._sort][1])
-        self._chosen = max(0, min(self._chosen, len(self._views) - 1))
         for view in self._views:
-            if (view.pid, view.stats.number) == self._open:
+            if _key(view) == self._open:
                 return _detail(view)
         self._open = None
         return _table(self._views, self._sort, self._chosen, width, max(1, height - 6))
@@ -175,39 +208,67 @@ class Screen:
             return False
         if key in SORTS:
             self._sort = key
-        elif key in ("\x1b[A", "\x1b[B"):
-            self._chosen += 1 if key.endswith("B") else -1
-        elif key in ("\r", "\n") and self._views:
-            view = self._views[self._chosen]
-            self._open = (view.pid, view.stats.number)
+            self._order()
+        elif key in MOVES:
+            self._choose(self._chosen + MOVES[key])
+        elif key in ("\r", "\n"):
+            self._open = self._chosen_loop
         elif key == "\x1b":
             self._open = None
         return True
 
+    def _order(self) -> None:
+        self._views.sort(key=SORTS[self._sort][1])
+        found = [at for at, view in enumerate(self._views) if _key(view) == self._chosen_loop]
+        self._choose(found[0] if found else self._chosen)
 
-def _no_key(timeout: float) -> str:
+    def _choose(self, at: int) -> None:
+        self._chosen = max(0, min(at, len(self._views) - 1))
+        self._chosen_loop = _key(self._views[self._chosen]) if self._views else None
+
+
+def _key(view: View) -> tuple[int, int]:
+    return view.pid, view.stats.number
+
+
+def _no_keys(timeout: float) -> list[str]:
     time.sleep(timeout)
-    return ""
+    return []
 
 
 @contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Yields a function that waits so long for a key, and returns it or ""."""
+def _keys() -> Iterator[Callable[[float], list[str]]]:
+    """Yields a function that waits so long for keys, and returns them; none, also, when the terminal's size changes."""
     if not sys.stdin.isatty():
-        yield _no_key
+        yield _no_keys
         return
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
+    resized, told = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    handler = signal.signal(signal.SIGWINCH, lambda *_: None)
+    wakes = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
 
-    def next_key(timeout: float) -> str:
-        ready, _, _ = select.select([fd], [], [], max(0.0, timeout))
-        return os.read(fd, 16).decode("utf-8", "replace") if ready else ""
+    def next_keys(timeout: float) -> list[str]:
+        ready, _, _ = select.select([fd, resized], [], [], max(0.0, timeout))
+        if resized in ready:
+            os.read(resized, 4096)
+        if fd not in ready:
+            return [""] if ready else []
+        try:
+            read = os.read(fd, 64).decode("utf-8", "replace")
+        except OSError:
+            read = ""
+        return KEYS.findall(read) or ["q"]  # there is no terminal any more
 
     tty.setcbreak(fd)
     try:
-        yield next_key
+        yield next_keys
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        signal.set_wakeup_fd(wakes)
+        signal.signal(signal.SIGWINCH, handler)
+        os.close(resized)
+        os.close(told)
 
 
 def _live(watch: Watch, interval: float, sort: str) -> None:
@@ -216,7 +277,7 @@ def _live(watch: Watch, interval: float, sort: str) -> None:
 
     console = Console()
     screen = Screen(watch, sort)
-    with _keys() as next_key, Live(console=console, screen=True, auto_refresh=False) as live:
+    with _keys() as next_keys, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             screen.look()
             if watch.ended:
@@ -224,10 +285,10 @@ def _live(watch: Watch, interval: float, sort: str) -> None:
             until = time.monotonic() + interval
             while True:
                 live.update(screen.show(console.width, console.height), refresh=True)
-                key = next_key(until - time.monotonic())
-                if not key:
+                keys = next_keys(until - time.monotonic())
+                if not keys:
                     break
-                if not screen.press(key):
+                if not all(screen.press(key) for key in keys):
                     return
 
 
@@ -261,7 +322,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     """What the command takes."""
     made = argparse.ArgumentParser(prog=prog, description="What the loops of this user's processes do, live.",
                                    epilog=f"Turns that last longer than {LONG_TURN} s are said to block.")
-    made.add_argument("pid", nargs="?", type=int, help="of this process only, until it ends")
+    made.add_argument("pid", nargs="*", type=int, help="of these processes only, until they have ended")
+    made.add_argument("--match", metavar="TEXT", default="", help="only of processes whose command line holds this")
     made.add_argument("--once", action="store_true", help="show it once and end")
     made.add_argument("--json", action="store_true", help="machine-readable: a line of JSON for each look")
     made.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
@@ -281,11 +343,12 @@ def main(prog: str, arguments: list[str]) -> int:
         except ImportError:
             print(HINT, file=sys.stderr)
             return 2
-    if asked.pid is not None and not os.path.exists(f"/proc/{asked.pid}"):
-        print(f"{prog}: there is no process {asked.pid}", file=sys.stderr)
-        return 1
+    for pid in asked.pid:
+        if not os.path.exists(f"/proc/{pid}"):
+            print(f"{prog}: there is no process {pid}", file=sys.stderr)
+            return 1
     sort = next(key for key, (name, _) in SORTS.items() if name == asked.sort)
-    watch = Watch(asked.pid)
+    watch = Watch(asked.pid, asked.match)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             if asked.once or (not asked.json and not sys.stdout.isatty()):
@@ -294,8 +357,8 @@ def main(prog: str, arguments: list[str]) -> int:
                 _lines(watch, asked.interval, sort)
             else:
                 _live(watch, asked.interval, sort)
-    except PermissionError:
-        print(f"{prog}: process {asked.pid} is somebody else's", file=sys.stderr)
+    except PermissionError as error:
+        print(f"{prog}: this process is somebody else's: {error.filename}", file=sys.stderr)
         return 1
     finally:
         watch.close()

@@ -185,7 +185,7 @@ class Loop(
     def watchdog(self, seconds: float | None) -> None:
         patience = watchdog.check(seconds)
         self._check_closed()
-        self._watch_turns(patience or 0, watchdog.stacks_signal() if patience else 0, watchdog.STDERR)
+        self._watch_turns(patience or 0, watchdog.stacks_signal() if patience else 0, watchdog.place())
         self._watchdog = patience
 
     # ---- servers

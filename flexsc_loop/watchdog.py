@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import signal
+import sys
 
 STDERR = 2
 LEAST, MOST = 0.001, 86400.0
@@ -34,9 +35,19 @@ def wanted() -> float | None:
     return check(os.environ.get(VARIABLE), VARIABLE)
 
 
+def place() -> int:
+    """The descriptor to which is reported; -1 in a program that was started without stderr.
+
+    There the number 2 is what the program has opened since, a file of its data for all that is known.
+    """
+    return STDERR if sys.__stderr__ is not None else -1
+
+
 @functools.cache
 def stacks_signal() -> int:
     """A signal that nobody uses, and on which all stacks are written to stderr from now on; 0 if there is none."""
+    if place() < 0:
+        return 0
     for number in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1):
         if signal.getsignal(number) is signal.SIG_DFL:
             faulthandler.register(number, file=STDERR, all_threads=True, chain=False)

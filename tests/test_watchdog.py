@@ -1,10 +1,12 @@
 """Turns that last too long are reported while they do, whoever holds the GIL."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
-from support import Running, check_program, eventually, run_python, thread_names
+from support import ROOT, Running, check_program, child_environment, eventually, run_python, thread_names
 
 pytestmark = pytest.mark.ours
 
@@ -87,6 +89,26 @@ def test_the_environment(way, monkeypatch):
     monkeypatch.setenv("FLEXSC_WATCHDOG", "soon")
     with pytest.raises(ValueError, match="FLEXSC_WATCHDOG='soon' is not known"):
         way.new_loop()
+
+
+def test_a_program_without_stderr(way, tmp_path):
+    """What it opens gets that number, and is not written to; the turns are counted all the same."""
+    source = way.prelude() + """
+import os, sys, time
+data = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+assert data == 2
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.watchdog = 0.1
+    time.sleep(0.4)
+    print(loop.stats()["stalls"] > 0)
+run(main())
+"""
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", source, str(tmp_path / "data")], text=True,
+        stdout=subprocess.PIPE, timeout=60, check=False, env=child_environment(), cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert (tmp_path / "data").read_bytes() == b""
 
 
 def test_in_another_thread_than_the_main_one(way):

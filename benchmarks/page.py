@@ -132,8 +132,10 @@ PAPER = (
     Paper(MYSQL, "up to 1.40", "asyncpg, select 1, 16 connections", "asyncpg", "asyncpg", connections=16),
     Paper("BIND, against Linux threads", "up to 2.05", "UDP echo", "udp", "UDP echo"),
 )
-# The sections of benchmarks/README.md with figures: which result file takes a section's place, and what writes that.
+# The sections of benchmarks/README.md with figures: which result file takes a section's place, and what writes that
+# (the first has something of all others).
 SECTIONS = {
+    "At a glance": ("", ""),
     "Figures": ("bars", "make bars"),
     "Files: how they are measured": ("files", "make files ARGS='--json benchmarks/results/files.json'"),
     "The paper's micro-benchmark": ("batches", "make batches"),

@@ -26,8 +26,11 @@ def named(path):
 
 def anchors(path):
     """What links to the headings of a document end in."""
-    heads = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    return {anchor(head) for head in re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)}
+
+
+def anchor(heading):
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def outside_code(text):
@@ -130,6 +133,20 @@ def test_the_figures_of_the_first_page_are_those_that_were_measured():
     whole = tables(FIGURES)[0]
     assert short[0] == whole[0]
     assert set(short) <= set(whole)
+
+
+def test_what_is_told_at_a_glance_is_what_was_measured():
+    """Each figure stands in the section to which its row leads as well."""
+    parts = re.split(r"^## (.*)\n", FIGURES.read_text(), flags=re.MULTILINE)
+    sections = {anchor(heading): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+    rows = [line for line in sections["at-a-glance"].splitlines() if line.startswith("| [")]
+    assert len(rows) > 10
+    missing = []
+    for row in rows:
+        where = sections[re.search(r"\]\(#([^)]+)\)", row)[1]]
+        measured = set(re.findall(r"\d+(?:[.,]\d+)*", where))
+        missing += [(row, figure) for figure in re.findall(r"\d+(?:[.,]\d+)*", row) if figure not in measured]
+    assert missing == []
 
 
 def test_the_picture_shows_the_table():

@@ -91,10 +91,11 @@ class Instrumentation:
 
 def _utilization(stats: LoopStats, before: LoopStats | None) -> float:
     def passed(name: str) -> float:
-        return stats.counts[name] - (0 if before is None else before.counts[name])
+        return stats.spent[name] - (0 if before is None else before.spent[name])
 
-    busy = passed("busy") + passed("in_calls")
-    return busy / max(busy + passed("asleep"), 1e-9)
+    # A part of a turn that went on is known for calls, and no longer for busy, when it has ended.
+    busy, asleep = max(0.0, passed("busy") + passed("in_calls")), max(0.0, passed("asleep"))
+    return busy / max(busy + asleep, 1e-9)
 
 
 def _quantile(which: str, share: float) -> Callable[[LoopStats, LoopStats | None], float]:

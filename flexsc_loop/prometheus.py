@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
 from flexsc_loop.insight.layout import Histogram, LoopStats
-from flexsc_loop.insight.reader import counts_of, own_loops, read
+from flexsc_loop.insight.reader import counts_of, own_loops, read, rising
 
 try:
     from prometheus_client import REGISTRY
@@ -60,9 +60,8 @@ class LoopCollector:
                 yield _family(kind, metric, counts)
         for (name, text), which in ((names.TURN, "turn"), (names.DELAY, "lag")):
             family = HistogramMetricFamily(f"{name.replace('.', '_')}_seconds", text, labels=("loop", "pages"))
-            for stats in found:
-                buckets, total = _buckets(getattr(stats, which), getattr(stats, f"{which}_total"))
-                family.add_metric(_labels(stats), buckets, total)
+            for loop, stats in zip(loops, found, strict=True):
+                family.add_metric(_labels(stats), *_buckets(loop, stats, which))
             yield family
 
 
@@ -79,10 +78,11 @@ def _family(kind: Any, metric: names.Metric, found: list[tuple[list[str], dict[s
     return family
 
 
-def _buckets(histogram: Histogram, total: float) -> tuple[list[tuple[str, float]], float]:
-    below = histogram.below(BUCKETS)
-    return [*((repr(bound), float(count)) for bound, count in zip(BUCKETS, below, strict=True)),
-            ("+Inf", float(histogram.count))], total
+def _buckets(loop: Loop, stats: LoopStats, which: str) -> tuple[list[tuple[str, float]], float]:
+    histogram: Histogram = getattr(stats, which)
+    below = zip(BUCKETS, histogram.below(BUCKETS), strict=True)
+    found = [(repr(bound), rising(loop, f"{which} {bound}", float(count))) for bound, count in below]
+    return [*found, ("+Inf", float(histogram.count))], rising(loop, which, getattr(stats, f"{which}_total"))
 
 
 def register(registry: Any = REGISTRY, loop: Loop | None = None) -> LoopCollector:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import re
+import struct
 import threading
 
 import pytest
-from support import ROOT, Recorder, run_python, turns
+from support import ROOT, Recorder, eventually, run_python, turns
 
-from flexsc_loop.insight import names, own_loops, read
+from flexsc_loop.insight import layout, names, own_loops, read
 from flexsc_loop.insight.reader import counts_of
 from flexsc_loop.scheduler import NOTHING_COUNTED
 
@@ -150,6 +151,53 @@ def test_prometheus_from_another_thread_while_the_loop_runs(new_loop, registry):
     assert counts == sorted(counts) and counts[-1] > counts[0]
 
 
+def seconds_by_state(registry):
+    return {dict(labels)["state"]: value for (name, labels), value in samples(registry).items()
+            if name == "asyncio_eventloop_time_seconds_total"}
+
+
+def test_prometheus_tells_of_what_goes_on_now(new_loop, registry):
+    """Of a sleep and of a turn that never end, too."""
+    from flexsc_loop import prometheus
+
+    loop = new_loop()
+    prometheus.register(registry, loop)
+    seen = []
+
+    def look(wanted):
+        state = {"asleep": "idle", "running": "active"}[wanted]
+        assert eventually(lambda: read(loop).state == wanted)
+        before = seconds_by_state(registry)[state]
+        seen.append(eventually(lambda: seconds_by_state(registry)[state] > before + 0.1))
+
+    async def main():
+        await asyncio.to_thread(look, "asleep")
+        thread = threading.Thread(target=look, args=("running",))
+        thread.start()
+        thread.join()
+
+    loop.run_until_complete(main())
+    assert seen == [True, True]
+
+
+async def test_what_is_counted_never_falls(loop, registry, monkeypatch):
+    """Though a tick is found to be shorter than it was thought to be."""
+    from flexsc_loop import prometheus
+
+    prometheus.register(registry, loop)
+    await work(loop)
+    before = samples(registry)
+    raw = bytearray(loop._stats_page())
+    begun, now = struct.unpack_from("=QQ", raw, layout.HEAD.size - 40)
+    assert now > begun
+    struct.pack_into("=Q", raw, layout.HEAD.size - 32, begun + (now - begun) * 9 // 10)
+    monkeypatch.setattr(loop, "_stats_page", lambda: bytes(raw))
+    assert read(loop).counts["job_wait"] > 0
+    after = samples(registry)
+    counters = [key for key in before if key[0].endswith(("_total", "_bucket", "_sum", "_count"))]
+    assert counters and all(after[key] >= before[key] for key in counters)
+
+
 def test_prometheus_names(new_loop, registry):
     """Base units, `_total` for counters and for nothing else."""
     from flexsc_loop import prometheus
@@ -219,6 +267,9 @@ async def test_opentelemetry(way, loop, telemetry):
     assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] > 0.04
     await turns()
     assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] < 0.04
+    # A turn that goes on is no idle time.
+    threading.Event().wait(0.05)
+    assert told(reader)["asyncio.eventloop.utilization"][0][1] > 0.9
     instrumentation.uninstrument(loop)
     assert not told(reader).get("flexsc.accepts")
 

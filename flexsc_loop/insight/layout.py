@@ -131,6 +131,18 @@ class LoopStats:
     raw: bytes = field(repr=False)
 
     @property
+    def spent(self) -> dict[str, float]:
+        """Seconds busy, asleep and in calls, with what goes on now: a turn that never ends is counted while it lasts.
+
+        What of that turn were calls is known when it ends.
+        """
+        found = {name: float(self.counts[name]) for name in ("busy", "asleep", "in_calls")}
+        now = {"running": "busy", "asleep": "asleep"}.get(self.state)
+        if now is not None:
+            found[now] += self.since
+        return found
+
+    @property
     def turn(self) -> Histogram:
         """How long turns took, without their waits, since the loop was made."""
         return self._histogram(TURN_AT, None)

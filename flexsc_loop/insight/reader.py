@@ -13,6 +13,7 @@ import functools
 import os
 import stat
 import time
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -168,14 +169,31 @@ def read(loop: Loop) -> LoopStats:
     return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
 
 
+#: What was told of loops, by name.
+_told: weakref.WeakKeyDictionary[Loop, dict[str, float]] = weakref.WeakKeyDictionary()
+
+
+def rising(loop: Loop, name: str, value: float) -> float:
+    """`value`, or what this has given for the loop and `name` before, if that is more.
+
+    How long a tick is becomes known better and better, so that a time of the past, and what of it was below a bound,
+    may become a little less.  Whoever collects takes a counter that falls for one that has begun anew.
+    """
+    told = _told.setdefault(loop, {})
+    told[name] = max(value, told.get(name, value))
+    return told[name]
+
+
 def counts_of(loop: Loop, stats: LoopStats) -> dict[str, int | float]:
     """All counts of a loop of this process, by name, times in seconds: those of `stats`, and what no page holds.
 
     The kernel and the scheduler keep these: CPU time of the syscall thread, its waiting for a CPU, what was decided.
+    Times have with them what goes on now (`LoopStats.spent`), and never fall.
     """
     thread = thread_times(os.getpid(), stats.syscall_thread) if stats.threads else None
+    times = {**stats.spent, "job_wait": float(stats.counts["job_wait"])}
     return {
-        **stats.counts, **loop.choice.counters(),
+        **stats.counts, **{name: rising(loop, name, value) for name, value in times.items()}, **loop.choice.counters(),
         "threads": int(stats.threads),
         "thread_cpu": loop.page.thread_counters()["thread_cpu_ns"] / NS,
         "thread_delay": thread.delay if thread is not None else 0.0,

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import idle, report, tables
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, unanswered
 from benchmarks.loadgen import build_load, run_load
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.measure import BUSY_LIMIT, Progress, Settings, load_spec, silent
@@ -127,7 +127,7 @@ def take(load: Workload, server: Server, settings: Settings, span: Span, before:
     server.check_alive()
     requests = result["requests"]
     if not requests:
-        raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
+        raise unanswered(result["errors"])
     return Reading(
         rate=result["rate"],
         cpu_us=result["server_cpu_ns"] / requests / 1e3,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import flexsc_loop
 from benchmarks import picture, report
 from benchmarks.loadgen import build_load
 from benchmarks.loops import LoopChoice
@@ -28,16 +30,23 @@ TIME_LIMIT_S = 110
 PICTURE = Path(__file__).parent / "results" / "demo.png"
 
 
-def choices(placement: Placement) -> list[LoopChoice]:
-    names = ["asyncio", "uvloop", "flexsc:auto:off"]
+def page_here() -> tuple[str, list[str]]:
+    """The kind of page that a loop gets on this machine, and why."""
+    loop = flexsc_loop.new_event_loop(pages="auto", threads="off")
+    choice = loop.choice
+    loop.close()
+    return choice.kind, [reason for reason in choice.reasons if "page" in reason]
+
+
+def choices(placement: Placement, kind: str) -> list[LoopChoice]:
+    names = ["asyncio", "uvloop", f"flexsc:{kind}:off"]
     if not placement.shared:
-        names.append(f"flexsc:auto:{placement.thread_cpu}")
+        names.append(f"flexsc:{kind}:{placement.thread_cpu}")
     return [LoopChoice.parse(name) for name in names]
 
 
-def measure(name: str, settings: Settings, console: Console) -> Comparison:
+def measure(name: str, loops: list[LoopChoice], settings: Settings, console: Console) -> Comparison:
     """Runs the demo's rounds under a progress bar; once more if uvloop swung and there is time for it."""
-    loops = choices(settings.placement)
     steps = len(loops) * (settings.rounds + 1)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -75,14 +84,17 @@ def parse_args() -> argparse.Namespace:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     placement = Placement.choose()
+    kind, reasons = page_here()
+    placement = replace(placement, notes=(*placement.notes, *reasons))
+    loops = choices(placement, kind)
     build_load()
     settings = Settings(placement, sys.executable, args.rounds, args.seconds, WARMUP, retry=False)
     begin = time.monotonic()
-    comparison = measure(args.workload, settings, console)
+    comparison = measure(args.workload, loops, settings, console)
     spent = time.monotonic() - begin
     if comparison.baseline_swing > MAX_SWING and spent * 2 < TIME_LIMIT_S:
         console.print(f"uvloop's own figure swung by {comparison.baseline_swing:.0%}; measuring again")
-        again = measure(args.workload, settings, console)
+        again = measure(args.workload, loops, settings, console)
         comparison = min(comparison, again, key=lambda c: c.baseline_swing)
     report.show(console, comparison)
     explain(console, placement)

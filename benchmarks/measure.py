@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import databases
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, unanswered
 from benchmarks.loadgen import LoadSpec, run_load
 from benchmarks.loops import BASELINE, LoopChoice
 from benchmarks.placement import Placement
@@ -280,7 +280,7 @@ def take_window(load: Workload, server: Server, settings: Settings, *, seconds: 
     server.check_alive()
     requests = result["requests"]
     if not requests:
-        raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
+        raise unanswered(result["errors"])
     latency = result["latency_us"]
     return Sample(
         rate=result["rate"],

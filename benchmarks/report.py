@@ -95,7 +95,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def make_console() -> Console:
     """A console that does not squeeze tables when its output goes to a file."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console() if sys.stdout.isatty() else Console(width=132)
 
 
 def command(run: Callable[[argparse.Namespace, Console], None], parse_args: Callable[[], argparse.Namespace]) -> int:

@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import hands, idle, look, tables
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, unanswered
 from benchmarks.groups import Group
 from benchmarks.loadgen import LoadSpec, build_load, run_load
 from benchmarks.loops import LoopChoice
@@ -100,7 +100,7 @@ class Bench:
 
 def _rate(result: dict[str, Any]) -> float:
     if not result["requests"]:
-        raise BenchmarkError(f"not one request was answered; errors: {result['errors']}")
+        raise unanswered(result["errors"])
     return float(result["rate"])
 
 

@@ -175,7 +175,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 async def metrics(_request: web.Request) -> web.Response:
     """What the loop counts, as Prometheus wants it."""
     if prometheus is None:
-        raise web.HTTPNotImplemented(text="there is no prometheus_client\n")
+        raise web.HTTPNotImplemented(text="there is no prometheus_client: pip install prometheus_client\n")
     registry = prometheus_client.CollectorRegistry()
     prometheus.register(registry)
     return web.Response(body=prometheus_client.generate_latest(registry),

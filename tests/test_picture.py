@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 
 import pytest
@@ -13,10 +14,12 @@ pytest.importorskip("matplotlib")
 from rich.console import Console
 
 from benchmarks import picture, report
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, unanswered
 from benchmarks.loops import LoopChoice
 from benchmarks.measure import Comparison, Row, Sample
+from benchmarks.placement import ROOT
 from benchmarks.workloads import workload
+from tests import sandbox
 
 
 def row(label: str, rates: list[float], ratios: list[float], unavailable: str | None = None) -> Row:
@@ -66,6 +69,23 @@ def test_the_demo_says_what_its_picture_says():
     out = io.StringIO()
     demo.explain(Console(file=out, width=200), Placement(0, 1, 1, (1,), 0, ("a note",)))
     assert out.getvalue().splitlines() == picture.foot(["a note"])
+
+
+@pytest.mark.parametrize(("blocked", "kind"), [(False, "kernel"), (True, "user")])
+def test_the_demo_says_which_page_and_why(blocked, kind):
+    """Where io_uring is blocked, too: what is measured then is the user page."""
+    if not blocked and sandbox.io_uring_blocked():
+        pytest.skip("io_uring is blocked here")
+    block = "from tests import sandbox; sandbox.block('EPERM');" if blocked else ""
+    code = f"{block}from benchmarks import demo; print(*demo.page_here()[1], sep='\\n'); print(demo.page_here()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    *reasons, last = done.stdout.splitlines()
+    assert last == kind and reasons and any("io_uring" in reason for reason in reasons)
+
+
+def test_what_was_not_answered_is_told_without_what_did_not_happen():
+    assert str(unanswered({"connect": 3, "read": 0})) == "not one request was answered; errors: 3 of kind 'connect'"
+    assert "none" in str(unanswered({"connect": 0}))
 
 
 def test_a_loop_that_is_not_installed_says_what_to_do(monkeypatch):

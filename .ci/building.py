@@ -18,9 +18,10 @@ SHARED = "flexsc_loop.cython_shared"
 # In the source distribution, besides what the package is made of: documents, tests, benchmarks, examples, and the
 # scripts that build and run them.  What these leave behind lies in the folders after that.
 ALSO = (
-    "Makefile", ".ci/*", "benchmarks/*.html", "benchmarks/*.svg", "benchmarks/**/*.c", "benchmarks/**/*.h",
-    "benchmarks/**/*.md", "benchmarks/**/*.py", "examples/**/*.*", "flexsc_loop/**/*.md", "tests/**/*.c",
-    "tests/**/*.h", "tests/**/*.json", "tests/**/*.md", "tests/**/*.py", "tests/**/*.sh",
+    "Makefile", ".gitignore", ".ci/*", "benchmarks/*.html", "benchmarks/*.svg", "benchmarks/**/*.c",
+    "benchmarks/**/*.h", "benchmarks/**/*.md", "benchmarks/**/*.py", "examples/**/*.*", "findings/*.sh",
+    "flexsc_loop/**/*.md", "tests/**/*.c", "tests/**/*.h", "tests/**/*.json", "tests/**/*.md", "tests/**/*.py",
+    "tests/**/*.sh",
 )
 LEFT_BEHIND = {"__pycache__", "build", "results"}
 COMPILE = ["-g0", "-fvisibility=hidden"]

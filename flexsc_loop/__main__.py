@@ -1,7 +1,7 @@
 """Runs programs on this loop, and tells what it would use here.
 
     python -m flexsc_loop info [--json]                      what a loop would use on this machine, and why
-    python -m flexsc_loop top [PID] [--once] [--json]        what the loops of this user's processes do, live
+    python -m flexsc_loop top [PID...] [--once] [--json]     what the loops of this user's processes do, live
     python -m flexsc_loop [options] app.py ARGUMENTS...      an asyncio program, unchanged, however it makes its loop
     python -m flexsc_loop [options] -m module ARGUMENTS...
     python -m flexsc_loop [options] -c code ARGUMENTS...

@@ -1,6 +1,7 @@
 """What the README, and the pages that it leads to, say: code runs, links lead somewhere, drawings are true."""
 
 import re
+import subprocess
 
 import plan
 import pytest
@@ -78,6 +79,19 @@ def test_links_lead_somewhere(document):
         target = (document.parent / name).resolve() if name else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_source_distribution_leaves_nothing_out():
+    """What is not the package's, and not taken along by setuptools itself, is named in .ci/building.py."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("this is no checkout of git's")
+    by_itself = {"README.md", "LICENSE", "pyproject.toml", "setup.cfg"}
+    tracked = {name for name in listed.stdout.splitlines() if not name.startswith("flexsc_loop/")} - by_itself
+    (patterns,) = re.findall(r"^ALSO = \((.*?)^\)", (ROOT / ".ci/building.py").read_text(), re.DOTALL | re.MULTILINE)
+    found = [path for pattern in re.findall(r'"([^"]+)"', patterns) for path in ROOT.glob(pattern)]
+    taken = {str(path.relative_to(ROOT)) for path in found}
+    assert tracked and tracked - taken == set()
 
 
 def test_every_page_is_linked_from_the_first():

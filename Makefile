@@ -19,13 +19,17 @@
 #   make wheels    wheels for all supported Pythons, x86-64 and aarch64, glibc and musl, and the sdist: into build/wheels/
 #   make build     build in place into .venv/
 #   make clean     remove everything that was built
+#   make help      this list, which `make` alone prints, too
 
 # Python 3.11, or the next one that is here; programs are measured with the newest.
 PYTHON ?= any
 demo files batches scenarios connections blocking report: PYTHON := $(if $(filter any,$(PYTHON)),newest,$(PYTHON))
 ARGS ?=
 
-.PHONY: demo test suites fuzz lint stress bars batches scenarios connections blocking files report wheels build clean
+.PHONY: help demo test suites fuzz lint stress bars batches scenarios connections blocking files report wheels build clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
 
 demo:
 	@python=$$(.ci/venv make $(PYTHON) bench) && exec $$python -m benchmarks.demo $(ARGS)

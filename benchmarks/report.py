@@ -20,17 +20,23 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.measure import Comparison, Row, Settings
 
 MISSING = "–"
+NARROW = 100
+"""Terminals with fewer columns get tables without air."""
 EXPLANATION = (
-    "ratio: median of the rounds' ratios (lowest–highest), each the median of its windows', in which the loops take",
-    "turns: not the ratio of the rates beside it.  swing: the highest round's rate less the lowest, by the median.",
+    "ratio: median of the rounds' ratios (lowest–highest), each the median of its windows', in which the loops take "
+    "turns: not the ratio of the rates beside it.",
+    "swing: the highest round's rate less the lowest, by the median.",
     "CPU time and system calls: the loop's thread + all other threads, the kernel's poller included.",
 )
 """What the columns of a comparison are."""
 
 
 def microseconds(value: float) -> str:
-    """A latency in microseconds for people: ``87 µs``, ``1.94 ms``."""
-    return f"{value:.0f} µs" if value < 1000 else f"{value / 1000:.2f} ms"
+    """A latency in microseconds for people: ``87 µs``, ``1.94 ms``, ``12.9 ms``, ``1,707 ms``."""
+    if value < 1000:
+        return f"{value:.0f} µs"
+    digits = 2 if value < 9995 else 1 if value < 99950 else 0
+    return f"{value / 1000:,.{digits}f} ms"
 
 
 def calls(value: float | None) -> str:
@@ -74,7 +80,7 @@ def row_cells(row: Row) -> list[str]:
     ]
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: Comparison, narrow: bool = False) -> Table:
     """One line per loop; what could not be measured is there too, with the reason below the table.
 
     CPU time and system calls are the loop's thread's + those of all other threads of the server, io_uring's poller
@@ -82,14 +88,18 @@ def comparison_table(comparison: Comparison) -> Table:
     """
     table = Table(
         title=comparison.workload.label, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0 if narrow else 1, 0, 0),
     )  # fmt: skip
     table.add_column("loop", min_width=12)
-    for heading in (f"ratio to\n{comparison.baseline}", *HEADINGS):
+    lines = [row_cells(row) for row in comparison.rows]
+    for at, heading in enumerate((f"ratio to\n{comparison.baseline}", *HEADINGS)):
         # On a narrow terminal names are folded, and pairs of figures; no figure is cut.
-        table.add_column(heading, justify="right", no_wrap="req." not in heading, min_width=5)
-    for row in comparison.rows:
-        table.add_row(row.choice.title, *row_cells(row))
+        pairs = "req." in heading
+        words = [word for cells in lines for cell in cells[at : at + 1] for word in cell.split("\n")]
+        least = 5 if pairs else max(5, *map(len, [*words, *heading.split("\n")]))
+        table.add_column(heading, justify="right", no_wrap=not pairs, min_width=least)
+    for row, cells in zip(comparison.rows, lines, strict=True):
+        table.add_row(row.choice.title, *cells)
     return table
 
 
@@ -113,7 +123,7 @@ def command(run: Callable[[argparse.Namespace, Console], None], parse_args: Call
 
 def show(console: Console, comparison: Comparison) -> None:
     """Prints the table and what has to be known about it."""
-    console.print(comparison_table(comparison))
+    console.print(comparison_table(comparison, narrow=console.width < NARROW))
     for row in comparison.rows:
         if row.unavailable:
             console.print(f"  {row.choice.title}: n/a because {row.unavailable}", highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from benchmarks.errors import BenchmarkError, unanswered
 from benchmarks.loops import LoopChoice
 from benchmarks.measure import Comparison, Row, Sample
 from benchmarks.placement import ROOT
+from benchmarks.syscalls import Counted
 from benchmarks.workloads import workload
 from tests import sandbox
 
@@ -55,6 +57,15 @@ def test_every_cell_and_warning_of_the_table_is_in_the_picture(comparison):
     facts = report.machine()
     for text in ("heading", "one more note", facts["python"], facts["kernel"], "uvloop = 1", *report.EXPLANATION):
         assert text in everything
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal(comparison):
+    wide = comparison.rows[1]
+    wide.samples = [replace(sample, rate=123456.0, p50_us=12910.0, p99_us=1707080.0) for sample in wide.samples]
+    wide.calls = Counted("", 1000, 438, 37560)
+    out = io.StringIO()
+    report.show(Console(file=out, width=80), comparison)
+    assert all(figure in out.getvalue() for figure in ("12.9 ms", "1,707 ms", "123,456", "1.10–1.50", "0.438", "37.56"))
 
 
 def test_one_round_has_no_spread():

@@ -6,7 +6,7 @@
 
 /* End an iteration, with a value, which is taken over: NULL follows, which says None by itself.  StopIteration is made by
  * hand where PyErr_SetObject would take the value apart. */
-static void flexsc_stop_with(PyObject *value)
+static inline void flexsc_stop_with(PyObject *value)
 {
     if (value == Py_None) {
         Py_DECREF(value);

@@ -6,8 +6,5 @@ cdef class BinaryFile(Buffered):
     cdef object ending               # the task that closes the file
 
     cdef object all_at_once(self, Action action)
-    cdef bytes give_all(self, bytes data)
-    cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1
     cdef Action closing(self)
     cdef bint closes_at_once(self) except -1
-    cdef bytes piece(self, data)

@@ -1,7 +1,7 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 4: a file of bytes, buffered or not.
 
-Owns: the order of calls, what each of them does, and the end of the file's life.  Imports: action, buffered, streams.
+Owns: the order of calls, what each of them does, and the end of the file's life.  Imports: action, buffered.
 
 What needs no call is done at once, and so is a call whose result is there at once; everything else is a coroutine that
 stands in line.  Whoever changes the position or the buffers does so after the last point at which it may be cancelled,
@@ -16,8 +16,7 @@ from operator import index
 from libc.stdint cimport int64_t
 
 from flexsc_loop.files.action cimport Action, act
-from flexsc_loop.files.streams import read as read_stream
-from flexsc_loop.files.buffered cimport Buffered, plain_bytes, room
+from flexsc_loop.files.buffered cimport NO_BUFFER_CHUNK, Buffered, lines_of, lines_size, plain_bytes, room
 from flexsc_loop.files.file cimport (
     FILE_CLOSED, FILE_CLOSING, FILE_OPEN, PENDING, at_once, whole, writing,
 )
@@ -40,7 +39,6 @@ cdef object MOST_OFFSET = (1 << 63) - 1
 
 cdef enum:
     SAFE_OFFSET = 0x7fffffff         # up to here a file may be on any file system
-    NO_BUFFER_CHUNK = 8192           # an unbuffered file is read in such pieces where its lines are asked for
     MOST_AT_ONCE = 1 << 26
 
 
@@ -135,15 +133,6 @@ cdef class BinaryFile(Buffered):
             return None
         return self.give_all(answer)
 
-    cdef bytes give_all(self, bytes data):
-        """What was read to the end, after what was read ahead."""
-        if self.there():
-            data = self.ahead[self.taken:] + data
-        self.position += len(data)
-        self.size_hint = self.position
-        self.forget()
-        return data
-
     async def _read_on(self, call, Py_ssize_t chunk):
         """The turn is taken, and a call for what is left is made."""
         try:
@@ -172,14 +161,6 @@ cdef class BinaryFile(Buffered):
         cdef Py_ssize_t chunk = max(self.size_hint - at + 1, NO_BUFFER_CHUNK)
         return await self._read_to_end(self.read_at(chunk, at), chunk)
 
-    async def _drain_job(self):
-        parts = []
-        try:
-            while data := await read_stream(self.loop, self.calls, self.fd, max(self.buffer_size, NO_BUFFER_CHUNK)):
-                parts.append(data)
-        finally:
-            self.keep(b"".join(parts))
-
     async def _read1(self, Py_ssize_t size):
         await self._enter()
         try:
@@ -196,13 +177,6 @@ cdef class BinaryFile(Buffered):
         if data:
             view[:len(data)] = data
         return len(data)
-
-    cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1:
-        """So much was read past the buffer."""
-        self.forget()
-        self.position += filled
-        self.in_order = True
-        return filled
 
     async def _pass_over_later(self, Py_ssize_t filled):
         """The turn is taken; others run first."""
@@ -288,7 +262,7 @@ cdef class BinaryFile(Buffered):
 
     def writelines(self, lines, /):
         """Write several pieces."""
-        return self._writelines(lines)
+        return self._writelines(lines, self.buffer_size)
 
     def flush(self):
         """Have everything that was written in the file, though not yet on the disk (see fsync)."""
@@ -356,41 +330,18 @@ cdef class BinaryFile(Buffered):
         self.moved(size)
         return await self._write_past(data, size) if self.buffer_size else size
 
-    async def _writelines(self, lines):
-        cdef bytes line
-        cdef Py_ssize_t size = 0
-        cdef list pieces = []
-        self.check()
-        rest = iter(lines)
-        if self.buffer_size:
-            # What fits into the buffer takes no task.
-            try:
-                while size < self.buffer_size:
-                    line = self.piece(next(rest))
-                    pieces.append(line)
-                    size += len(line)
-            except StopIteration:
-                if size:
-                    await self.write(b"".join(pieces))
-                return
-            except BaseException:
-                if size:
-                    await self.write(b"".join(pieces))
-                raise
-        await self._enter()
-        try:
-            await self._carry_out(self._lines_job(b"".join(pieces), rest))
-        finally:
-            self.leave()
+    async def _write_together(self, list pieces):
+        cdef bytes data = b"".join(pieces)
+        if data:
+            await self.write(data)
 
-    async def _lines_job(self, bytes first, rest):
-        """Write `first`, and then piece by piece what `rest` gives."""
-        if first:
-            await self._write_job(first)
+    async def _lines_job(self, list pieces, rest):
+        if pieces:
+            await self._write_job(b"".join(pieces))
         for line in rest:
             await self._write_job(self.piece(line))
 
-    cdef bytes piece(self, data):
+    cdef object piece(self, object data):
         self.check_writing("write")
         return plain_bytes(data)
 
@@ -529,21 +480,6 @@ cdef class BinaryFile(Buffered):
             self.leave()
             if self.closefd:
                 await self.calls.close(fd)
-
-
-cdef list lines_of(bytes data):
-    """The lines of `data`, each with its end."""
-    lines = [line + b"\n" for line in data.split(b"\n")]
-    last = lines.pop()[:-1]
-    if last:
-        lines.append(last)
-    return lines
-
-
-cdef Py_ssize_t lines_size(bytes data, Py_ssize_t start, Py_ssize_t hint) except -1:
-    """The size of the first lines that have more than `hint` bytes together, 0 if the last one has no end yet."""
-    cdef Py_ssize_t end = data.find(b"\n", start + hint) + 1
-    return end - start if end else 0
 
 
 async def _give(answer):

@@ -6,6 +6,10 @@ from flexsc_loop.files.file cimport File
 from flexsc_loop.files.mode cimport Mode
 
 
+cdef enum:
+    NO_BUFFER_CHUNK = 8192           # an unbuffered file is read in such pieces where its lines are asked for
+
+
 cdef class Buffered(File):
     cdef bytes ahead                 # what was read, of which `taken` bytes were given out
     cdef bytearray unwritten         # what was written and is not in the file yet: it ends at the position
@@ -25,6 +29,8 @@ cdef class Buffered(File):
     cdef bytes take(self, Py_ssize_t size)
     cdef int keep(self, bytes data) except -1
     cdef int forget(self) except -1
+    cdef bytes give_all(self, bytes data)
+    cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1
     cdef bint may_fill(self, Py_ssize_t size) noexcept
     cdef Py_ssize_t chunk(self, Py_ssize_t wanted) noexcept
     cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1
@@ -39,5 +45,7 @@ cdef class Buffered(File):
     cdef int write_now(self) except -1
 
 
+cdef list lines_of(bytes data)
+cdef Py_ssize_t lines_size(bytes data, Py_ssize_t start, Py_ssize_t hint) except -1
 cdef object room(object buffer, str what)
 cdef bytes plain_bytes(object data)

@@ -116,6 +116,22 @@ cdef class Buffered(File):
         self.taken = 0
         return 0
 
+    cdef bytes give_all(self, bytes data):
+        """What was read to the end, after what was read ahead."""
+        if self.there():
+            data = self.ahead[self.taken:] + data
+        self.position += len(data)
+        self.size_hint = self.position
+        self.forget()
+        return data
+
+    cdef Py_ssize_t pass_over(self, Py_ssize_t filled) except -1:
+        """So much was read past the buffer."""
+        self.forget()
+        self.position += filled
+        self.in_order = True
+        return filled
+
     cdef bint may_fill(self, Py_ssize_t size) noexcept:
         """Whether a buffer of the caller's can be filled with what comes next, and nothing would be gained by more."""
         return (self.ours is not None and self.positional and not self.patient and not self.busy and not self.unwritten
@@ -142,6 +158,15 @@ cdef class Buffered(File):
         if data:
             self.keep(data)
         return len(data)
+
+    async def _drain_job(self):
+        """Read all that is left, where there is no position."""
+        parts = []
+        try:
+            while data := await read_stream(self.loop, self.calls, self.fd, max(self.buffer_size, NO_BUFFER_CHUNK)):
+                parts.append(data)
+        finally:
+            self.keep(b"".join(parts))
 
     cdef Py_ssize_t line_end(self, Py_ssize_t start, Py_ssize_t limit) except -1:
         """The length of the line that is there, 0 if it does not end in what is there; `start` bytes were looked at."""
@@ -305,6 +330,21 @@ cdef class Buffered(File):
             self.state = FILE_CLOSED
             if self.closefd:
                 os.close(fd)
+
+
+cdef list lines_of(bytes data):
+    """The lines of `data`, each with its end."""
+    lines = [line + b"\n" for line in data.split(b"\n")]
+    last = lines.pop()[:-1]
+    if last:
+        lines.append(last)
+    return lines
+
+
+cdef Py_ssize_t lines_size(bytes data, Py_ssize_t start, Py_ssize_t hint) except -1:
+    """The size of the first lines that have more than `hint` bytes together, 0 if the last one has no end yet."""
+    cdef Py_ssize_t end = data.find(b"\n", start + hint) + 1
+    return end - start if end else 0
 
 
 cdef object room(object buffer, str what):

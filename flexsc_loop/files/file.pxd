@@ -21,6 +21,8 @@ cdef class Line(Follower):
 
     cdef int leave(self) except -1
     cdef int pass_on(self) except -1
+    cdef int check(self) except -1
+    cdef object piece(self, object data)
 
 
 cdef class File(Line):
@@ -39,7 +41,6 @@ cdef class File(Line):
     cdef uint8_t patient             # reading it always waits
     cdef uint32_t device             # that has it on its disk, 0 if that is not known
 
-    cdef int check(self) except -1
     cdef int check_loop(self) except -1
     cdef object read_at(self, Py_ssize_t size, int64_t offset)
 

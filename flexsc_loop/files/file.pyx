@@ -11,13 +11,10 @@ from asyncio.events import _get_running_loop as running_loop
 from collections import deque
 from operator import index
 
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t
 
 from flexsc_loop.files.action cimport Action, Call, act, known
-
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident()
 
 
 cdef enum:
@@ -95,6 +92,43 @@ cdef class Line(Follower):
         self.last_job = None
         self.pass_on()
 
+    cdef int check(self) except -1:
+        """Raise unless calls may be made."""
+        return 0
+
+    cdef object piece(self, object data):
+        """What is to be written of `data`, as it is now; raises if that can't be."""
+        return data
+
+    async def _write_together(self, list pieces):
+        """Write what fits into the buffer."""
+
+    async def _lines_job(self, list pieces, rest):
+        """Write `pieces`, and what `rest` gives, in one's turn."""
+
+    async def _writelines(self, lines, Py_ssize_t room):
+        """room: the size of the buffer.  What fits into that takes no task."""
+        cdef Py_ssize_t size = 0
+        cdef list pieces = []
+        self.check()
+        rest = iter(lines)
+        try:
+            while size < room:
+                piece = self.piece(next(rest))
+                pieces.append(piece)
+                size += len(piece)
+        except StopIteration:
+            await self._write_together(pieces)
+            return
+        except BaseException:
+            await self._write_together(pieces)
+            raise
+        await self._enter()
+        try:
+            await self._carry_out(self._lines_job(pieces, rest))
+        finally:
+            self.leave()
+
 
 cdef class File(Line):
     """An open file.  Made by `flexsc_loop.open`; to be used by tasks of the loop in which it was opened."""
@@ -104,7 +138,6 @@ cdef class File(Line):
         self.state = FILE_CLOSED
 
     cdef int check(self) except -1:
-        """Raise unless calls may be made."""
         if self.state != FILE_OPEN:
             raise ValueError("I/O operation on closed file.")
         return self.check_loop()

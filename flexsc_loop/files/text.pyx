@@ -124,6 +124,9 @@ cdef class TextFile(Line):
         """The same without times and the like."""
         return self.buffer.fdatasync()
 
+    cdef int check(self) except -1:
+        return self.buffer.check()
+
     cdef int check_reading(self) except -1:
         self.buffer.check()
         if not self.buffer.can_read:
@@ -323,7 +326,7 @@ cdef class TextFile(Line):
 
     def writelines(self, lines, /):
         """Write several pieces."""
-        return self._writelines(lines)
+        return self._writelines(lines, self.buffer.buffer_size)
 
     def flush(self):
         """Have everything that was written in the file, though not yet on the disk (see fsync)."""
@@ -360,28 +363,6 @@ cdef class TextFile(Line):
         if flushing:
             await self.buffer.flush()
 
-    async def _writelines(self, lines):
-        cdef Py_ssize_t size = 0
-        cdef list pieces = []
-        self.buffer.check()
-        rest = iter(lines)
-        # What fits into the buffer takes no task.
-        try:
-            while size < self.buffer.buffer_size:
-                pieces.append(self.piece(next(rest)))
-                size += len(<str> pieces[-1])
-        except StopIteration:
-            await self._write_together(pieces)
-            return
-        except BaseException:
-            await self._write_together(pieces)
-            raise
-        await self._enter()
-        try:
-            await self._carry_out(self._lines_job(chain(pieces, rest)))
-        finally:
-            self.leave()
-
     async def _write_together(self, list pieces):
         try:
             if pieces:
@@ -390,13 +371,12 @@ cdef class TextFile(Line):
             for text in pieces:  # those before the one that can't be encoded are written
                 await self.write(text)
 
-    async def _lines_job(self, lines):
-        for text in lines:
+    async def _lines_job(self, list pieces, rest):
+        for text in chain(pieces, rest):
             text = self.piece(text)
             await self._write_job(self.encode(text), self.flushes(text))
 
-    cdef str piece(self, object text):
-        """What is to be written."""
+    cdef object piece(self, object text):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self.check_writing()
@@ -553,7 +533,7 @@ cdef class TextFile(Line):
         return act(self, start_close, None, 0)
 
     async def __aenter__(self):
-        self.buffer.check()
+        self.check()
         return self
 
     def __aexit__(self, *error):
@@ -650,7 +630,7 @@ cdef object start_write(Action action):
 
 cdef object start_flush(Action action):
     cdef TextFile file = <TextFile> action.file
-    file.buffer.check()
+    file.check()
     if file.busy or file.buffer.busy or file.buffer.unwritten:
         action.running = file._flush()
 

@@ -94,12 +94,13 @@ cdef extern from "uring_turn.h":
     bint uring_wake(uring* ring) noexcept nogil
 
 
+cdef extern from "late_calls.h":
+    int gettid "late_gettid"() noexcept
+
+
 cdef extern from *:
     """
-    #include <sys/syscall.h>
-    #include <unistd.h>
     #include <time.h>
-    static inline int flexsc_gettid(void) { return (int)syscall(SYS_gettid); }
 
     /* CPU time in nanoseconds of a thread of this process, 0 if there is none with this id. */
     static inline int64_t flexsc_cpu_ns_of(int tid)
@@ -109,7 +110,6 @@ cdef extern from *:
         return clock_gettime(clock, &cpu) == 0 ? cpu.tv_sec * 1000000000ll + cpu.tv_nsec : 0;
     }
     """
-    int gettid "flexsc_gettid"() noexcept
     int64_t cpu_ns_of "flexsc_cpu_ns_of"(int tid) noexcept
 
 

@@ -1,7 +1,7 @@
 /* Floor 0: system calls that C libraries have not had for long, made by their numbers.
  *
  * What is compiled with a new library has to run on the oldest that a wheel promises: musl has had statx, preadv2 and
- * pwritev2 since 1.2.5 only, and glibc since 2.28 and 2.26, and copy_file_range since 2.27. */
+ * pwritev2 since 1.2.5 only, and glibc since 2.28 and 2.26; copy_file_range glibc has had since 2.27, and gettid since 2.30. */
 #ifndef FLEXSC_LATE_CALLS_H
 #define FLEXSC_LATE_CALLS_H
 
@@ -36,6 +36,12 @@ static inline ssize_t late_copy_file_range(int from, int64_t *from_off, int to, 
 static inline int late_statx(int folder, const char *path, int flags, unsigned mask, struct statx *about)
 {
     return (int)syscall(SYS_statx, folder, path, flags, mask, about);
+}
+
+/* Source: gettid(2). */
+static inline int late_gettid(void)
+{
+    return (int)syscall(SYS_gettid);
 }
 
 #endif

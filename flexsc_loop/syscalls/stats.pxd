@@ -32,6 +32,7 @@ cdef extern from "stats.h" nogil:
         flexsc_counts counts
         uint64_t turn_in_calls
 
+    const char* stats_count_name(size_t at) noexcept
     bint stats_open(flexsc_stats* stats, uint32_t number) noexcept
     void stats_hide(flexsc_stats* stats) noexcept
     void stats_disown(flexsc_stats* stats) noexcept

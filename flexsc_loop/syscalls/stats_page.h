@@ -86,6 +86,18 @@ struct flexsc_counts {
 #undef FLEXSC_STATS_FIELD
 };
 
+/* What the count is called that stands `at` places behind the first. */
+static inline const char *stats_count_name(size_t at)
+{
+#define FLEXSC_STATS_NAME(name) #name,
+    static const char *const names[] = {
+        FLEXSC_STATS_COUNTERS(FLEXSC_STATS_NAME)
+        FLEXSC_STATS_GAUGES(FLEXSC_STATS_NAME)
+    };
+#undef FLEXSC_STATS_NAME
+    return names[at];
+}
+
 struct flexsc_histogram {
     uint64_t total; /* of all values together */
     uint64_t most;  /* the largest one */

@@ -13,8 +13,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/syscall.h>
 
+#include "late_calls.h"
 #include "user_page_os.h"
 
 enum {
@@ -204,7 +204,7 @@ static void *thread_main(void *argument) {
     struct flexsc_page *page = argument;
     wait_until_placed(page);
     pthread_setname_np(pthread_self(), "flexsc-page");
-    atomic_store(&page->tid, (int)syscall(SYS_gettid));
+    atomic_store(&page->tid, late_gettid());
     thread_serves(page);
     wait_until_placed(page);
     struct timespec cpu = {0};

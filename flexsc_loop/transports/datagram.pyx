@@ -34,7 +34,7 @@ from flexsc_loop.transports.addresses cimport ADDRESS_MOST, AddressBook
 from flexsc_loop.transports.connection cimport hold_socket, release_socket
 from flexsc_loop.transports.outgoing cimport Outgoing
 from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN
-from flexsc_loop.turn.handles cimport monotonic, queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.handles cimport monotonic, queue_count, queue_free, queue_push, queue_take
 from flexsc_loop.turn.turn cimport Turn
 
 
@@ -67,8 +67,7 @@ cdef class Datagrams(Outgoing):
 
     def __dealloc__(self):
         while queue_count(&self.inbox):
-            item = <object> queue_pop(&self.inbox)
-            Py_DECREF(item)
+            queue_take(&self.inbox)
         queue_free(&self.inbox)
         if self.fd < 0:
             return
@@ -174,10 +173,8 @@ cdef class Datagrams(Outgoing):
         arguments[0] = NULL
         self.late = False
         while queue_count(&self.inbox) and self.state == OPEN and not self.paused:
-            data = <object> queue_pop(&self.inbox)
-            Py_DECREF(data)
-            address = <object> queue_pop(&self.inbox)
-            Py_DECREF(address)
+            data = queue_take(&self.inbox)
+            address = queue_take(&self.inbox)
             self.gathering = queue_count(&self.inbox) != 0
             arguments[1] = <PyObject*> data
             arguments[2] = <PyObject*> address

@@ -13,17 +13,16 @@ from concurrent.futures import thread as futures_thread
 
 cimport cython
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t
 
+from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_
 from flexsc_loop.syscalls.page cimport flexsc_now_ns
-from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_pop, queue_push
+from flexsc_loop.turn.handles cimport queue_count, queue_free, queue_put, queue_take
 from flexsc_loop.turn.turn cimport Turn
 
 
 cdef extern from "Python.h":
     PyObject* PyObject_Call(object callable, object args, PyObject* kwargs) except NULL
-    void Py_DECREF_ "Py_DECREF"(PyObject*)
 
 
 cdef enum:
@@ -130,9 +129,7 @@ cdef class Crew:
 
     cdef int add(self, Job job) except -1:
         """Queue a job; `publish` must follow.  The first one starts the first thread, or is refused."""
-        if not queue_push(&self.queue, <void*> job):
-            raise MemoryError
-        Py_INCREF(job)
+        queue_put(&self.queue, job)
         crew_set_queued(&self.words, queue_count(&self.queue))
         if self.count == 0:
             self.begin(job)
@@ -152,9 +149,7 @@ cdef class Crew:
         return 0
 
     cdef Job take(self):
-        cdef void* taken = queue_pop(&self.queue)
-        cdef Job job = <Job> taken
-        Py_DECREF(job)
+        cdef Job job = <Job> queue_take(&self.queue)
         crew_set_queued(&self.words, queue_count(&self.queue))
         return job
 

@@ -1,4 +1,5 @@
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 
 from flexsc_loop.syscalls.stats cimport flexsc_stats
 
@@ -31,6 +32,7 @@ cdef extern from "queue.h":
     bint queue_push(flexsc_queue* queue, void* item) noexcept
     void* queue_peek(const flexsc_queue* queue, size_t ahead) noexcept
     void* queue_pop(flexsc_queue* queue) noexcept
+    object queue_take "queue_pop"(flexsc_queue* queue)   # with the reference that it had
     void queue_free(flexsc_queue* queue) noexcept
 
 
@@ -71,6 +73,7 @@ cdef class Callbacks:
     cdef flexsc_queue ready            # Handles to run, each with one reference
     cdef void* spare[SPARE_HANDLES]    # handles that have run and are nobody's, each with one reference
     cdef size_t spare_count
+    cdef dict times                    # that `loop.stats()` has told of
     cdef size_t timers_cancelled       # of those that are scheduled
     cdef bint instrumented             # one of the two that follow is not None
     cdef object run_instead            # what a tool has put in the place of asyncio.Handle._run; None: nothing
@@ -81,6 +84,7 @@ cdef class Callbacks:
     cdef public object _current_handle
 
     cdef int learn(self) except -1
+    cdef void count(self) noexcept
     cdef int push(self, Handle handle) except -1
     cdef int run_handles(self, flexsc_queue* queue, size_t count) except -1
     cdef int ran(self) except -1
@@ -94,6 +98,14 @@ cdef class Callbacks:
     cdef Handle soon(self, object callback, tuple args, object context)
     cdef int report(self, object source, object callback, object args) except -1
     cdef int drop_handles(self) except -1
+
+
+cdef inline int queue_put(flexsc_queue* queue, object item) except -1:
+    """Add an object, with a reference to it."""
+    if not queue_push(queue, <void*> item):
+        raise MemoryError
+    Py_INCREF(item)
+    return 0
 
 
 cdef int call_in(object context, object callback, object argument) except -1

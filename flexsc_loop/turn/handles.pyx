@@ -1,8 +1,8 @@
 # cython: language_level=3, cdivision=True, binding=False, embedsignature=True, embedsignature.format=clinic
 """Floor 3: callbacks that are due, in their order.
 
-Owns: the ready queue, the handles that stand in it, what happens to an error of a callback.  Imports: of asyncio only
-what makes its messages the same.
+Owns: the ready queue, the handles that stand in it, what happens to an error of a callback, and what is counted and
+shown of the loop.  Imports: stats; of asyncio only what makes its messages the same.
 """
 import functools
 import itertools
@@ -14,9 +14,12 @@ cimport cython
 from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.object cimport Py_EQ, Py_GE, Py_GT, Py_LE, Py_LT, PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint64_t
 
 from flexsc_loop.syscalls.cpython_extra cimport Py_DECREF_, VECTORCALL_OFFSET
-from flexsc_loop.syscalls.stats cimport stats_close, stats_open
+from flexsc_loop.syscalls.stats cimport (
+    flexsc_counts, stats_close, stats_count_name, stats_open, stats_text, stats_tick_ns,
+)
 
 
 cdef extern from "Python.h":
@@ -56,6 +59,11 @@ cdef enum:
     HELD_HERE = 1                # references to a handle that only the function running it has
 
 
+cdef dict SHOWN_AS = {
+    "busy": "busy_ns", "asleep": "asleep_ns", "in_calls": "in_calls_ns", "job_wait": "job_wait_ns",
+    "streams": "connections",
+}
+cdef str python_version = sys.version.partition(" ")[0]
 cdef object numbers = itertools.count(1)     # of this process's loops
 cdef object BaseHandle = events.Handle
 cdef object BaseTimerHandle = events.TimerHandle
@@ -266,6 +274,7 @@ cdef class Callbacks:
 
     def __cinit__(self, *args, **kwargs):
         self._closed = True  # until there is a page
+        self.times = {}
         if not stats_open(&self.stats, next(numbers)):
             raise MemoryError
 
@@ -293,20 +302,14 @@ cdef class Callbacks:
 
     cdef int push(self, Handle handle) except -1:
         """Have a callback run in this turn or, if this turn's are being run already, in the next."""
-        if not queue_push(&self.ready, <void*> handle):
-            raise MemoryError
-        Py_INCREF(handle)
-        return 0
+        return queue_put(&self.ready, handle)
 
     cdef int run_handles(self, flexsc_queue* queue, size_t count) except -1:
         """Run the first `count` in the queue."""
         cdef Handle handle
-        cdef void* taken
         while count and queue_count(queue):
             count -= 1
-            taken = queue_pop(queue)
-            handle = <Handle> taken
-            Py_DECREF(handle)
+            handle = <Handle> queue_take(queue)
             self.stats.counts.callbacks += 1
             running_is(&self.stats, &self.names, running_key(&self.fields, <PyObject*> handle._callback))
             if self._debug or self.instrumented:
@@ -395,17 +398,44 @@ cdef class Callbacks:
 
     cdef int drop_handles(self) except -1:
         """Let go of what waits to be run, and of what has."""
-        cdef void* taken
         while queue_count(&self.ready):
-            taken = queue_pop(&self.ready)
-            handle = <object> taken
-            Py_DECREF(handle)
+            handle = queue_take(&self.ready)
             (<Handle> handle)._callback = (<Handle> handle)._args = None
         while self.spare_count:
             self.spare_count -= 1
             handle = <object> self.spare[self.spare_count]
             Py_DECREF(handle)
         return 0
+
+    # ---- what can be looked at
+
+    cdef void count(self) noexcept:
+        """Bring the counts up to date."""
+
+    def _show_choice(self, str pages, cpu, str reason):
+        """Tell who looks at the stats page what serves this loop, and why."""
+        page = self.stats.page
+        page.cpu = -2 if cpu is None else cpu
+        stats_text(page.pages, sizeof(page.pages), pages.encode())
+        stats_text(page.python, sizeof(page.python), python_version.encode())
+        stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
+
+    def _counters(self):
+        """What has been counted, for `loop.stats()`."""
+        cdef size_t at
+        cdef dict found = {}
+        cdef const uint64_t* counts = <const uint64_t*> &self.stats.counts
+        self.count()
+        for at in range(sizeof(flexsc_counts) // sizeof(uint64_t)):
+            name = stats_count_name(at).decode()
+            shown = SHOWN_AS.get(name, name)
+            value = counts[at]
+            if shown.endswith("_ns"):
+                # How long a tick is becomes known better and better, but no time may shrink.
+                value = max(int(value * stats_tick_ns(&self.stats)), self.times.get(shown, 0))
+                self.times[shown] = value
+            found[shown] = value
+        return found
 
     # ---- what asyncio calls
 
@@ -436,12 +466,9 @@ cdef class Callbacks:
         """The loop stops: run the ends of endpoints that have no other callback before them."""
         cdef size_t count = queue_count(&self.ready)
         cdef Handle handle
-        cdef void* taken
         while count and queue_count(&self.ready) and type(<Handle> queue_peek(&self.ready, 0)) is EndingHandle:
             count -= 1
-            taken = queue_pop(&self.ready)
-            handle = <Handle> taken
-            Py_DECREF(handle)
+            handle = <Handle> queue_take(&self.ready)
             handle.run(self)
             handle._callback = handle._args = None
         return 0

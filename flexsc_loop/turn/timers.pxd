@@ -28,7 +28,6 @@ cdef class Timers(Callbacks):
 
     cdef double now(self) except? -1
     cdef int due_timers(self, bint later) except -1
-    cdef int push_due(self, TimerHandle handle) except -1
     cdef int compact_timers(self) except -1
     cdef int64_t until_timer(self) except? -2
     cdef TimerHandle at(self, double when, object callback, tuple args, object context)

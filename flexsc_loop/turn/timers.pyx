@@ -9,7 +9,7 @@ from libc.math cimport ceil
 from libc.stdint cimport int64_t
 
 from flexsc_loop.turn.handles cimport (
-    Callbacks, TimerHandle, monotonic, queue_count, queue_free, queue_pop, queue_push, stack_here,
+    Callbacks, Handle, TimerHandle, monotonic, queue_count, queue_free, queue_put, queue_take, stack_here,
 )
 
 
@@ -33,17 +33,14 @@ cdef class Timers(Callbacks):
 
     cdef int drop_timers(self) except -1:
         cdef TimerHandle handle
-        cdef void* taken
         while self.timers.count:
             handle = <TimerHandle> timers_pop(&self.timers)
             handle._scheduled = False
             handle._callback = handle._args = None
             Py_DECREF(handle)
         while queue_count(&self.due):
-            taken = queue_pop(&self.due)
-            handle = <TimerHandle> taken
+            handle = <TimerHandle> queue_take(&self.due)
             handle._callback = handle._args = None
-            Py_DECREF(handle)
         return 0
 
     cdef double now(self) except? -1:
@@ -55,15 +52,11 @@ cdef class Timers(Callbacks):
     cdef int due_timers(self, bint later) except -1:
         """Move timers whose time has come to the ready queue; `later`: to that of those whose turn comes later."""
         cdef TimerHandle handle
-        cdef void* taken
         cdef double now
         self.late = 0
         while queue_count(&self.due):
             # An exit has left the turn before.
-            taken = queue_pop(&self.due)
-            handle = <TimerHandle> taken
-            Py_DECREF(handle)
-            self.push(handle)
+            self.push(<Handle> queue_take(&self.due))
         if self.timers_cancelled > WORTH_COMPACTING and 2 * self.timers_cancelled > self.timers.count:
             self.compact_timers()
         if self.timers.count == 0:
@@ -78,14 +71,8 @@ cdef class Timers(Callbacks):
                 if self.late == 0:
                     self.late = now - handle.deadline
                 self.stats.counts.timers_run += 1
-                self.push_due(handle) if later else self.push(handle)
+                queue_put(&self.due, handle) if later else self.push(handle)
             Py_DECREF(handle)
-        return 0
-
-    cdef int push_due(self, TimerHandle handle) except -1:
-        if not queue_push(&self.due, <void*> handle):
-            raise MemoryError
-        Py_INCREF(handle)
         return 0
 
     cdef int compact_timers(self) except -1:

@@ -62,7 +62,6 @@ cdef class Turn(Timers):
     cdef public bint _stopping
     cdef readonly uint64_t turns
     cdef flexsc_watchdog* watchdog   # NULL: there is none
-    cdef dict times                  # that `loop.stats()` has told of
     cdef list owners                 # by fd: the transport or server that has taken it over, or None
     cdef list spare_sends            # operations that have sent: one that is used again is in the cache
     cdef bytes last_name, last_peer  # sockaddrs of the latest connection: those of the next one are often the same
@@ -73,7 +72,6 @@ cdef class Turn(Timers):
     cdef int push_arrived(self, Endpoint endpoint) except -1
     cdef void end_watchdog(self) noexcept
     cdef int one_turn(self) except -1
-    cdef void count(self) noexcept
     cdef int run_all(self) except -1
     cdef int run_arrived(self, size_t count) except -1
     cdef Endpoint first_arrived(self)

@@ -7,54 +7,31 @@ timers, page, operation; of asyncio only futures and tasks.
 One turn: flush endpoints that were written to -> publish, and wait only if nothing is ready -> reap everything ->
 run callbacks that are due -> deliver what has arrived -> due timers -> run the callbacks that deliveries have made due.
 """
-import sys
 from asyncio import base_events, futures, tasks
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from flexsc_loop.syscalls.interest cimport InterestList
 from flexsc_loop.syscalls.page cimport Page, ticks_in_us, ticks_now
 from flexsc_loop.syscalls.stats cimport (
-    FLEXSC_STATS_CLOSED, FLEXSC_STATS_RUNNING, FLEXSC_STATS_STOPPED, flexsc_counts, flexsc_stats_page, probe_publish,
-    probe_sleep, stats_copy,
-    stats_copy_due, stats_disown, stats_hide, stats_no_endpoints, stats_sleep_begins, stats_state, stats_text,
-    stats_tick_ns, stats_turn_begins, stats_turn_ends,
+    FLEXSC_STATS_CLOSED, FLEXSC_STATS_RUNNING, FLEXSC_STATS_STOPPED, flexsc_stats_page, probe_publish,
+    probe_sleep, stats_copy, stats_copy_due, stats_disown, stats_hide, stats_no_endpoints, stats_sleep_begins,
+    stats_state, stats_tick_ns, stats_turn_begins, stats_turn_ends,
 )
 from flexsc_loop.turn.handles cimport (
-    Handle, monotonic, queue_count, queue_free, queue_peek, queue_pop, queue_push, running_is, running_key, stack_here,
+    Handle, monotonic, queue_count, queue_free, queue_peek, queue_put, queue_take, running_is, running_key, stack_here,
 )
 from flexsc_loop.turn.timers cimport Timers
 
 
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident()
-
-
-cdef extern from *:
-    """
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    static inline int flexsc_gettid_of_turn(void) { return (int)syscall(SYS_gettid); }
-    """
-    int gettid "flexsc_gettid_of_turn"() noexcept
-
-
-cdef extern from *:
-    """
-    #include "stats_page.h"
-    #define FLEXSC_COUNT_NAME(name) #name,
-    static const char *const flexsc_count_names[] = {
-        FLEXSC_STATS_COUNTERS(FLEXSC_COUNT_NAME)
-        FLEXSC_STATS_GAUGES(FLEXSC_COUNT_NAME)
-    };
-    #undef FLEXSC_COUNT_NAME
-    """
-    const char* count_names "flexsc_count_names"[1]
+cdef extern from "late_calls.h":
+    int gettid "late_gettid"() noexcept
 
 
 cdef extern from "<sched.h>" nogil:
@@ -87,11 +64,6 @@ cdef enum:
     DIRTY_ROOM = 64              # places for endpoints to flush, at first
 
 
-cdef dict SHOWN_AS = {
-    "busy": "busy_ns", "asleep": "asleep_ns", "in_calls": "in_calls_ns", "job_wait": "job_wait_ns",
-    "streams": "connections",
-}
-cdef str python_version = sys.version.partition(" ")[0]
 cdef object Future = futures.Future
 cdef object Task = tasks.Task
 cdef double SEND_ALL_S = 0.05  # so long a loop that stops lets what waits for earlier sends go out
@@ -156,7 +128,6 @@ cdef class Turn(Timers):
     def __cinit__(self, *args, **kwargs):
         self.owners = []
         self.spare_sends = []
-        self.times = {}
 
     def __dealloc__(self):
         self.end_watchdog()
@@ -198,11 +169,8 @@ cdef class Turn(Timers):
         stats_hide(&self.stats)
 
     cdef int drop_endpoints(self) except -1:
-        cdef void* taken
         while queue_count(&self.arrived):
-            taken = queue_pop(&self.arrived)
-            endpoint = <object> taken
-            Py_DECREF(endpoint)
+            queue_take(&self.arrived)
         while self.dirty_count:
             self.dirty_count -= 1
             endpoint = <object> self.dirty[self.dirty_count]
@@ -224,8 +192,8 @@ cdef class Turn(Timers):
             self.owners[fd] = owner
         return 0
 
-    def _owner_of(self, fd):
-        return self.owners[fd] if 0 <= fd < len(self.owners) else None
+    def _owner_of(self, int fd):
+        return self.owner_of(fd)
 
     def _all_owners(self):
         return [owner for owner in self.owners if owner is not None]
@@ -236,10 +204,7 @@ cdef class Turn(Timers):
     # ---- endpoints that have something to deliver
 
     cdef int push_arrived(self, Endpoint endpoint) except -1:
-        if not queue_push(&self.arrived, <void*> endpoint):
-            raise MemoryError
-        Py_INCREF(endpoint)
-        return 0
+        return queue_put(&self.arrived, endpoint)
 
     cdef int run_all(self) except -1:
         """Run the callbacks that are due, deliver what has arrived, run timers, then what the deliveries have made due.
@@ -266,12 +231,9 @@ cdef class Turn(Timers):
     cdef int run_arrived(self, size_t count) except -1:
         """Deliver what has arrived at `count` endpoints."""
         cdef Endpoint endpoint
-        cdef void* taken
         while count and queue_count(&self.arrived):
             count -= 1
-            taken = queue_pop(&self.arrived)
-            endpoint = <Endpoint> taken
-            Py_DECREF(endpoint)
+            endpoint = <Endpoint> queue_take(&self.arrived)
             self.run_endpoint(endpoint)
             self.ran()
         return 0
@@ -286,10 +248,7 @@ cdef class Turn(Timers):
 
     cdef int take_first(self) except -1:
         """Take `first_arrived()` off the queue: whoever calls this delivers to it."""
-        cdef void* first = queue_pop(&self.arrived)
-        endpoint = <Endpoint> first
-        Py_DECREF(endpoint)
-        return delivers_to(self, endpoint)
+        return delivers_to(self, <Endpoint> queue_take(&self.arrived))
 
     cdef int run_endpoint(self, Endpoint endpoint) except -1:
         cdef bint done = False
@@ -595,12 +554,9 @@ cdef class Turn(Timers):
         """Let what was closed end, if it is ready to."""
         cdef size_t count = queue_count(&self.arrived)
         cdef Endpoint endpoint
-        cdef void* taken
         while count and queue_count(&self.arrived):
             count -= 1
-            taken = queue_pop(&self.arrived)
-            endpoint = <Endpoint> taken
-            Py_DECREF(endpoint)
+            endpoint = <Endpoint> queue_take(&self.arrived)
             if endpoint.ending():
                 self.run_endpoint(endpoint)
             else:
@@ -618,33 +574,8 @@ cdef class Turn(Timers):
 
     # ---- what can be looked at
 
-    def _show_choice(self, str pages, cpu, str reason):
-        """Tell who looks at the stats page what serves this loop, and why."""
-        page = self.stats.page
-        page.cpu = -2 if cpu is None else cpu
-        stats_text(page.pages, sizeof(page.pages), pages.encode())
-        stats_text(page.python, sizeof(page.python), python_version.encode())
-        stats_text(page.reason, sizeof(page.reason), reason.encode(errors="replace"))
-
     def _show_hands(self):
         """Tell who looks at the stats page who serves this one, where that, or why, is another than it was."""
-
-    def _counters(self):
-        """What has been counted, for `loop.stats()`."""
-        cdef size_t at
-        cdef dict found = {}
-        cdef const uint64_t* counts = <const uint64_t*> &self.stats.counts
-        self.count()
-        for at in range(sizeof(flexsc_counts) // sizeof(uint64_t)):
-            name = count_names[at].decode()
-            shown = SHOWN_AS.get(name, name)
-            value = counts[at]
-            if shown.endswith("_ns"):
-                # How long a tick is becomes known better and better, but no time may shrink.
-                value = max(int(value * stats_tick_ns(&self.stats)), self.times.get(shown, 0))
-                self.times[shown] = value
-            found[shown] = value
-        return found
 
     def _watch_turns(self, double seconds, int signal, int fd):
         """Have turns that last longer reported to `fd`, with the stacks that `signal` brings; 0 seconds: no longer."""

@@ -21,6 +21,16 @@ def path(tmp_path):
     return str(tmp_path / "file")
 
 
+class Number:
+    """What can be used as an integer."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __index__(self):
+        return self.value
+
+
 def drop_cache(fd):
     """Have the next read wait for the disk, where there is one."""
     os.fsync(fd)
@@ -177,6 +187,42 @@ async def test_errors_are_those_of_the_kernel(loop, files, opened, tmp_path):
     finally:
         for fd in (reader, writer, folder, only_read):
             os.close(fd)
+
+
+async def test_a_number_is_not_rounded(loop, files, opened, tmp_path):
+    """As functions of os refuse what is no integer; what can be used as one is taken."""
+    path = tmp_path / "new"
+    for wrong in (
+        lambda: files.pread(opened, 1, 0.5),
+        lambda: files.pread(opened, 1.5, 0),
+        lambda: files.pread_into(opened, bytearray(1), 0.5),
+        lambda: files.preadv(opened, [bytearray(1)], 0.5),
+        lambda: files.pwrite(opened, b"x", 0.5),
+        lambda: files.pwrite(opened, b"x", 0, 0.5),
+        lambda: files.pwritev(opened, [b"x"], 0.5),
+        lambda: files.pwritev(opened, [b"x"], 0, 0.5),
+        lambda: files.ftruncate(opened, 0.5),
+        lambda: files.fallocate(opened, 0.5, 0, 1),
+        lambda: files.fallocate(opened, 0, 0.5, 1),
+        lambda: files.fallocate(opened, 0, 0, 1.5),
+        lambda: files.fadvise(opened, 0.5, 0, os.POSIX_FADV_NORMAL),
+        lambda: files.fadvise(opened, 0, 0.5, os.POSIX_FADV_NORMAL),
+        lambda: files.fadvise(opened, 0, 0, 0.5),
+        lambda: files.copy_file_range(opened, opened, 0, 0.5),
+        lambda: files.copy_file_range(opened, opened, 0, None, 0.5),
+        lambda: files.open(path, float(os.O_RDONLY)),
+        lambda: files.open(path, os.O_CREAT, 448.5),
+        lambda: files.write_whole(path, b"x", float(os.O_WRONLY | os.O_CREAT)),
+        lambda: files.write_whole(path, b"x", os.O_WRONLY | os.O_CREAT, 448.5),
+        lambda: files.mkdir(path, 448.5),
+    ):
+        with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+            wrong()
+    assert not path.exists()
+    fd = await files.open(path, Number(os.O_RDWR | os.O_CREAT), Number(0o600))
+    assert await files.pwrite(fd, b"data", Number(2), Number(0)) == 4
+    assert await files.pread(fd, Number(10), Number(1)) == b"\0data"
+    await files.close(fd)
 
 
 async def test_wrong_arguments_are_refused_at_once(loop, files, opened):

@@ -4,6 +4,9 @@ from flexsc_loop.files.action cimport Call
 from flexsc_loop.files.at_once cimport AtOnce, file_about
 
 
+cdef int c_int(object number) except? -1
+
+
 cdef class FileCalls(AtOnce):
     cdef dict busy                   # fd -> calls in flight on it
     cdef dict closing                # fd -> the close that waits for them

@@ -70,13 +70,18 @@ cdef bytes encoded(object path):
     return name
 
 
-cdef int descriptor(object fd) except? -1:
-    """As functions of `os` take one: any integer, which the kernel may refuse."""
-    return index(fd)
+cdef int c_int(object number) except? -1:
+    """As functions of `os` take one: any integer, and nothing that would have to be rounded."""
+    return number if type(number) is int else index(number)
+
+
+cdef int64_t c_offset(object number) except? -1:
+    """The same for positions and sizes."""
+    return number if type(number) is int else index(number)
 
 
 cdef int folder(object dir_fd) except? -1:
-    return AT_FDCWD if dir_fd is None else descriptor(dir_fd)
+    return AT_FDCWD if dir_fd is None else c_int(dir_fd)
 
 
 cdef object shown(object dir_fd):
@@ -259,56 +264,60 @@ cdef class FileCalls(AtOnce):
 
     # ---- reading and writing at a position
 
-    def pread(self, fd, Py_ssize_t size, int64_t offset):
+    def pread(self, fd, Py_ssize_t size, offset):
         """Up to `size` bytes at `offset`: fewer only at the end of the file."""
-        result = self.read_bytes(PyObject_AsFileDescriptor(fd), size, offset, False, False, 0)
+        result = self.read_bytes(PyObject_AsFileDescriptor(fd), size, c_offset(offset), False, False, 0)
         return result if type(result) is Call else self.known_at_once(result)
 
-    def pread_into(self, fd, buffer, int64_t offset):
+    def pread_into(self, fd, buffer, offset):
         """Fill a writable buffer from `offset` on; gives how many bytes: fewer than fit only at the end of the file."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        if offset < 0:
+        cdef int64_t at = c_offset(offset)
+        if at < 0:
             return self.refuse(call, EINVAL)
         call.what = GIVES_COUNT
-        call.prepare(CALL_READ, call.job.fd, NULL, 0, offset, 0)
+        call.prepare(CALL_READ, call.job.fd, NULL, 0, at, 0)
         call.hold(buffer, True)
         cdef size_t moved = 0
         cdef int res = -EAGAIN
         if not self.closing or call.job.fd not in self.closing:
-            res = self.read_now(call.job.fd, call.job.addr, call.job.len, offset, False, &moved)
+            res = self.read_now(call.job.fd, call.job.addr, call.job.len, at, False, &moved)
         return self.end_at_once(call, moved) if res == 0 else self.read_later(call, res, moved, 0)
 
-    def preadv(self, fd, buffers, int64_t offset):
+    def preadv(self, fd, buffers, offset):
         """The same with several buffers, one after the other."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        if offset < 0:
+        cdef int64_t at = c_offset(offset)
+        if at < 0:
             return self.refuse(call, EINVAL)
         call.what = GIVES_COUNT
-        call.prepare(CALL_READV, call.job.fd, NULL, 0, offset, 0)
+        call.prepare(CALL_READV, call.job.fd, NULL, 0, at, 0)
         call.hold_all(list(buffers), True)
         call.job.how = FILE_SPARE
         return self.start_on(call, -1)
 
-    def pwrite(self, fd, data, int64_t offset, int flags=0):
+    def pwrite(self, fd, data, offset, flags=0):
         """Write all of `data` at `offset`; gives how many bytes: fewer only if an error came after some.
 
         flags: os.RWF_*.
         """
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        if offset < 0:
+        cdef int64_t at = c_offset(offset)
+        if at < 0:
             return self.refuse(call, EINVAL)
         call.what = GIVES_COUNT
-        call.prepare(CALL_WRITE, call.job.fd, NULL, 0, offset, flags)
+        call.prepare(CALL_WRITE, call.job.fd, NULL, 0, at, c_int(flags))
         call.hold(data, False)
         return self.start_on(call, -1)
 
-    def pwritev(self, fd, buffers, int64_t offset, int flags=0):
+    def pwritev(self, fd, buffers, offset, flags=0):
         """The same with several buffers, one after the other."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        if offset < 0:
+        cdef int64_t at = c_offset(offset)
+        if at < 0:
             return self.refuse(call, EINVAL)
         call.what = GIVES_COUNT
-        call.prepare(CALL_WRITEV, call.job.fd, NULL, 0, offset, flags)
+        call.prepare(CALL_WRITEV, call.job.fd, NULL, 0, at, c_int(flags))
         call.hold_all(list(buffers), False)
         return self.start_on(call, -1)
 
@@ -357,31 +366,32 @@ cdef class FileCalls(AtOnce):
         call.job.how = FILE_SLEEPS
         return self.start_on(call, -1)
 
-    def ftruncate(self, fd, int64_t length):
+    def ftruncate(self, fd, length):
         """Make a file `length` bytes long."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        audit("os.truncate", fd, length)
-        call.prepare(CALL_FTRUNCATE, call.job.fd, NULL, 0, length, 0)
+        cdef int64_t size = c_offset(length)
+        audit("os.truncate", fd, size)
+        call.prepare(CALL_FTRUNCATE, call.job.fd, NULL, 0, size, 0)
         return self.start_on(call, -1)
 
-    def fallocate(self, fd, int mode, int64_t offset, int64_t size):
+    def fallocate(self, fd, mode, offset, size):
         """Give a file room on the disk, or what else `mode` says.  Source: fallocate(2)."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        call.prepare(CALL_FALLOCATE, call.job.fd, <void*> size, mode, offset, 0)
+        call.prepare(CALL_FALLOCATE, call.job.fd, <void*> c_offset(size), <uint64_t> c_int(mode), c_offset(offset), 0)
         return self.start_on(call, -1)
 
-    def fadvise(self, fd, int64_t offset, int64_t size, int advice):
+    def fadvise(self, fd, offset, size, advice):
         """Tell the kernel what will be read.  advice: os.POSIX_FADV_*."""
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(fd))
-        call.prepare(CALL_FADVISE, call.job.fd, NULL, size, offset, advice)
+        call.prepare(CALL_FADVISE, call.job.fd, NULL, <uint64_t> c_offset(size), c_offset(offset), c_int(advice))
         return self.start_on(call, -1)
 
     def copy_file_range(self, src, dst, Py_ssize_t count, offset_src=None, offset_dst=None):
         """Copy up to `count` bytes between two files in the kernel; gives how many."""
         cdef int other = PyObject_AsFileDescriptor(dst)
         cdef Call call = self.new_call(PyObject_AsFileDescriptor(src))
-        cdef int64_t start = -1 if offset_src is None else offset_src
-        cdef int64_t to = -1 if offset_dst is None else offset_dst
+        cdef int64_t start = -1 if offset_src is None else c_offset(offset_src)
+        cdef int64_t to = -1 if offset_dst is None else c_offset(offset_dst)
         if count < 0:
             raise ValueError("negative value for 'count' not allowed")
         if offset_src is not None and start < 0 or offset_dst is not None and to < 0:
@@ -392,14 +402,15 @@ cdef class FileCalls(AtOnce):
 
     # ---- opening and closing
 
-    def open(self, path, int flags, int mode=0o777, *, dir_fd=None):
+    def open(self, path, flags, mode=0o777, *, dir_fd=None):
         """Open a file; gives a descriptor that children do not inherit."""
         cdef Call call = self.path_call(path)
-        audit("open", call.names, None, flags)
+        cdef int how = c_int(flags), rights = c_int(mode)
+        audit("open", call.names, None, how)
         call.what = GIVES_COUNT
-        call.prepare(CALL_OPENAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), mode, 0, flags | O_CLOEXEC)
+        call.prepare(CALL_OPENAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), rights, 0, how | O_CLOEXEC)
         cdef file_about about
-        cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, flags, &about)
+        cdef int opened = self.open_now(call.job.fd, <char*> call.job.addr, how, &about)
         return self.end_at_once(call, opened) if opened >= 0 else self.start(call)
 
     cdef Call open_described(self, object path, int flags, int mode, int* opened, file_about* about):
@@ -463,7 +474,7 @@ cdef class FileCalls(AtOnce):
                 raise ValueError("stat: cannot use fd and follow_symlinks together")
             if dir_fd is not None:
                 raise ValueError("stat: can't specify dir_fd without matching path")
-            fd = descriptor(path)
+            fd = c_int(path)
             call = self.new_call(fd)
             call.names = path
             call.prepare(CALL_STATX, fd, <void*> <const char*> b"", STATX_BASIC_STATS, 0, AT_EMPTY_PATH)
@@ -530,7 +541,7 @@ cdef class FileCalls(AtOnce):
         """Make a folder."""
         cdef Call call = self.path_call(path)
         audit("os.mkdir", call.names, mode, shown(dir_fd))
-        call.prepare(CALL_MKDIRAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), <int> index(mode), 0, 0)
+        call.prepare(CALL_MKDIRAT, folder(dir_fd), PyBytes_AS_STRING(<bytes> call.kept), c_int(mode), 0, 0)
         return self.start(call)
 
     cdef Call two_paths(self, object src, object dst):
@@ -556,17 +567,18 @@ cdef class FileCalls(AtOnce):
         call.job.how = FILE_SPARE
         return self.start(call)
 
-    def write_whole(self, path, data, int flags, int mode=0o777, *, dir_fd=None):
+    def write_whole(self, path, data, flags, mode=0o777, *, dir_fd=None):
         """Open a file with `flags`, write all of `data` to it, and close it; gives how many bytes."""
         cdef Call call = self.path_call(path)
         cdef bytes name = call.kept
-        audit("open", call.names, None, flags)
+        cdef int how = c_int(flags)
+        audit("open", call.names, None, how)
         call.what = GIVES_COUNT
         call.hold(data, False)
         call.kept = (name, call.kept)
-        call.job.mode = mode
+        call.job.mode = c_int(mode)
         call.prepare(CALL_WRITE_WHOLE, folder(dir_fd), PyBytes_AS_STRING(name), call.job.len, <uint64_t> call.job.addr,
-                     flags | O_CLOEXEC)
+                     how | O_CLOEXEC)
         return self.start(call)
 
     def run(self, function, *args):

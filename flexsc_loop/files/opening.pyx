@@ -22,7 +22,7 @@ from flexsc_loop.files.elsewhere import ExecutorCalls
 from flexsc_loop.files.action cimport RETURNED, RUNNING, Action, flexsc_set_next, next_step
 from flexsc_loop.files.at_once cimport S_IFDIR, S_IFREG, file_about
 from flexsc_loop.files.binary cimport BinaryFile
-from flexsc_loop.files.calls cimport FileCalls
+from flexsc_loop.files.calls cimport FileCalls, c_int
 from flexsc_loop.files.mode cimport Mode, check_encodable, mode_of
 from flexsc_loop.files.text import TextFile
 
@@ -177,10 +177,6 @@ cdef object path_or_number(object file):
     if hasattr(type(file), "__index__") and not hasattr(type(file), "__fspath__"):
         return index(file)
     return os.fspath(file)
-
-
-cdef int c_int(object number) except? -1:
-    return number if type(number) is int else index(number)
 
 
 cdef int check(object file, Mode mode, Py_ssize_t size, object encoding, object errors, object newline,

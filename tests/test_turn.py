@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
+import pickle
 import threading
 import time
 import weakref
@@ -42,6 +44,18 @@ async def test_call_soon_passes_arguments(loop):
         loop.call_soon(lambda *args: seen.append(args), *range(count))
     await asyncio.sleep(0)
     assert seen == [tuple(range(count)) for count in range(12)]
+
+
+@pytest.mark.ours
+async def test_a_handle_is_not_pickled(loop):
+    """Not by the old protocols either, which take the word of its `__class__` for what it is."""
+    for handle in (loop.call_soon(int), loop.call_later(100, int)):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(TypeError, match="cannot pickle"):
+                pickle.dumps(handle, protocol)
+        with pytest.raises(TypeError, match="cannot pickle"):
+            copy.copy(handle)
+        handle.cancel()
 
 
 async def test_handle(loop):

@@ -182,6 +182,9 @@ cdef class Handle:
         # A C type can't inherit from asyncio.Handle; isinstance() asks here.
         return BaseHandle
 
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle {type(self).__name__!r} instances")
+
     def cancelled(self):
         """Whether `cancel` has been called."""
         return self._cancelled

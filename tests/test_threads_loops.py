@@ -1,5 +1,7 @@
 """Event loops that run in green threads, while the one beneath goes on."""
 
+import sys
+
 import pytest
 from threads_support import check
 
@@ -80,6 +82,33 @@ def main():
     if sys.version_info >= (3, 12):
         assert isinstance(asyncio.run(work(), loop_factory=asyncio.SelectorEventLoop), asyncio.SelectorEventLoop)
     outside()
+""")  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(sys.version_info >= (3, 16), reason="there are no policies")
+def test_asyncio_run_does_not_ask_the_policy_for_a_loop(way):
+    """Which would be one that waits by itself; whoever wants it says so."""
+    check(way, WORK + """
+warnings.simplefilter("ignore", DeprecationWarning)
+
+
+def main():
+    asked = Collected()
+
+    class Policy(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self):
+            asked(1)
+            return asyncio.SelectorEventLoop()
+
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(Policy())
+    try:
+        assert asyncio.run(work()) is threads.current_thread().loop and not asked
+        with asyncio.Runner() as runner:
+            assert type(runner.run(work())) is asyncio.SelectorEventLoop and asked == [1]
+    finally:
+        asyncio.set_event_loop_policy(before)
 """)  # fmt: skip
 
 

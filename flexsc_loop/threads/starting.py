@@ -346,7 +346,9 @@ def _other_mode(beneath: bool, wanted: bool | None) -> bool:
 def asyncio_run(main: Any, *, debug: bool | None = None, **kwargs: Any) -> Any:
     """Source: asyncio.run; in a green thread the coroutine becomes a task of the loop that is running.
 
-    With a loop of its own, if that is asked for, or debug mode is and that loop has another; refused within one.
+    With a loop of its own, if that is asked for, or debug mode is and that loop has another; refused within one.  A
+    policy is not asked for one: it says what a thread's loop is, and this thread has one; another kind of loop might
+    wait in C, and hold up all others.
     """
     thread = current_thread()
     if (

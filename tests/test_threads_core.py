@@ -1,5 +1,7 @@
 """Green threads: how they switch, receive and send, whatever their number and whatever becomes of them."""
 
+import textwrap
+
 import pytest
 from sandbox import io_uring_blocked
 from support import WAYS
@@ -8,10 +10,19 @@ from threads_support import check
 pytest.importorskip("greenlet")
 pytestmark = pytest.mark.ours
 
+PING = """
+def ping(there, back, rounds):
+    for number in range(20):
+        there.sendall(bytes([number]))
+        rounds(back.recv(1))
+        time.sleep(0.001)
+
+"""
+
 
 def test_threads_that_never_wait_for_long_hold_nobody_up(way):
     """Who is ready again at once is switched to past the loop, which has its turn all the same."""
-    check(way, """
+    check(way, PING + textwrap.dedent("""
         def main():
             ours, theirs = tcp_pair()
             over, rounds = threading.Event(), Collected()
@@ -20,23 +31,20 @@ def test_threads_that_never_wait_for_long_hold_nobody_up(way):
                 while not over.is_set():
                     time.sleep(0)
 
-            def ping():
-                for number in range(20):
-                    theirs.sendall(bytes([number]))
-                    rounds(ours.recv(1))
-                    time.sleep(0.001)
+            def count():
+                ping(theirs, ours, rounds)
                 over.set()
 
-            begun = [in_thread(busy) for _ in range(3)] + [in_thread(ping)]
+            begun = [in_thread(busy) for _ in range(3)] + [in_thread(count)]
             for thread in begun:
                 thread.join(20)
             assert over.is_set() and rounds == [bytes([number]) for number in range(20)]
-    """)  # fmt: skip
+    """))  # fmt: skip
 
 
 def test_who_polls_without_end_lets_the_loop_have_its_turn(way):
     """One that finds something ready each time goes on for 5 ms; then all others are due, and the loop."""
-    check(way, """
+    check(way, PING + textwrap.dedent("""
         import select
 
         def main():
@@ -51,21 +59,18 @@ def test_who_polls_without_end_lets_the_loop_have_its_turn(way):
                 while data := theirs.recv(1):
                     theirs.sendall(data)
 
-            def ping():
-                for number in range(20):
-                    ours.sendall(bytes([number]))
-                    rounds(ours.recv(1))
-                    time.sleep(0.001)
+            def count():
+                ping(ours, ours, rounds)
                 ours.shutdown(socket.SHUT_WR)
 
-            others = [in_thread(echo), in_thread(ping)]
+            others = [in_thread(echo), in_thread(count)]
             spinning = in_thread(busy)
             for thread in others:
                 thread.join(20)
             over.set()
             spinning.join()
             assert rounds == [bytes([number]) for number in range(20)], rounds
-    """)  # fmt: skip
+    """))  # fmt: skip
 
 
 @pytest.mark.skipif(io_uring_blocked(), reason="io_uring is blocked on this machine")

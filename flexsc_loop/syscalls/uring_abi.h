@@ -118,7 +118,6 @@ enum { /* io_uring_register */
     URING_REGISTER_ENABLE_RINGS = 12,
     URING_REGISTER_IOWQ_MAX_WORKERS = 19, /* two uint32_t: for files, for all else; 0: as before */
     URING_REGISTER_PBUF_RING = 22,
-    URING_UNREGISTER_PBUF_RING = 23,
 };
 
 enum { /* sqe.flags */
@@ -141,7 +140,6 @@ enum { /* sqe.op_flags of a cancel */
 };
 
 #define URING_OFF_SQ_RING 0ull
-#define URING_OFF_CQ_RING 0x8000000ull
 #define URING_OFF_SQES 0x10000000ull
 
 #endif

@@ -295,11 +295,6 @@ cdef class GreenThread(Endpoint):
         self.calls.append(call)
         self.unpark()
 
-    def forgive(self, error):
-        """Do not raise `error` any more, if it has not been raised yet."""
-        if self.thrown is error:
-            self.thrown = None
-
     def abandon(self):
         """Never resume it again, as happens to daemons at the end of a program."""
         self.finished = True

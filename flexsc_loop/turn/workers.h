@@ -141,7 +141,6 @@ static inline void crew_call(struct flexsc_crew *crew, int change)
 
 static inline uint32_t crew_called(struct flexsc_crew *crew) { return atomic_load(&crew->called); }
 static inline void crew_progress(struct flexsc_crew *crew) { atomic_fetch_add(&crew->progress, 1); }
-static inline uint32_t crew_progressed(struct flexsc_crew *crew) { return atomic_load(&crew->progress); }
 static inline void crew_set_stuck_ns(struct flexsc_crew *crew, uint32_t ns) { atomic_store(&crew->stuck_ns, ns); }
 static inline uint32_t crew_stuck_ns(struct flexsc_crew *crew) { return atomic_load(&crew->stuck_ns); }
 

@@ -141,7 +141,7 @@ def main() -> None:
             _run_green(parser, run, words)
         else:
             programs.take_over()
-            run(words[0], words[1:])
+            programs.run(run, words[0], words[1:])
     except programs.ProgramError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

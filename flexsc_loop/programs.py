@@ -6,16 +6,18 @@ Owns: nothing; it replaces, for the rest of the process, what asyncio, uvloop an
 from __future__ import annotations
 
 import asyncio
+import builtins
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import linecache
 import os
 import sys
 import types
 import warnings
 import zipfile
 from asyncio import events, unix_events
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +122,29 @@ def take_over_children() -> None:
 
 
 def run_script(path: str, arguments: Sequence[str]) -> None:
-    """Run a file, or a folder or archive with a `__main__.py`, as `python path arguments...` does."""
+    """Run a file, compiled or not, or a folder or archive with a `__main__.py`, or `-`, as `python path` does."""
+    argv = [path, *arguments]
+    if path == "-":
+        _set_first_path("")
+        code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
+        return _run_code(code, argv, importlib.machinery.BuiltinImporter, "<stdin>")
+    full = _absolute(path)
     if _is_container(path):
-        _set_first_path(os.path.abspath(path))
-        spec = importlib.machinery.PathFinder.find_spec("__main__", [os.path.abspath(path)])
+        _set_first_path(full)
+        spec = importlib.machinery.PathFinder.find_spec("__main__", [full])
         if spec is None:
             raise ProgramError(f"can't find '__main__' module in {path!r}")
-        _run_code(_code_of(spec), spec, None, [path, *arguments])
-        return
+        return _run_spec(spec, argv)
     try:
         source = Path(path).read_bytes()
     except OSError as error:
         raise ProgramError(f"can't open file {path!r}: {error.strerror}") from None
     _set_first_path(os.path.dirname(os.path.realpath(path)))
-    _run_code(compile(source, path, "exec", dont_inherit=True), None, path, [path, *arguments])
+    if path.endswith(".pyc"):
+        loader: Any = importlib.machinery.SourcelessFileLoader("__main__", full)
+        return _run_code(loader.get_code("__main__"), argv, loader, full)
+    loader = importlib.machinery.SourceFileLoader("__main__", full)
+    _run_code(compile(source, full, "exec", dont_inherit=True), argv, loader, full)
 
 
 def run_module(name: str, arguments: Sequence[str]) -> None:
@@ -144,13 +155,25 @@ def run_module(name: str, arguments: Sequence[str]) -> None:
         spec = _find(name)
     if spec is None:
         raise ProgramError(f"no module named {name}")
-    _run_code(_code_of(spec), spec, spec.origin, [str(spec.origin), *arguments])
+    _run_spec(spec, [str(spec.origin), *arguments])
 
 
 def run_command(command: str, arguments: Sequence[str]) -> None:
     """Run source code, as `python -c command arguments...` does."""
     _set_first_path("")
-    _run_code(compile(command, "<string>", "exec", dont_inherit=True), None, None, ["-c", *arguments])
+    if sys.version_info >= (3, 13):
+        # Tracebacks show its lines.
+        linecache.cache["<string>"] = (len(command), None, command.splitlines(True), "<string>")
+    code = compile(command, "<string>", "exec", dont_inherit=True)
+    _run_code(code, ["-c", *arguments], importlib.machinery.BuiltinImporter)
+
+
+def _absolute(path: str) -> str:
+    """As Python makes it: a program may go to another folder, and look for what lies beside it."""
+    try:
+        return os.path.join(os.getcwd(), path)
+    except FileNotFoundError:
+        return path
 
 
 def _is_container(path: str) -> bool:
@@ -179,17 +202,61 @@ def _set_first_path(path: str) -> None:
         sys.path[0] = path
 
 
+def _run_spec(spec: importlib.machinery.ModuleSpec, argv: list[str]) -> None:
+    _run_code(_code_of(spec), argv, spec.loader, spec.origin, spec)
+
+
 def _run_code(
-    code: types.CodeType, spec: importlib.machinery.ModuleSpec | None, file: str | None, argv: list[str]
-) -> None:
+    code: types.CodeType, argv: list[str], loader: object, file: str | None = None,
+    spec: importlib.machinery.ModuleSpec | None = None,
+) -> None:  # fmt: skip
     """Run it as the main module, which it stays: what it leaves running at its end may still ask for that."""
     main = types.ModuleType("__main__")
-    vars(main).update(__spec__=spec, __builtins__=__builtins__)
+    names = vars(main)
+    names.update(__builtins__=builtins, __loader__=loader, __spec__=spec)
     if spec is not None:
-        vars(main).update(__loader__=spec.loader, __package__=spec.parent, __file__=spec.origin, __cached__=spec.cached)
+        names["__package__"] = spec.parent
     if file is not None:
-        vars(main)["__file__"] = file
+        names["__file__"] = file
+    # Names that only some versions of Python give to their main modules.
+    pythons_own = vars(sys.modules["__main__"])
+    if "__annotations__" in pythons_own:
+        names["__annotations__"] = {}
+    if "__cached__" in pythons_own and file is not None:
+        names["__cached__"] = None if spec is None else spec.cached
     sys.modules["__main__"] = main
     sys.argv[:] = argv
-    exec(code, vars(main))
+    exec(code, names)
 
+
+def run(program: Callable[[str, list[str]], None], name: str, arguments: list[str]) -> None:
+    """Run it by one of the functions above, and tell what ends it."""
+    try:
+        program(name, arguments)
+    except BaseException as error:
+        tell_error(error)
+        raise
+
+
+def tell_error(error: BaseException) -> None:
+    """Tell what has ended a program as Python does, before other threads are waited for, and without our own frames.
+
+    Whoever calls this raises it again, for the exit status; it is not told twice.
+    """
+    if isinstance(error, ProgramError):
+        return
+    if isinstance(error, SystemExit):
+        if not isinstance(error.code, int | None):
+            print(error.code, file=sys.stderr, flush=True)
+            error.code = 1
+        return
+    found = error.__traceback__
+    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith("flexsc_loop."):
+        found = found.tb_next
+    # What Python shows is the traceback that the error has, whatever the hook is given.
+    error.__traceback__ = found
+    vars(sys).update(last_type=type(error), last_value=error, last_traceback=found)
+    if sys.version_info >= (3, 12):
+        sys.last_exc = error
+    sys.excepthook(type(error), error, found)
+    sys.excepthook = lambda *_told: None

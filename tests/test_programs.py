@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import subprocess
 import sys
 import textwrap
@@ -118,11 +119,13 @@ def test_a_missing_uvloop_stays_missing(tmp_path):
 # -- as Python itself would run it
 
 REPORT = """
-import os, sys
+import sys
 def report(): pass
 main = sys.modules["__main__"]
-print(__name__, __spec__ and __spec__.name, __package__, sys.argv, sys.path[0], main.report is report)
-print(os.path.basename(globals().get("__file__", "none")))
+print(__name__, __spec__ and __spec__.name, sys.argv, sys.path[0], main.report is report)
+print(report.__code__.co_filename, type(__builtins__), getattr(__loader__, "__name__", type(__loader__)))
+print(*sorted((name, value) for name, value in globals().items()
+              if name.startswith("__") and name not in ("__builtins__", "__loader__", "__spec__")))
 """
 
 
@@ -135,6 +138,7 @@ def programs(tmp_path: Path) -> Path:
     python(folder / "package" / "__main__.py", REPORT)
     python(folder / "package" / "part.py", REPORT)
     python(folder / "folder" / "__main__.py", REPORT)
+    py_compile.compile(str(folder / "script.py"), str(folder / "compiled.pyc"))
     with zipfile.ZipFile(folder / "archive.pyz", "w") as archive:
         archive.writestr("__main__.py", REPORT)
     return folder
@@ -145,19 +149,68 @@ def programs(tmp_path: Path) -> Path:
     [
         ["script.py", "--pages", "x", "-m", "-c", "--", "-h"],
         ["inner/deep.py"],
+        ["./script.py"],
+        ["inner/../script.py"],
+        ["compiled.pyc", "x"],
+        ["-", "x"],
         ["-m", "package", "one", "--children"],
         ["-m", "package.part", "-c", "x"],
         ["-m", "script"],
         ["folder", "1"],
+        ["./folder/"],
         ["archive.pyz", "1"],
         ["-c", REPORT, "-m", "x"],
     ],
     ids=lambda arguments: arguments[1] if arguments[0] == "-m" else arguments[0],
 )
 def test_it_sees_what_python_shows_it(programs, arguments):
-    plain = subprocess.run(
-        [sys.executable, *arguments], cwd=programs, env=child_environment(), capture_output=True, text=True, check=True)
-    assert out_of(*arguments, cwd=programs) == plain.stdout
+    plain, ours = ended_with_and_without(arguments, programs, stdin=REPORT)
+    assert plain.returncode == 0 and plain.stdout == ours.stdout
+
+
+def ended_with_and_without(arguments, folder, *, command=(), stdin=""):
+    return [
+        subprocess.run(
+            [sys.executable, *words, *arguments], cwd=folder, env=child_environment(), input=stdin, capture_output=True,
+            text=True, timeout=60, check=False)
+        for words in ((), ("-m", "flexsc_loop", *command))
+    ]  # fmt: skip
+
+
+def test_what_lies_beside_it_is_found_from_another_folder(tmp_path):
+    python(tmp_path / "app.py", "import os; os.chdir('/'); print(open(__file__).read() != '')")
+    assert out_of("app.py", cwd=tmp_path) == "True\n"
+
+
+ENDS = """
+import atexit, sys, threading
+threading.Thread(target=lambda: (threading.main_thread().join(), print("a thread", file=sys.stderr))).start()
+atexit.register(lambda: print("at exit", repr(getattr(sys, "last_value", None)), file=sys.stderr))
+def end():
+    """
+
+
+@pytest.mark.parametrize("kind", ["plain", "threads"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "1 / 0",
+        "raise LookupError('a') from ValueError('b')",
+        "raise KeyboardInterrupt",
+        "sys.exit('a message')",
+        "sys.exit(7)",
+        "sys.excepthook = lambda *_: print('hook', file=sys.stderr); 1 / 0",
+        "1 +",
+    ],
+)
+def test_what_ends_it_is_told_as_python_tells_it(tmp_path, kind, end):
+    if kind == "threads":
+        pytest.importorskip("greenlet")
+    python(tmp_path / "app.py", f"{ENDS}{end}\nend()\n")
+    plain, ours = ended_with_and_without(["app.py"], tmp_path, command=["threads"] * (kind == "threads"))
+    assert (ours.returncode, ours.stderr) == (plain.returncode, plain.stderr)
+    plain, ours = ended_with_and_without(["-c", f"{ENDS}{end}\nend()\n"], tmp_path)
+    assert (ours.returncode, ours.stderr) == (plain.returncode, plain.stderr)
 
 
 def test_exceptions_and_exit_codes_pass(tmp_path):

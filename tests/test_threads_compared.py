@@ -32,6 +32,7 @@ def plain(*words):
     "words",
     [
         ["sockets.py"], ["waiting.py"], ["signalling.py"], ["primitives.py"], ["library.py"], ["loops.py"],
+        ["main_thread.py"],
         *(["ending.py", how] for how in ("well", "error", "exit", "thread", "interrupt")),
         *(["processes.py", kind] for kind in ("os", "fork", "spawn", "forkserver")),
     ],

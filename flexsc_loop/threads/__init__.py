@@ -30,7 +30,7 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
 from flexsc_loop import loop as _loops
 from flexsc_loop.loop import Loop
 from flexsc_loop.policy import new_event_loop
-from flexsc_loop.programs import ProgramError
+from flexsc_loop.programs import tell_error
 from flexsc_loop.settings import Pages, Threads, Writes
 from flexsc_loop.threads import signals
 from flexsc_loop.threads.descriptors import wait_readable, wait_writable
@@ -38,7 +38,7 @@ from flexsc_loop.threads.drivers import tell_psycopg2
 from flexsc_loop.threads.green import GreenThread, current_thread, everybody, loop_beneath, sleep
 from flexsc_loop.threads.locks import Lock, RLock
 from flexsc_loop.threads.patching import PatchWarning, is_patched, patch
-from flexsc_loop.threads.starting import end_pools, join
+from flexsc_loop.threads.starting import being_main, end_pools, join
 from flexsc_loop.threads.waiting import is_waited_for, wait
 
 __all__ = [
@@ -150,14 +150,15 @@ def _main_thread(loop: Loop, main: Callable[..., Any], args: tuple[Any, ...]) ->
 
 def _run_on(loop: Loop, thread: GreenThread, end: Callable[[Loop], None]) -> Any:
     pid = os.getpid()
-    _run_until(loop, thread)
-    if os.getpid() == pid:
-        last = _main_thread(loop, end, (loop,))
-        _run_until(loop, last)
+    with being_main(thread):
+        _run_until(loop, thread)
         if os.getpid() == pid:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-        last.outcome()
+            last = _main_thread(loop, end, (loop,))
+            _run_until(loop, last)
+            if os.getpid() == pid:
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+            last.outcome()
     return thread.outcome()
 
 
@@ -176,15 +177,8 @@ def _join_others(loop: Loop) -> None:
 
 
 def _tell_error(thread: GreenThread) -> None:
-    """An error that ends a program is told before its other threads are waited for.  The exit status tells it, too."""
-    error = thread.error
-    if error is None or isinstance(error, SystemExit | ProgramError):
-        return
-    found = error.__traceback__
-    while found is not None and found.tb_frame.f_globals.get("__name__", "").startswith("flexsc_loop."):
-        found = found.tb_next
-    sys.excepthook(type(error), error, found)
-    sys.excepthook = lambda *_told: None
+    if thread.error is not None:
+        tell_error(thread.error)
 
 
 def _end_program(loop: Loop) -> None:

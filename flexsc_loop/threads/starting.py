@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import contextvars
 import functools
 import os
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -177,6 +178,20 @@ def describe(self: Any) -> str:
     return f"<{type(self).__name__}({self.name}, stopped{daemon} {self.ident})>"
 
 
+@contextlib.contextmanager
+def being_main(thread: GreenThread) -> Iterator[None]:
+    """To others the program's main thread is over when its green thread is: those that wait for that do not keep it."""
+    main: Any = threading.main_thread()
+    if threading.current_thread() is not main:
+        yield
+        return
+    vars(main)["_green"] = thread
+    try:
+        yield
+    finally:
+        vars(main).pop("_green", None)
+
+
 def set_lock(self: Any) -> None:
     """Python 3.11 and 3.12: what tells of the end of a real thread."""
     if getattr(self, "_green", None) is None and SET_LOCK is not None:
@@ -273,8 +288,10 @@ def _after_fork_in_child() -> None:
             _left_behind.append(other)
         elif other is not getattr(thread, "_green", None):
             other.abandon()
+    before: Any = threading.main_thread()
+    vars(before).pop("_green", None)
     if thread is not None:
-        before: Any = threading.main_thread()
+        vars(thread).pop("_green", None)
         for name in ("_handle", "_os_thread_handle", "_tstate_lock"):  # by which its end is told
             if hasattr(before, name):
                 setattr(thread, name, getattr(before, name))

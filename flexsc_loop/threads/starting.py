@@ -379,10 +379,14 @@ def asyncio_run(main: Any, *, debug: bool | None = None, **kwargs: Any) -> Any:
     run = _Run()
     context = contextvars.copy_context()
     context.run(_run.set, run)
+    factory, handler = thread.loop.get_task_factory(), thread.loop.get_exception_handler()
     try:
-        return _as_a_task(thread, thread.loop.create_task(main, context=context))
+        return _as_a_task(thread, asyncio.Task(main, loop=thread.loop, context=context))
     finally:
         wait(_end(run))
+        # What it has set was set for a loop of its own.
+        thread.loop.set_task_factory(factory)
+        thread.loop.set_exception_handler(handler)
         asyncio.set_event_loop(None)  # as after any asyncio.run
 
 

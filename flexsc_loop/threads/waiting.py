@@ -54,7 +54,11 @@ def wait(awaitable: Awaitable[T]) -> T:
         raise RuntimeError("wait() has to be called in a green thread")
     if asyncio.isfuture(awaitable) and not (loop := awaitable.get_loop()).is_running():
         return loop.run_until_complete(awaitable)  # type: ignore[no-any-return]
-    future = asyncio.ensure_future(awaitable, loop=thread.loop)
+    if asyncio.iscoroutine(awaitable):
+        # Not by the program's task factory: an eager one would begin it here, where no event loop runs.
+        future: asyncio.Future[T] = asyncio.Task(awaitable, loop=thread.loop)
+    else:
+        future = asyncio.ensure_future(awaitable, loop=thread.loop)
     try:
         wait_until_done(thread, future)
     except BaseException:

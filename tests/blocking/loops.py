@@ -150,7 +150,21 @@ def by_hand():
     print(sys.get_asyncgen_hooks())
 
 
-for part in (which, set_loops, running, leftovers, by_hand):
+async def with_factories():
+    loop = asyncio.get_running_loop()
+    found = loop.get_task_factory(), loop.get_exception_handler()
+    loop.set_exception_handler(lambda _loop, _context: None)
+    if sys.version_info >= (3, 12):
+        loop.set_task_factory(asyncio.eager_task_factory)
+    return *found, await asyncio.create_task(several())
+
+
+def factories():
+    """What one run has set for its loop is not the next one's."""
+    print(asyncio.run(with_factories()), asyncio.run(with_factories()))
+
+
+for part in (which, set_loops, running, leftovers, by_hand, factories):
     print(f"-- {part.__name__}")
     part() if part is not set_loops else None
     in_thread(part)

@@ -47,6 +47,8 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError("flexsc_loop needs the GIL: a free-threaded Python must not be run with PYTHON_GIL=0 or -X gil=0")
 
 _loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+#: Called with each loop that is closed, when it has counted for the last time.
+when_closed: list[Callable[[Loop], None]] = []
 _Server: Any = base_events.Server
 #: Finds the loop that runs in this thread.  Green threads, which asyncio is told run none, put their own function here.
 loop_beneath: Callable[[], asyncio.AbstractEventLoop | None] = events._get_running_loop
@@ -146,6 +148,8 @@ class Loop(
         # A transport that nobody holds closes its descriptor now, whoever still holds the loop.
         self._disown_all()
         self._forget_everything()
+        for tell in when_closed:
+            tell(self)
         # Last, since with -W error these are exceptions.
         for name in names:
             warnings.warn(f"unclosed server {name}", ResourceWarning, source=self, stacklevel=2)

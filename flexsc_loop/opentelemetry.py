@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
 from flexsc_loop.insight.layout import LoopStats
-from flexsc_loop.insight.reader import counts_of, read
+from flexsc_loop.insight.reader import read
+from flexsc_loop.insight.told import Ledger, Told
 
 try:
     from opentelemetry import metrics
@@ -33,6 +34,7 @@ class Instrumentation:
 
     def __init__(self, provider: MeterProvider) -> None:
         self._loops: weakref.WeakSet[Loop] = weakref.WeakSet()
+        self._ledger = Ledger(self._loops.__contains__)
         # What has been told of each loop, for what is told of the time since: by the name of the instrument.
         self._told: weakref.WeakKeyDictionary[Loop, dict[str, LoopStats]] = weakref.WeakKeyDictionary()
         meter = provider.get_meter("flexsc_loop")
@@ -49,7 +51,7 @@ class Instrumentation:
                     name, [self._since(name, _quantile(which, share))], "s", f"{text}: {quantile}")
 
     def add(self, loop: Loop) -> None:
-        """Tell of this loop, too, until it is closed."""
+        """Tell of this loop, too, until it is closed; of what it has counted, also then."""
         self._loops.add(loop)
         self._told[loop] = {}
 
@@ -57,21 +59,17 @@ class Instrumentation:
         """Tell of it no longer.  Without effect if it is not told of."""
         self._loops.discard(loop)
 
-    def _each(self) -> Iterator[tuple[Loop, LoopStats, dict[str, Any]]]:
-        for loop in list(self._loops):
-            if loop.is_closed():
-                self._loops.discard(loop)
-                continue
-            stats = read(loop)
-            yield loop, stats, {"flexsc.loop": stats.number, "flexsc.pages": stats.pages}
+    def _open(self) -> list[Loop]:
+        return [loop for loop in self._loops if read(loop).state != "closed"]
 
     def _counts(self, metric: names.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_options: CallbackOptions) -> Iterator[Observation]:
-            for loop, stats, attributes in self._each():
-                counts = counts_of(loop, stats)
+            for told in self._ledger.all(self._open()):
+                attributes = _attributes(told)
                 for at, name in enumerate(metric.counts):
                     more = {metric.label: metric.labels[at]} if metric.labels else {}
-                    yield Observation(counts[name], {**attributes, **more})
+                    if name in told.counts:
+                        yield Observation(told.counts[name], {**attributes, **more})
 
         return observe
 
@@ -81,12 +79,16 @@ class Instrumentation:
         """What is told of the time since the last collection."""
 
         def observe(_options: CallbackOptions) -> Iterator[Observation]:
-            for loop, stats, attributes in self._each():
-                told = self._told[loop]
-                yield Observation(value(stats, told.get(name)), attributes)
+            for loop in self._open():
+                told, stats = self._told[loop], read(loop)
+                yield Observation(value(stats, told.get(name)), _attributes(stats))
                 told[name] = stats
 
         return observe
+
+
+def _attributes(told: LoopStats | Told) -> dict[str, Any]:
+    return {"flexsc.loop": told.number, "flexsc.pages": told.pages}
 
 
 def _utilization(stats: LoopStats, before: LoopStats | None) -> float:

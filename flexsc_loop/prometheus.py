@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
-from flexsc_loop.insight.layout import Histogram, LoopStats
-from flexsc_loop.insight.reader import counts_of, own_loops, read, rising
+from flexsc_loop.insight.reader import own_loops, read
+from flexsc_loop.insight.told import BOUNDS, Ledger, Told, told_of
 
 try:
     from prometheus_client import REGISTRY
@@ -24,10 +24,6 @@ except ImportError as error:
 if TYPE_CHECKING:
     from flexsc_loop.loop import Loop
 
-#: Upper bounds of the histograms' buckets, in seconds.
-BUCKETS = (
-    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)
 _UNITS = {"s": "_seconds", "By": "_bytes"}
 
 
@@ -39,12 +35,14 @@ def metric_name(metric: names.Metric) -> str:
 class LoopCollector:
     """What a registry asks for metrics.
 
-    loop: the one whose metrics are wanted; None: all open ones of this process, each with its number as the label
-    `loop` and its kind of page as `pages`.
+    loop: the one whose metrics are wanted; None: all of this process, each with its number as the label `loop` and its
+    kind of page as `pages`.  A loop that is closed has no gauges any more; its counters stay, and the next loop of this
+    number adds to them.
     """
 
     def __init__(self, loop: Loop | None = None) -> None:
         self._loop = loop
+        self._ledger = Ledger(lambda _loop: True) if loop is None else None
 
     def describe(self) -> list[Any]:
         """Nothing is read when the collector is registered."""
@@ -52,37 +50,37 @@ class LoopCollector:
 
     def collect(self) -> Iterator[Any]:
         """The metrics as they are now."""
-        loops = [self._loop] if self._loop is not None else own_loops()
-        found = [read(loop) for loop in loops]
-        counts = [(_labels(stats), counts_of(loop, stats)) for loop, stats in zip(loops, found, strict=True)]
+        found = list(self._told())
         for kind, metrics in ((CounterMetricFamily, names.COUNTERS), (GaugeMetricFamily, names.GAUGES)):
             for metric in metrics:
-                yield _family(kind, metric, counts)
+                yield _family(kind, metric, found)
         for (name, text), which in ((names.TURN, "turn"), (names.DELAY, "lag")):
             family = HistogramMetricFamily(f"{name.replace('.', '_')}_seconds", text, labels=("loop", "pages"))
-            for loop, stats in zip(loops, found, strict=True):
-                family.add_metric(_labels(stats), *_buckets(loop, stats, which))
+            for told in found:
+                buckets = getattr(told, which)
+                steps = zip((*map(repr, BOUNDS), "+Inf"), (*buckets.below, buckets.count), strict=True)
+                family.add_metric(_labels(told), list(steps), buckets.total)
             yield family
 
+    def _told(self) -> Iterator[Told]:
+        if self._ledger is not None:
+            return self._ledger.all(own_loops())
+        assert self._loop is not None
+        return iter((told_of(self._loop, read(self._loop)),))
 
-def _labels(stats: LoopStats) -> list[str]:
-    return [str(stats.number), stats.pages]
+
+def _labels(told: Told) -> list[str]:
+    return [str(told.number), told.pages]
 
 
-def _family(kind: Any, metric: names.Metric, found: list[tuple[list[str], dict[str, int | float]]]) -> Any:
+def _family(kind: Any, metric: names.Metric, found: list[Told]) -> Any:
     more = (metric.label.rpartition(".")[2],) if metric.labels else ()
     family = kind(metric_name(metric), metric.text, labels=("loop", "pages", *more))
-    for labels, counts in found:
+    for told in found:
         for at, name in enumerate(metric.counts):
-            family.add_metric([*labels, *metric.labels[at : at + 1]], counts[name])
+            if name in told.counts:
+                family.add_metric([*_labels(told), *metric.labels[at : at + 1]], told.counts[name])
     return family
-
-
-def _buckets(loop: Loop, stats: LoopStats, which: str) -> tuple[list[tuple[str, float]], float]:
-    histogram: Histogram = getattr(stats, which)
-    below = zip(BUCKETS, histogram.below(BUCKETS), strict=True)
-    found = [(repr(bound), rising(loop, f"{which} {bound}", float(count))) for bound, count in below]
-    return [*found, ("+Inf", float(histogram.count))], rising(loop, which, getattr(stats, f"{which}_total"))
 
 
 def register(registry: Any = REGISTRY, loop: Loop | None = None) -> LoopCollector:

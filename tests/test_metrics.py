@@ -1,16 +1,17 @@
 """What metrics systems are told of loops."""
 
 import asyncio
+import itertools
 import json
 import re
 import struct
 import threading
 
 import pytest
-from support import ROOT, Recorder, eventually, run_python, turns
+from support import ROOT, Recorder, check_program, eventually, run_python, turns
 
 from flexsc_loop.insight import layout, names, own_loops, read
-from flexsc_loop.insight.reader import counts_of
+from flexsc_loop.insight.told import counts_of
 from flexsc_loop.scheduler import NOTHING_COUNTED
 
 pytestmark = pytest.mark.ours
@@ -120,7 +121,7 @@ def test_prometheus_tells_of_all_loops(new_loop, registry):
     numbers = {str(read(loop).number) for loop in loops}
 
     def told():
-        return {dict(labels)["loop"] for name, labels in samples(registry) if name == "flexsc_syscalls_total"} & numbers
+        return {dict(labels)["loop"] for name, labels in samples(registry) if name == "flexsc_connections"} & numbers
 
     assert told() == numbers
     assert [loop for loop in own_loops() if loop in loops] == loops
@@ -149,6 +150,81 @@ def test_prometheus_from_another_thread_while_the_loop_runs(new_loop, registry):
     counts = [next(value for (name, _), value in found.items() if name == "asyncio_eventloop_turns_total")
               for found in seen]
     assert counts == sorted(counts) and counts[-1] > counts[0]
+
+
+@pytest.mark.one_way
+def test_loops_that_come_and_go(way, registry):
+    """There are no more series than loops at a time, and nothing that was counted is lost."""
+    from flexsc_loop import prometheus
+
+    prometheus.register(registry)
+
+    def run(times, most):
+        for _ in range(times):
+            loop = way.new_loop()
+            numbers.append(read(loop).number)
+            loop.run_until_complete(work(loop))
+            loop.close()
+            seen.append(samples(registry))
+        assert len(set(numbers)) <= most
+
+    numbers, seen = [], []
+    run(3, 1)
+    other = way.new_loop()  # has the least number
+    run(3, 2)
+    other.close()
+    run(3, 2)
+
+    def total(found, name):
+        return sum(value for (sample, labels), value in found.items()
+                   if sample == name and dict(labels)["loop"] in mine)
+
+    mine = {str(number) for number in numbers}
+    assert [total(found, "flexsc_accepts_total") for found in seen] == list(range(1, 10))
+    assert not any(dict(labels)["loop"] in mine for name, labels in seen[0] if name == "flexsc_connections")
+    counts = [total(found, "asyncio_eventloop_turn_duration_seconds_count") for found in seen]
+    assert counts == sorted(set(counts))
+    for before, after in itertools.pairwise(seen):
+        for key, value in before.items():
+            if key[0].endswith(("_total", "_bucket", "_sum", "_count")) and "run_delay" not in key[0]:
+                assert after[key] >= value, key
+
+
+@pytest.mark.one_way
+def test_a_forked_child_tells_of_its_own_loops(way):
+    pytest.importorskip("prometheus_client")
+    check_program(way, """
+import os
+from flexsc_loop import prometheus
+from flexsc_loop.insight import own_loops
+
+def told():
+    return {sample.value for metric in collector.collect() for sample in metric.samples
+            if sample.name == "flexsc_syscalls_total"}
+
+collector = prometheus.LoopCollector()
+new_loop().close()
+loop = new_loop()
+loop.run_until_complete(asyncio.sleep(0.01))
+ended = new_loop()
+ended.run_until_complete(asyncio.sleep(0.01))
+ended.close()
+assert len(told()) == 2 and own_loops() == [loop]
+child = os.fork()
+if child == 0:
+    assert told() == set() and own_loops() == []
+    loop.close()
+    assert told() == set()
+    mine = new_loop()
+    mine.run_until_complete(asyncio.sleep(0.01))
+    assert len(told()) == 1 and own_loops() == [mine]
+    mine.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert len(told()) == 2
+loop.close()
+print("done")
+""", out="done\n")
 
 
 def seconds_by_state(registry):
@@ -281,10 +357,30 @@ def test_opentelemetry_of_several_loops(new_loop, telemetry):
     loops = [new_loop() for _ in range(2)]
     for loop in loops:
         instrument(loop, provider)
-    assert len(told(reader)["asyncio.eventloop.turns"]) == 2
+    assert len(told(reader)["flexsc.connections"]) == 2
     loops[0].close()
-    assert [attributes["flexsc.loop"] for attributes, _ in told(reader)["asyncio.eventloop.turns"]] == [
+    assert [attributes["flexsc.loop"] for attributes, _ in told(reader)["flexsc.connections"]] == [
         read(loops[1]).number]
+
+
+@pytest.mark.one_way
+def test_opentelemetry_of_loops_that_come_and_go(way, telemetry):
+    """The next loop of a number adds to what the last one has counted: a sum that fell would be a negative one."""
+    from flexsc_loop.opentelemetry import instrument
+
+    reader, provider = telemetry
+    accepts, mine = [], []
+    for _ in range(3):
+        loop = way.new_loop()
+        mine.append({"flexsc.loop": read(loop).number, "flexsc.pages": read(loop).pages})
+        instrument(loop, provider)
+        loop.run_until_complete(work(loop))
+        loop.close()
+        del loop
+        found = told(reader)
+        accepts.append(dict(found["flexsc.accepts"][0][0]) == mine[0] and found["flexsc.accepts"][0][1])
+        assert not found.get("flexsc.connections")
+    assert accepts == [1, 2, 3] and mine == mine[:1] * 3
 
 
 @pytest.mark.one_way

@@ -131,6 +131,11 @@ class LoopStats:
     raw: bytes = field(repr=False)
 
     @property
+    def made(self) -> float:
+        """When, in seconds of CLOCK_MONOTONIC."""
+        return self.at - self.age
+
+    @property
     def spent(self) -> dict[str, float]:
         """Seconds busy, asleep and in calls, with what goes on now: a turn that never ends is counted while it lasts.
 

@@ -13,7 +13,6 @@ import functools
 import os
 import stat
 import time
-import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -132,7 +131,7 @@ def pages_of(pid: int) -> list[LoopStats]:
         with contextlib.suppress(BadPage):
             found.append(page.read())
         page.close()
-    return sorted(found, key=lambda stats: stats.number)
+    return sorted(found, key=lambda stats: (stats.made, stats.number))
 
 
 def thread_state(pid: int, tid: int) -> str:
@@ -169,45 +168,20 @@ def read(loop: Loop) -> LoopStats:
     return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
 
 
-#: What was told of loops, by name.
-_told: weakref.WeakKeyDictionary[Loop, dict[str, float]] = weakref.WeakKeyDictionary()
-
-
-def rising(loop: Loop, name: str, value: float) -> float:
-    """`value`, or what this has given for the loop and `name` before, if that is more.
-
-    How long a tick is becomes known better and better, so that a time of the past, and what of it was below a bound,
-    may become a little less.  Whoever collects takes a counter that falls for one that has begun anew.
-    """
-    told = _told.setdefault(loop, {})
-    told[name] = max(value, told.get(name, value))
-    return told[name]
-
-
-def counts_of(loop: Loop, stats: LoopStats) -> dict[str, int | float]:
-    """All counts of a loop of this process, by name, times in seconds: those of `stats`, and what no page holds.
-
-    The kernel and the scheduler keep these: CPU time of the syscall thread, its waiting for a CPU, what was decided.
-    Times have with them what goes on now (`LoopStats.spent`), and never fall.
-    """
-    thread = thread_times(os.getpid(), stats.syscall_thread) if stats.threads else None
-    times = {**stats.spent, "job_wait": float(stats.counts["job_wait"])}
-    return {
-        **stats.counts, **{name: rising(loop, name, value) for name, value in times.items()}, **loop.choice.counters(),
-        "threads": int(stats.threads),
-        "thread_cpu": loop.page.thread_counters()["thread_cpu_ns"] / NS,
-        "thread_delay": thread.delay if thread is not None else 0.0,
-    }
-
-
 def own_loops() -> list[Loop]:
-    """The loops of this process that are open, in the order in which they were made."""
+    """The loops of this process that are open, in the order in which they were made.
+
+    Those that a forked child has inherited are its parent's.
+    """
     from flexsc_loop.loop import _loops
 
     while True:
         try:
-            found = [loop for loop in _loops if not loop.is_closed()]
+            found = list(_loops)
             break
         except RuntimeError:
             continue  # another thread has just made one
-    return sorted(found, key=lambda loop: read(loop).number)
+    seen = [(read(loop), loop) for loop in found]
+    mine = [(stats.made, stats.number, loop) for stats, loop in seen
+            if stats.pid == os.getpid() and stats.state != "closed"]
+    return [loop for _, _, loop in sorted(mine, key=lambda entry: entry[:2])]

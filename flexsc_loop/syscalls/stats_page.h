@@ -109,7 +109,7 @@ struct flexsc_stats_page {
     uint32_t version;
     uint32_t size; /* of all of it */
     int32_t pid;   /* of the process, as it knows itself */
-    uint32_t number;        /* of the loop in its process, from 1 */
+    uint32_t number;        /* of the loop in its process: the least, from 1, that no other open one had */
     int32_t thread;         /* id of the thread that runs the loop or was the last to; 0: none yet */
     int32_t syscall_thread; /* likewise; 0: none, or not known */
     int32_t cpu;            /* of the syscall thread; -1: any, -2: there is none */

@@ -68,6 +68,7 @@ cdef class EndingHandle(Handle):
 
 cdef class Callbacks:
     cdef flexsc_stats stats            # what can be looked at while the loop runs
+    cdef bint numbered                 # its number is no other loop's
     cdef flexsc_names names            # of callbacks, in the stats page
     cdef flexsc_fields fields          # what is known of tasks and partials
     cdef flexsc_queue ready            # Handles to run, each with one reference
@@ -83,6 +84,7 @@ cdef class Callbacks:
     cdef public bint _debug
     cdef public object _current_handle
 
+    cdef void free_number(self) noexcept
     cdef int learn(self) except -1
     cdef void count(self) noexcept
     cdef int push(self, Handle handle) except -1

@@ -8,6 +8,7 @@ import functools
 import itertools
 import sys
 from asyncio import base_events, events, format_helpers, tasks
+from heapq import heappop, heappush
 from types import FunctionType
 
 cimport cython
@@ -64,7 +65,10 @@ cdef dict SHOWN_AS = {
     "streams": "connections",
 }
 cdef str python_version = sys.version.partition(" ")[0]
-cdef object numbers = itertools.count(1)     # of this process's loops
+# Of this process's loops.  A number is given again, so that what is told by number does not become more and more
+# where a program makes a loop for each of its jobs.
+cdef object numbers = itertools.count(1)
+cdef list free_numbers = []                  # a heap
 cdef object BaseHandle = events.Handle
 cdef object BaseTimerHandle = events.TimerHandle
 
@@ -278,14 +282,23 @@ cdef class Callbacks:
     def __cinit__(self, *args, **kwargs):
         self._closed = True  # until there is a page
         self.times = {}
-        if not stats_open(&self.stats, next(numbers)):
+        number = heappop(free_numbers) if free_numbers else next(numbers)
+        self.numbered = stats_open(&self.stats, number)
+        if not self.numbered:
             raise MemoryError
 
     def __dealloc__(self):
+        self.free_number()
         self.drop_handles()
         queue_free(&self.ready)
         running_forget(&self.names)
         stats_close(&self.stats)
+
+    cdef void free_number(self) noexcept:
+        """The loop is closed: another one may have its number."""
+        if self.numbered:
+            self.numbered = False
+            heappush(free_numbers, self.stats.page.number)
 
     cdef int learn(self) except -1:
         """Find out how to see what a task runs, and a partial calls; see running.h."""

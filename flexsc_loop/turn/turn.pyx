@@ -167,6 +167,7 @@ cdef class Turn(Timers):
         stats_no_endpoints(&self.stats)
         stats_state(&self.stats, FLEXSC_STATS_CLOSED, 0)
         stats_hide(&self.stats)
+        self.free_number()
 
     cdef int drop_endpoints(self) except -1:
         while queue_count(&self.arrived):

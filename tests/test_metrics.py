@@ -338,11 +338,11 @@ async def test_opentelemetry(way, loop, telemetry):
     quantiles = [found[f"asyncio.eventloop.delay.{name}"][0][1] for name in ("min", "p50", "p90", "p99", "max")]
     assert quantiles == sorted(quantiles)
     # The next ones are of the time since.
-    threading.Event().wait(0.05)
+    threading.Event().wait(0.5)
     await turns()
-    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] > 0.04
+    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] > 0.4
     await turns()
-    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] < 0.04
+    assert told(reader)["asyncio.eventloop.turn.duration.max"][0][1] < 0.4
     # A turn that goes on is no idle time.
     threading.Event().wait(0.05)
     assert told(reader)["asyncio.eventloop.utilization"][0][1] > 0.9

@@ -593,7 +593,7 @@ def check_program(way: Way, source: str, *, code: int = 0, out: str | None = Non
     """Run `source` after PROGRAM; it must end with `code` and without a crash."""
     end = run_python(f"{way.prelude()}\n{PROGRAM}\n{source}", timeout=timeout)
     assert end.code == code, f"{end.code}\n{end.out}\n{end.err}"
-    for trouble in ("Fatal Python error", "Segmentation", "Exception ignored"):
+    for trouble in ("Fatal Python error", "Segmentation", "Exception ignored", "Error in sys.excepthook"):
         assert trouble not in end.err, end.err
     if out is not None:
         assert end.out == out, end.err

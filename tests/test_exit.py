@@ -107,6 +107,14 @@ loop.call_later(1000, loop.stop)
     )
 
 
+def test_loops_that_outlive_their_modules(way):
+    """What holds these is taken apart when there is next to nothing left of Python."""
+    check_program(way, """
+import builtins
+builtins.kept, sys.kept = new_loop(), new_loop()
+""")
+
+
 def test_an_uncaught_exception(way):
     end = run_python(f"{way.prelude()}\nasync def main():\n    raise LookupError('on purpose')\nrun(main())")
     assert end.code == 1

@@ -1,5 +1,6 @@
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint32_t
 
 from flexsc_loop.syscalls.stats cimport flexsc_stats
 
@@ -36,6 +37,14 @@ cdef extern from "queue.h":
     void queue_free(flexsc_queue* queue) noexcept
 
 
+cdef extern from "numbers.h":
+    struct flexsc_numbers:
+        pass
+
+    uint32_t numbers_take(flexsc_numbers* numbers) noexcept
+    void numbers_give(flexsc_numbers* numbers, uint32_t number) noexcept
+
+
 cdef enum:
     SPARE_HANDLES = 512
 
@@ -68,7 +77,7 @@ cdef class EndingHandle(Handle):
 
 cdef class Callbacks:
     cdef flexsc_stats stats            # what can be looked at while the loop runs
-    cdef bint numbered                 # its number is no other loop's
+    cdef uint32_t number               # which no other loop has; 0: none any more
     cdef flexsc_names names            # of callbacks, in the stats page
     cdef flexsc_fields fields          # what is known of tasks and partials
     cdef flexsc_queue ready            # Handles to run, each with one reference

@@ -5,10 +5,8 @@ Owns: the ready queue, the handles that stand in it, what happens to an error of
 shown of the loop.  Imports: stats; of asyncio only what makes its messages the same.
 """
 import functools
-import itertools
 import sys
 from asyncio import base_events, events, format_helpers, tasks
-from heapq import heappop, heappush
 from types import FunctionType
 
 cimport cython
@@ -67,8 +65,7 @@ cdef dict SHOWN_AS = {
 cdef str python_version = sys.version.partition(" ")[0]
 # Of this process's loops.  A number is given again, so that what is told by number does not become more and more
 # where a program makes a loop for each of its jobs.
-cdef object numbers = itertools.count(1)
-cdef list free_numbers = []                  # a heap
+cdef flexsc_numbers numbers
 cdef object BaseHandle = events.Handle
 cdef object BaseTimerHandle = events.TimerHandle
 
@@ -282,9 +279,8 @@ cdef class Callbacks:
     def __cinit__(self, *args, **kwargs):
         self._closed = True  # until there is a page
         self.times = {}
-        number = heappop(free_numbers) if free_numbers else next(numbers)
-        self.numbered = stats_open(&self.stats, number)
-        if not self.numbered:
+        self.number = numbers_take(&numbers)
+        if not self.number or not stats_open(&self.stats, self.number):
             raise MemoryError
 
     def __dealloc__(self):
@@ -296,9 +292,9 @@ cdef class Callbacks:
 
     cdef void free_number(self) noexcept:
         """The loop is closed: another one may have its number."""
-        if self.numbered:
-            self.numbered = False
-            heappush(free_numbers, self.stats.page.number)
+        if self.number:
+            numbers_give(&numbers, self.number)
+            self.number = 0
 
     cdef int learn(self) except -1:
         """Find out how to see what a task runs, and a partial calls; see running.h."""

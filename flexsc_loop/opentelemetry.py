@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
 from flexsc_loop.insight.layout import LoopStats
-from flexsc_loop.insight.reader import read
+from flexsc_loop.insight.reader import own_loops, read
 from flexsc_loop.insight.told import Ledger, Told
 
 try:
@@ -60,11 +60,11 @@ class Instrumentation:
         self._loops.discard(loop)
 
     def _open(self) -> list[Loop]:
-        return [loop for loop in self._loops if read(loop).state != "closed"]
+        return [loop for loop in own_loops() if loop in self._loops]
 
     def _counts(self, metric: names.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_options: CallbackOptions) -> Iterator[Observation]:
-            for told in self._ledger.all(self._open()):
+            for told in self._ledger.all():
                 attributes = _attributes(told)
                 for at, name in enumerate(metric.counts):
                     more = {metric.label: metric.labels[at]} if metric.labels else {}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from flexsc_loop.insight import names
-from flexsc_loop.insight.reader import own_loops, read
+from flexsc_loop.insight.reader import read
 from flexsc_loop.insight.told import BOUNDS, Ledger, Told, told_of
 
 try:
@@ -50,7 +50,7 @@ class LoopCollector:
 
     def collect(self) -> Iterator[Any]:
         """The metrics as they are now."""
-        found = list(self._told())
+        found = self._told()
         for kind, metrics in ((CounterMetricFamily, names.COUNTERS), (GaugeMetricFamily, names.GAUGES)):
             for metric in metrics:
                 yield _family(kind, metric, found)
@@ -62,11 +62,11 @@ class LoopCollector:
                 family.add_metric(_labels(told), list(steps), buckets.total)
             yield family
 
-    def _told(self) -> Iterator[Told]:
+    def _told(self) -> list[Told]:
         if self._ledger is not None:
-            return self._ledger.all(own_loops())
+            return self._ledger.all()
         assert self._loop is not None
-        return iter((told_of(self._loop, read(self._loop)),))
+        return [told_of(self._loop, read(self._loop))]
 
 
 def _labels(told: Told) -> list[str]:

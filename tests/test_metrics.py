@@ -191,6 +191,42 @@ def test_loops_that_come_and_go(way, registry):
 
 
 @pytest.mark.one_way
+def test_loops_that_come_and_go_while_another_thread_collects(way):
+    """A loop that is just being closed is told of once: not both as an open one and as a closed one, nor as neither."""
+    pytest.importorskip("prometheus_client")
+    check_program(way, """
+import threading
+from flexsc_loop import prometheus
+from flexsc_loop.insight import read
+
+def collect():
+    while not over:
+        seen.append([sample.value for metric in collector.collect() for sample in metric.samples
+                     if sample.name == "asyncio_eventloop_turns_total"])
+
+collector = prometheus.LoopCollector()
+over, seen = [], []
+thread = threading.Thread(target=collect)
+interval = sys.getswitchinterval()
+sys.setswitchinterval(1e-6)
+thread.start()
+turns = 0
+for _ in range(300):
+    loop = new_loop()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    turns += read(loop).counts["turns"]
+over.append(True)
+sys.setswitchinterval(interval)
+thread.join()
+assert all(len(values) <= 1 for values in seen), "one series"
+told = [values[0] for values in seen if values]
+assert told == sorted(told) and told[-1] <= turns, told
+print("done")
+""", out="done\n")
+
+
+@pytest.mark.one_way
 def test_a_forked_child_tells_of_its_own_loops(way):
     pytest.importorskip("prometheus_client")
     check_program(way, """

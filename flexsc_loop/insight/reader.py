@@ -168,8 +168,8 @@ def read(loop: Loop) -> LoopStats:
     return parse(loop._stats_page(), time.clock_gettime_ns(time.CLOCK_MONOTONIC))
 
 
-def own_loops() -> list[Loop]:
-    """The loops of this process that are open, in the order in which they were made.
+def loops_here() -> list[tuple[LoopStats, Loop]]:
+    """What the loops of this process have counted, in the order in which they were made, closed ones included.
 
     Those that a forked child has inherited are its parent's.
     """
@@ -181,7 +181,10 @@ def own_loops() -> list[Loop]:
             break
         except RuntimeError:
             continue  # another thread has just made one
-    seen = [(read(loop), loop) for loop in found]
-    mine = [(stats.made, stats.number, loop) for stats, loop in seen
-            if stats.pid == os.getpid() and stats.state != "closed"]
-    return [loop for _, _, loop in sorted(mine, key=lambda entry: entry[:2])]
+    mine = [(stats, loop) for loop in found if (stats := read(loop)).pid == os.getpid()]
+    return sorted(mine, key=lambda entry: (entry[0].made, entry[0].number))
+
+
+def own_loops() -> list[Loop]:
+    """The loops of this process that are open, in the order in which they were made."""
+    return [loop for stats, loop in loops_here() if stats.state != "closed"]

@@ -6,13 +6,14 @@ Owns: what closed loops have counted.  Imports: reader, layout.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flexsc_loop.insight.layout import GAUGES, NS, LoopStats
-from flexsc_loop.insight.reader import read, thread_times
+from flexsc_loop.insight.reader import loops_here, read, thread_times
 
 if TYPE_CHECKING:
     from flexsc_loop.loop import Loop
@@ -111,24 +112,32 @@ class Ledger:
         self._ended: dict[tuple[int, str], Told] = {}
         from flexsc_loop.loop import when_closed
 
-        if _close not in when_closed:
-            when_closed.append(_close)
-        _ledgers.add(self)
+        with _lock:
+            # Whose counts are in `_ended`, or will never be.
+            self._over = weakref.WeakSet(loop for stats, loop in loops_here() if stats.state == "closed")
+            if _close not in when_closed:
+                when_closed.append(_close)
+            _ledgers.add(self)
 
-    def all(self, loops: Iterable[Loop]) -> Iterator[Told]:
-        """Of these open loops, and of closed ones."""
-        left = dict(self._ended)
-        for loop in loops:
-            told = told_of(loop, read(loop))
-            before = left.pop((told.number, told.pages), None)
-            yield told if before is None else before + told
-        yield from left.values()
+    def all(self) -> list[Told]:
+        """Of all loops that are wanted, open and closed."""
+        with _lock:
+            found = dict(self._ended)
+            for stats, loop in loops_here():
+                if loop not in self._over and self._wanted(loop):
+                    told = told_of(loop, stats)
+                    key = told.number, told.pages
+                    found[key] = found[key] + told if key in found else told
+        return list(found.values())
 
     def forget(self) -> None:
         """What was counted is another process's."""
         self._ended.clear()
 
     def _close(self, loop: Loop) -> None:
+        if loop in self._over:
+            return
+        self._over.add(loop)
         stats = read(loop)
         if not self._wanted(loop) or not stats.thread or stats.pid != os.getpid():
             return  # what has never run has counted nothing; a forked child's copy is its parent's
@@ -140,14 +149,18 @@ class Ledger:
 
 
 _ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
+# Whoever collects in another thread finds a loop that is being closed once: among the open ones, or among the closed.
+_lock = threading.RLock()
 
 
 def _close(loop: Loop) -> None:
-    for ledger in list(_ledgers):
-        ledger._close(loop)
+    with _lock:
+        for ledger in list(_ledgers):
+            ledger._close(loop)
 
 
 def _after_fork() -> None:
+    _lock._at_fork_reinit()  # type: ignore[attr-defined]  # a thread may have it that this process does not have
     for ledger in list(_ledgers):
         ledger.forget()
 

@@ -396,6 +396,41 @@ def main():
 """)  # fmt: skip
 
 
+def test_what_overlapping_runs_set_ends_with_the_last_of_them(way):
+    check(way, WORK + """
+def factory(loop, coro, **kwargs):
+    return asyncio.Task(coro, loop=loop, **kwargs)
+
+
+async def sets(then):
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    loop.set_exception_handler(lambda _loop, _context: None)
+    begun.set()
+    await asyncio.to_thread(then.wait)
+
+
+async def waits(then):
+    await asyncio.to_thread(then.wait)
+
+
+def main():
+    global begun
+    loop = threads.current_thread().loop
+    for first in (0, 1):  # to end
+        begun, ends = threading.Event(), [threading.Event(), threading.Event()]
+        setting = in_thread(asyncio.run, sets(ends[0]))
+        begun.wait()
+        other = in_thread(asyncio.run, waits(ends[1]))
+        time.sleep(0)
+        both = [setting, other]
+        for which in (first, 1 - first):
+            ends[which].set()
+            both[which].join()
+        assert (loop.get_task_factory(), loop.get_exception_handler()) == (None, None), first
+""")  # fmt: skip
+
+
 def test_what_ends_a_task_ends_the_thread_that_waits_for_it(way):
     check(way, WORK + """
 async def exits():

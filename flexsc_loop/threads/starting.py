@@ -379,15 +379,35 @@ def asyncio_run(main: Any, *, debug: bool | None = None, **kwargs: Any) -> Any:
     run = _Run()
     context = contextvars.copy_context()
     context.run(_run.set, run)
-    factory, handler = thread.loop.get_task_factory(), thread.loop.get_exception_handler()
+    with _settings_kept(thread.loop):
+        try:
+            return _as_a_task(thread, asyncio.Task(main, loop=thread.loop, context=context))
+        finally:
+            wait(_end(run))
+            asyncio.set_event_loop(None)  # as after any asyncio.run
+
+
+# How many coroutines of asyncio.run a loop has, and its task factory and exception handler before the first.
+_settings: weakref.WeakKeyDictionary[Loop, tuple[int, Any, Any]] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def _settings_kept(loop: Loop) -> Iterator[None]:
+    """What a coroutine sets was set for a loop of its own, and ends with it: where several overlap, with the last.
+
+    One that began while another's was set must not bring that back when it ends.
+    """
+    count, factory, handler = _settings.get(loop, (0, loop.get_task_factory(), loop.get_exception_handler()))
+    _settings[loop] = count + 1, factory, handler
     try:
-        return _as_a_task(thread, asyncio.Task(main, loop=thread.loop, context=context))
+        yield
     finally:
-        wait(_end(run))
-        # What it has set was set for a loop of its own.
-        thread.loop.set_task_factory(factory)
-        thread.loop.set_exception_handler(handler)
-        asyncio.set_event_loop(None)  # as after any asyncio.run
+        count, _, _ = _settings.pop(loop)
+        if count > 1:
+            _settings[loop] = count - 1, factory, handler
+        else:
+            loop.set_task_factory(factory)
+            loop.set_exception_handler(handler)
 
 
 def _as_a_task(thread: GreenThread, task: asyncio.Task[Any]) -> Any:

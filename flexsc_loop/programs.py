@@ -247,7 +247,8 @@ def tell_error(error: BaseException) -> None:
         return
     if isinstance(error, SystemExit):
         if not isinstance(error.code, int | None):
-            print(error.code, file=sys.stderr, flush=True)
+            if sys.stderr is not None:  # print() would take stdout instead
+                print(error.code, file=sys.stderr, flush=True)
             error.code = 1
         return
     found = error.__traceback__

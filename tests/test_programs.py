@@ -223,6 +223,14 @@ def test_exceptions_and_exit_codes_pass(tmp_path):
     assert end.returncode == 1 and end.stderr.endswith("ModuleNotFoundError: No module named 'not_there'\n")
 
 
+def test_what_ends_a_program_without_stderr_is_not_in_its_output(tmp_path):
+    source = "import sys; print('data'); sys.exit('trouble')"
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "flexsc_loop", "-c", source],
+        env=child_environment(), cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "data\n")
+
+
 def test_threads_and_exit_functions_still_see_their_main_module(tmp_path):
     source = """
     import atexit, sys, threading

@@ -301,6 +301,49 @@ def test_a_free_threaded_build_switches_its_gil_on():
     assert end.code == 1 and "ImportError: flexsc_loop needs the GIL" in end.err
 
 
+IN_A_SUBINTERPRETER = """
+import sys, flexsc_loop
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+made = interpreters.create(*sys.argv[1:])
+try:
+    error = interpreters.run_string(made, "import flexsc_loop")
+except interpreters.RunFailedError as failed:
+    error = failed
+print(getattr(error, "formatted", error))
+interpreters.destroy(made)
+print(flexsc_loop.run(asyncio.sleep(0, 5)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["isolated", "legacy"] if sys.version_info >= (3, 13) else [None])
+def test_in_a_subinterpreter_the_import_is_refused(kind):
+    end = run_python("import asyncio\n" + IN_A_SUBINTERPRETER, *[kind] if kind else [])
+    error, after = end.out.splitlines()
+    assert "ImportError" in error and after == "5", end.out
+    shares_the_gil = kind == "legacy" if kind else sys.version_info < (3, 12)
+    said = "Interpreter change detected" if shares_the_gil else "does not support loading in subinterpreters"
+    assert said in error
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="there is no such executor")
+def test_an_executor_of_subinterpreters():
+    end = run_python(
+        """
+        import asyncio, math
+        from concurrent.futures import InterpreterPoolExecutor
+        import flexsc_loop
+        async def main():
+            with InterpreterPoolExecutor(2) as pool:
+                return await asyncio.get_running_loop().run_in_executor(pool, math.factorial, 5)
+        print(flexsc_loop.run(main()))
+        """
+    )
+    assert (end.code, end.out) == (0, "120\n"), end.err
+
+
 def test_import_changes_nothing():
     end = run_python(
         """

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import functools
 import inspect
 import os
 import signal
@@ -288,6 +289,26 @@ class Pipes(_Host):
         return make_write_pipe(turn, pipe, protocol, waiter, extra)
 
 
+class _ChildTransport(unix_events._UnixSubprocessTransport):  # type: ignore[misc, name-defined]
+    """A child.  It writes to two pipes and ends, in this order, but each of the three is seen on its own, in any order.
+
+    asyncio sees in one look nearly always what has come together, and tells an end last.  A syscall thread may be late
+    with some of it: so what lies in the pipes is read before an end is told.
+    """
+
+    _pipes: dict[int, Any]
+
+    def _read_now(self) -> None:
+        for fd in (1, 2):
+            end = self._pipes.get(fd)
+            if end is not None:
+                end.pipe._read_now()
+
+    def _pipe_connection_lost(self, fd: int, exc: BaseException | None) -> None:
+        self._read_now()
+        super()._pipe_connection_lost(fd, exc)
+
+
 class Children(_Host):
     """Subprocesses.  A pidfd says when a child has ended: no SIGCHLD handler, no thread, any thread's loop.
 
@@ -301,10 +322,10 @@ class Children(_Host):
         extra: Any = None, **kwargs: Any,
     ) -> Any:
         waiter = self.create_future()
-        transport = unix_events._UnixSubprocessTransport(  # type: ignore[attr-defined]
+        transport = _ChildTransport(
             self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
         )
-        self._watch_child(transport)
+        self._watch_child(transport, waiter)
         try:
             await waiter
         except (SystemExit, KeyboardInterrupt):
@@ -315,28 +336,39 @@ class Children(_Host):
             raise
         return transport
 
-    def _watch_child(self, transport: Any) -> None:
+    def _watch_child(self, transport: Any, connected: asyncio.Future[Any]) -> None:
         pid = transport.get_pid()
         process = transport.get_extra_info("subprocess")
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            arguments = (pid, process, transport)
+            arguments = (pid, process, transport, connected)
             threading.Thread(target=self._wait_in_thread, args=arguments, name=f"waitpid-{pid}", daemon=True).start()
             return
         self._pidfds.add(pidfd)
-        self._add_reader(pidfd, self._child_ended, pid, process, pidfd, transport)
+        self._add_reader(pidfd, self._pidfd_ready, pid, process, pidfd, transport, connected)
 
-    def _child_ended(self, pid: int, process: Any, pidfd: int, transport: Any) -> None:
+    def _pidfd_ready(self, pid: int, process: Any, pidfd: int, transport: Any, connected: asyncio.Future[Any]) -> None:
         self._drop_pidfd(pidfd)
-        transport._process_exited(exit_code(pid, process))
+        self._child_ended(transport, connected, functools.partial(exit_code, pid, process))
 
-    def _wait_in_thread(self, pid: int, process: Any, transport: Any) -> None:
+    def _wait_in_thread(self, pid: int, process: Any, transport: Any, connected: asyncio.Future[Any]) -> None:
         code = exit_code(pid, process)
         try:
-            self.call_soon_threadsafe(transport._process_exited, code)
+            self.call_soon_threadsafe(self._child_ended, transport, connected, lambda: code)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+    def _child_ended(self, transport: Any, connected: asyncio.Future[Any], code: Callable[[], int]) -> None:
+        """Have its end told after what it had written by then, and after whoever waits for that has run."""
+        if not connected.done():
+            connected.add_done_callback(lambda _: self._child_ended(transport, connected, code))
+            return
+        transport._read_now()
+        self.call_soon(self._tell_end, transport, code)
+
+    def _tell_end(self, transport: Any, code: Callable[[], int]) -> None:
+        transport._process_exited(code())
 
     def _drop_pidfd(self, pidfd: int) -> None:
         self._pidfds.discard(pidfd)

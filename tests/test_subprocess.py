@@ -287,6 +287,103 @@ async def test_without_pidfds(loop, monkeypatch, error):
     assert await process.wait() == -signal.SIGTERM
 
 
+class Ordered(Noting):
+    """Writes down when data comes, too."""
+
+    def pipe_data_received(self, fd, data):
+        self.calls.append(f"data {fd}")
+        super().pipe_data_received(fd, data)
+
+
+LAST_WORDS = "echo first; echo first >&2; read x; echo out; echo err >&2; exit 4"
+
+
+@pytest.mark.ours  # asyncio tells of the end first, then
+async def test_the_end_is_seen_before_the_last_words(loop):
+    """By a syscall thread that is late, say: what a child wrote is told before that it has ended."""
+    transport, protocol = await loop.subprocess_shell(Ordered, "read x; " + LAST_WORDS)
+    outputs = [transport.get_pipe_transport(fd) for fd in (1, 2)]
+    await turns(5)
+    before = loop.stats()["in_flight"]
+    for output in outputs:
+        output.pause_reading()
+    transport.get_pipe_transport(0).write(b"\n")
+    # The first words end the polls of both pipes.
+    await settle(lambda: loop.stats()["in_flight"] <= before - 2)
+    transport.get_pipe_transport(0).write(b"\n")
+    assert eventually(functools.partial(has_ended, transport.get_pid()))
+    for output in outputs:
+        loop.call_soon(output.resume_reading)
+    await protocol.lost
+    assert protocol.data == {1: b"first\nout\n", 2: b"first\nerr\n"}
+    assert "exited" not in protocol.calls[: protocol.calls.index("data 2")]
+    assert "exited" not in protocol.calls[: protocol.calls.index("data 1")]
+    assert transport.get_returncode() == 4
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("pidfds", [True, False])
+async def test_the_end_is_seen_before_the_pipes_are_connected(loop, monkeypatch, pidfds):
+    open_pidfd = os.pidfd_open
+
+    def open_late(pid, flags=0):
+        assert eventually(functools.partial(has_ended, pid))
+        if not pidfds:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return open_pidfd(pid, flags)
+
+    monkeypatch.setattr(os, "pidfd_open", open_late)
+    transport, protocol = await loop.subprocess_shell(Ordered, "echo out; echo err >&2; exit 4", stdin=None)
+    await protocol.lost
+    assert protocol.calls[0] == "made"
+    assert sorted(protocol.calls[1:3]) == ["data 1", "data 2"]
+    assert "exited" in protocol.calls[3:]
+    assert transport.get_returncode() == 4
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("first", [1, 2])
+async def test_the_end_of_a_pipe_is_seen_before_what_the_other_has(loop, first):
+    """What was written to one before the other was closed is told before."""
+    other = 3 - first
+    command = f"read x; echo first >&{other}; read x; echo last >&{other}; exec {first}>&-; read x"
+    transport, protocol = await loop.subprocess_shell(Ordered, command)
+    output, stdin = transport.get_pipe_transport(other), transport.get_pipe_transport(0)
+    await turns(5)
+    before = loop.stats()["in_flight"]
+    output.pause_reading()
+    stdin.write(b"\n")
+    await settle(lambda: loop.stats()["in_flight"] <= before - 1)
+    stdin.write(b"\n")
+    path = f"/proc/{transport.get_pid()}/fd/{first}"
+    assert eventually(lambda: not os.path.exists(path))
+    loop.call_soon(output.resume_reading)
+    await settle(lambda: f"pipe {first}" in protocol.calls)
+    assert protocol.calls == ["made", f"data {other}", f"pipe {first}"]
+    assert protocol.data[other] == b"first\nlast\n"
+    stdin.write(b"\n")
+    await protocol.lost
+
+
+async def test_who_reads_goes_on_before_who_waits(loop):
+    process = await asyncio.create_subprocess_shell(LAST_WORDS, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    assert await process.stderr.readline() == b"first\n"
+    order = []
+
+    async def read():
+        order.append(await process.stderr.readline())
+
+    async def wait():
+        order.append(await process.wait())
+
+    tasks = [asyncio.create_task(wait()), asyncio.create_task(read())]
+    await turns()
+    process.stdin.write(b"\n")
+    assert eventually(functools.partial(has_ended, process.pid))
+    await asyncio.gather(*tasks)
+    assert order == [b"err\n", 4]
+
+
 # ---- many
 
 

@@ -30,6 +30,7 @@ cdef class ReadEnd(PipeEnd):
     cdef bint paused
 
     cdef int read(self) except -1
+    cdef int read_now(self) except -1
     cdef object take(self)
     cdef int reach_end(self) except -1
     cdef int fail(self, object error) except -1

@@ -159,6 +159,13 @@ cdef class ReadEnd(PipeEnd):
         self.tell_of("data_received", data)
         return self.wake_up()
 
+    cdef int read_now(self) except -1:
+        """Deliver what is there, whether the page has told of it yet or not."""
+        if self.state != OPEN or self.paused or self.fresh:
+            return 0
+        self.read()
+        return self.wake_up()
+
     cdef object take(self):
         """What is there, as bytes; None if nothing is, empty at the end.  Raises OSError."""
         cdef PyObject* target
@@ -439,6 +446,10 @@ class ReadPipeTransport(asyncio.ReadTransport):
         cdef ReadEnd core = self._core
         if core.state == OPEN:
             core.shut(None)
+
+    def _read_now(self):
+        """Deliver what is there: whoever wrote it has ended."""
+        (<ReadEnd> self._core).read_now()
 
     def __repr__(self):
         cdef ReadEnd core = self._core

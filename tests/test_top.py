@@ -126,6 +126,24 @@ def test_live(way):
                 os.close(master)
 
 
+def test_a_terminal_that_goes_away():
+    """Where that ends nobody by SIGHUP, as under nohup."""
+    pytest.importorskip("rich")
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", "flexsc_loop", "top", "--interval", "0.1"],
+        stdin=slave, stdout=slave, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+        env={**child_environment(), "TERM": "xterm"},
+    ) as shown:
+        os.close(slave)
+        try:
+            read_until(master, b"\x1b[?1049h")  # the screen
+            os.close(master)
+            assert (shown.wait(10), shown.stderr.read()) == (1, "")
+        finally:
+            shown.kill()
+
+
 def test_what_can_not_be_watched():
     done = run_top("999999999", "--json")
     assert (done.returncode, done.stdout) == (1, "") and "no process" in done.stderr
@@ -202,7 +220,7 @@ def test_a_process_that_is_stopped(way):
         child.line()
         watch = rates.Watch([child.process.pid])
         (view,) = watch.look()
-        assert not view.halted and view.thread_state in "RSD"
+        assert not view.halted and view.thread_state in set("RSD")
         child.signal(signal.SIGSTOP)
         try:
             assert eventually(lambda: watch.look()[0].halted)
@@ -232,7 +250,7 @@ def test_which_processes(way):
         assert shown(*map(str, pids), "--match", "data_received not") == []
         one.process.kill()
         one.process.wait()
-        assert run_top(*map(str, pids), "--once").returncode == 1
+        assert run_top(*map(str, pids), "--once", "--json").returncode == 1
 
 
 # ---- the screen

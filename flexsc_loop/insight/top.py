@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -264,11 +265,22 @@ def _keys() -> Iterator[Callable[[float], list[str]]]:
     try:
         yield next_keys
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # there may be no terminal any more
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
         signal.set_wakeup_fd(wakes)
         signal.signal(signal.SIGWINCH, handler)
         os.close(resized)
         os.close(told)
+
+
+def _on_terminal(watch: Watch, interval: float, sort: str) -> int:
+    try:
+        _live(watch, interval, sort)
+    except OSError as error:
+        if error.errno != errno.EIO:  # the terminal is gone
+            raise
+        return 1
+    return 0
 
 
 def _live(watch: Watch, interval: float, sort: str) -> None:
@@ -356,7 +368,7 @@ def main(prog: str, arguments: list[str]) -> int:
             elif asked.json:
                 _lines(watch, asked.interval, sort)
             else:
-                _live(watch, asked.interval, sort)
+                return _on_terminal(watch, asked.interval, sort)
     except PermissionError as error:
         print(f"{prog}: this process is somebody else's: {error.filename}", file=sys.stderr)
         return 1

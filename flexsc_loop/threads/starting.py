@@ -292,7 +292,7 @@ def _after_fork_in_child() -> None:
     vars(before).pop("_green", None)
     if thread is not None:
         vars(thread).pop("_green", None)
-        for name in ("_handle", "_os_thread_handle", "_tstate_lock"):  # by which its end is told
+        for name in ("_handle", "_os_thread_handle", "_tstate_lock", "_is_stopped"):  # by which its end is told
             if hasattr(before, name):
                 setattr(thread, name, getattr(before, name))
         thread._ident = ident

@@ -292,9 +292,15 @@ def _after_fork_in_child() -> None:
     vars(before).pop("_green", None)
     if thread is not None:
         vars(thread).pop("_green", None)
-        for name in ("_handle", "_os_thread_handle", "_tstate_lock", "_is_stopped"):  # by which its end is told
+        # By which its end is told.  The one of before is over, as Python 3.11 and 3.12 have just said of this one.
+        for name in ("_handle", "_os_thread_handle", "_tstate_lock", "_is_stopped"):
             if hasattr(before, name):
+                over: Any = getattr(thread, name)
+                if name.endswith("handle"):
+                    over = _thread._make_thread_handle(before.ident)  # type: ignore[attr-defined]
+                    over._set_done()
                 setattr(thread, name, getattr(before, name))
+                setattr(before, name, over)
         thread._ident = ident
         threading._main_thread = threading._active[ident] = thread  # type: ignore[attr-defined]
 

@@ -19,9 +19,14 @@ cdef extern from "plain.h" nogil:
         SOCK_CLOEXEC
         SOCK_NONBLOCK
         SOL_SOCKET
+        SO_LINGER
         SO_PEERNAME
 
     ctypedef unsigned int socklen_t
+
+    struct linger:
+        int l_onoff
+        int l_linger
 
     struct sockaddr:
         unsigned short sa_family

@@ -34,3 +34,5 @@ cdef tuple marks(object high, object low, object default_kib)
 cdef object call_for(object context, object callback)
 cdef int hold_socket(object sock) except -1
 cdef int release_socket(object sock) except? -1
+cdef bint lingers(int fd) noexcept
+cdef void end_lingering(int fd) noexcept

@@ -11,6 +11,8 @@ from types import MethodType
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
+from flexsc_loop.syscalls.posix_socket cimport SO_LINGER, SOL_SOCKET, getsockopt, linger, setsockopt, socklen_t
+
 
 cdef tuple marks(object high, object low, object default_kib):
     """The (high, low) marks of flow control in bytes, of what a program has asked for.  Raises ValueError."""
@@ -39,6 +41,22 @@ cdef int release_socket(object sock) except? -1:
     fd = sock.detach()
     sock.close()
     return fd
+
+
+cdef bint lingers(int fd) noexcept:
+    """Whether close() would wait for the peer, O_NONBLOCK or not: SO_LINGER has a time.  (0 s: it resets.)"""
+    cdef linger option
+    cdef socklen_t size = sizeof(option)
+    option.l_onoff = 0
+    return getsockopt(fd, SOL_SOCKET, SO_LINGER, &option, &size) == 0 and option.l_onoff and option.l_linger > 0
+
+
+cdef void end_lingering(int fd) noexcept:
+    """Have close() not wait, which would hold up the loop.  What was written is sent all the same."""
+    cdef linger option
+    if lingers(fd):
+        option.l_onoff = option.l_linger = 0
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
 
 
 cdef class Layer:

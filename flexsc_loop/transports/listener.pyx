@@ -2,7 +2,7 @@
 """Floor 4: listening sockets.
 
 Owns: the listening fd from `listen` to `close`, and accepted fds until a stream takes them over.  Imports: addresses,
-stream, tls, tls_core, page, operation, turn.
+connection, stream, tls, tls_core, page, operation, turn.
 """
 import os
 from asyncio import CancelledError, constants, trsock
@@ -20,6 +20,7 @@ from flexsc_loop.syscalls.page cimport (
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, poll, pollfd
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport name_of_peer
+from flexsc_loop.transports.connection cimport lingers
 from flexsc_loop.transports.stream cimport Stream, open_stream
 from flexsc_loop.transports.tls cimport Settings
 from flexsc_loop.transports.tls_core cimport Tls
@@ -141,6 +142,8 @@ cdef class Listener(Endpoint):
     cdef State state
     cdef bint shared
     cdef bint short                   # descriptors were: nothing is accepted before somebody knocks
+    cdef bint looked                  # at the options that connections inherit: as the first one comes
+    cdef bint lingers                 # SO_LINGER is one of them
     cdef int error                    # errno of the last accept, if it failed
     cdef object sock, factory, server, context
     cdef Settings tls
@@ -250,6 +253,9 @@ cdef class Listener(Endpoint):
             close_fd(fd)
             return 0
         self.page.stats.counts.accepts += 1
+        if not self.looked:
+            self.looked = True
+            self.lingers = lingers(self.fd)
         context = PyContext_Copy(self.context)
         PyContext_Enter(context)
         try:
@@ -277,9 +283,11 @@ cdef class Listener(Endpoint):
             if tls is None:
                 stream = open_stream(self.turn, fd, None, protocol, context, None, server, name_of_peer(fd), None)
                 known.append(stream.facade)
+                stream.may_linger = self.lingers
                 return stream
             handshake = self.turn.create_future()
             end = (<Settings> tls).open(self.turn, fd, name_of_peer(fd), protocol, context, handshake, server)
+            end.stream.may_linger = self.lingers
             start_task(self.turn, [end.facade], handshake)
             return end.stream
         except BaseException as error:

@@ -2,7 +2,7 @@
 """Floor 4: pipes, FIFOs, sockets and character devices, one direction each.
 
 Owns: the pipe object from here until `connection_lost`, and what was written and not taken by the kernel.
-Imports: protocols, page, operation, turn.
+Imports: connection, protocols, page, operation, turn.
 
 Reads and writes are plain non-blocking calls; the page only waits.  A pipe's call is one copy of up to 64 KiB, beside
 which an entry saves nothing, and a read that waited as an entry would hold its buffer meanwhile.  What is written
@@ -16,6 +16,7 @@ import stat
 import warnings
 from asyncio import constants
 from asyncio.log import logger
+from socket import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, _PyBytes_Resize
 from cpython.object cimport PyObject
@@ -31,6 +32,7 @@ from flexsc_loop.syscalls.operation cimport Operation
 from flexsc_loop.syscalls.page cimport CALL_POLL, EAGAIN, ECANCELED, EINTR
 from flexsc_loop.syscalls.posix_socket cimport POLLIN, POLLOUT, POLLRDHUP
 from flexsc_loop.syscalls.stats cimport stats_less, stats_received, stats_sent
+from flexsc_loop.transports.connection cimport end_lingering
 from flexsc_loop.transports.protocols cimport CLOSED, CLOSING, OPEN, ProtocolEndpoint
 from flexsc_loop.turn.turn cimport Turn
 
@@ -128,6 +130,8 @@ cdef class PipeEnd(ProtocolEndpoint):
             pipe, self.pipe = self.pipe, None
             self.facade = self.protocol = self.error = None
             self.ready.end = None
+            if isinstance(pipe, socket) and pipe.fileno() == self.fd:
+                end_lingering(self.fd)
             pipe.close()
         return 0
 

@@ -6,6 +6,7 @@ from flexsc_loop.turn.turn cimport Turn
 
 cdef class Stream(Reading):
     cdef bint introduced              # connection_made has been called
+    cdef bint may_linger              # SO_LINGER may have been set by other ways than the socket object
     cdef uint32_t closed_in           # low bits of the turn in which it was closed or aborted
     cdef object waiter                # future of whoever opens the connection
     cdef object server

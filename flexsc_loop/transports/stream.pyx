@@ -22,7 +22,7 @@ from posix.unistd cimport close as close_fd
 from flexsc_loop.syscalls.page cimport EBADF
 from flexsc_loop.syscalls.stats cimport stats_less
 from flexsc_loop.transports.addresses cimport decode, inet_name, inet_of, name_of, name_of_peer
-from flexsc_loop.transports.connection cimport Layer, hold_socket, release_socket
+from flexsc_loop.transports.connection cimport Layer, end_lingering, hold_socket, release_socket
 from flexsc_loop.transports.reading cimport FLOWING, NOT_YET, Reading
 from flexsc_loop.transports.writing cimport DROPPING, LOST, TAKING
 from flexsc_loop.turn.handles cimport call_in
@@ -219,6 +219,8 @@ cdef class Stream(Reading):
         if self.layer is not None:
             stats_less(&self.page.stats.counts.tls)
         if self.sock is None or release_socket(self.sock) == fd:
+            if self.sock is not None or self.may_linger:
+                end_lingering(fd)
             self.page.close_owned(fd)
         self.sock = None
         server, self.server = self.server, None

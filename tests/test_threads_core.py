@@ -74,6 +74,63 @@ def test_who_polls_without_end_lets_the_loop_have_its_turn(way):
 
 
 @pytest.mark.skipif(io_uring_blocked(), reason="io_uring is blocked on this machine")
+def test_who_waits_is_passed_by_once_only(way):
+    """Of two that want the same again and again each has it half of the time, though the other one is always faster."""
+    check(way, """
+        import queue
+
+        def share(once):
+            had = [0, 0]
+
+            def want(number):
+                while sum(had) < 400 and once():
+                    had[number] += 1
+                    time.sleep(0)
+
+            threads = [in_thread(want, number) for number in (0, 1)]
+            for thread in threads:
+                thread.join(20)
+            assert min(had) > 150, had
+
+        def held(lock):
+            def once():
+                with lock:
+                    time.sleep(0)
+                return True
+
+            return once
+
+        def main():
+            share(held(threading.Lock()))
+            share(held(threading.RLock()))
+            items = queue.SimpleQueue()
+
+            def put():
+                for _ in range(400):
+                    items.put(True)
+                    time.sleep(0)
+                items.put(False)
+                items.put(False)
+
+            putting = in_thread(put)
+            share(items.get)
+            putting.join(20)
+            # Who gives up, or does not wait, is owed nothing.
+            lock = threading.Lock()
+            lock.acquire()
+            waits = in_thread(lock.acquire, True, 0.05)
+            time.sleep(0.01)
+            lock.release()
+            assert lock.acquire(False)
+            time.sleep(0.02)
+            assert not lock.acquire(False)
+            waits.join(20)
+            lock.release()
+            assert lock.acquire(timeout=1)
+            lock.release()
+    """)
+
+
 def test_more_receive_at_once_than_the_second_ring_has_buffers():
     """They are its own: those of the first ring are of no use to it."""
     check(WAYS["kernel-changing"], """

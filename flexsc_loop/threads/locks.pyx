@@ -4,7 +4,8 @@
 Owns: who waits.  Imports: green.
 
 Beneath each is one of Python's own, so that for real threads nothing is different.  A green thread that finds it taken
-(or empty) stands in line here, and whoever releases it (or puts something in) has the first one in line try again.
+(or empty) stands in line here, and whoever releases it (or puts something in) has the first one in line try again.  Who
+comes meanwhile may be faster, which saves a switch; but once only: then the first in line is *owed*, and others wait.
 """
 import _queue
 import _thread
@@ -37,6 +38,7 @@ cdef class Line:
     """What threads of both kinds stand in line for."""
     cdef object real                 # what real threads wait for
     cdef object line                 # green threads that wait, the first one first; None while there was none
+    cdef bint owed                   # the first one was called, and another one was faster
     cdef object __weakref__
 
     cdef object attempt(self):
@@ -49,24 +51,35 @@ cdef class Line:
 
     cdef object stand_in_line(self, GreenThread me, object timeout):
         """Wait for an attempt that succeeds, and return what that has given; NOTHING after `timeout` seconds."""
-        found = NOTHING
+        cdef bint called = False
         until = None if timeout is None else me.turn.time() + timeout
         if self.line is None:
             self.line = deque()
         self.line.append(me)
         try:
-            # Another thread may have let it go before we stood there.
-            while (found := self.attempt()) is NOTHING:
+            while True:
+                if not self.others_first(me):
+                    # Another thread may have let it go before we stood there.
+                    found = self.attempt()
+                    if found is not NOTHING:
+                        return found
+                    self.owed = called and self.line[0] is me
                 left = None if until is None else until - me.turn.time()
                 if left is not None and left <= 0:
-                    break
+                    return NOTHING
                 me.wait(left)
-            return found
+                called = True
         finally:
+            if self.owed and self.line[0] is me:
+                self.owed = False
             self.line.remove(me)
             # Whoever was called may have given up, or there is one for the next in line, too.
             if self.is_there():
                 self.call_first()
+
+    cdef bint others_first(self, GreenThread me) except -1:
+        """Whether the first in line is owed, and another one.  In a forked child it may be one of the parent's."""
+        return self.owed and self.line[0] is not me and not (<GreenThread> self.line[0]).finished
 
     cdef int call_first(self) except -1:
         """Have the first in line try again."""
@@ -75,6 +88,9 @@ cdef class Line:
             first = self.line[0]
         except (IndexError, TypeError):
             return 0
+        if first.finished:
+            # In a forked child.
+            first = next((other for other in self.line if not other.finished), first)
         if first.home == PyThread_get_thread_ident():
             first.unpark()
         else:
@@ -110,7 +126,7 @@ cdef class Lock(Line):
         if me is None:
             return self.real.acquire(blocking, timeout)
         breathe(me)
-        if self.real.acquire(False):
+        if not (blocking and self.others_first(me)) and self.real.acquire(False):
             return True
         return blocking and self.stand_in_line(me, None if timeout == -1 else timeout) is not NOTHING
 
@@ -138,6 +154,7 @@ cdef class Lock(Line):
     def _at_fork_reinit(self):
         self.real = allocate_plain()
         self.line = None
+        self.owed = False
 
     acquire_lock = acquire
     release_lock = release
@@ -276,7 +293,7 @@ cdef class SimpleQueue(Line):
             return self.real.get(block, timeout)
         if timeout is not None and timeout < 0:
             raise ValueError("'timeout' must be a non-negative number")
-        found = self.attempt()
+        found = NOTHING if self.others_first(me) else self.attempt()
         if found is NOTHING:
             found = self.stand_in_line(me, timeout)
         if found is NOTHING:

@@ -119,8 +119,8 @@ class _Pieces:
         buffer = bytearray(size)
         try:
             count = os.preadv(self._file.fileno(), [buffer], self._at, os.RWF_NOWAIT)
-        except OSError:
-            # Not in the cache, or a file system that can't tell.
+        except (AttributeError, OSError):
+            # Not in the cache, or a file system or a C library that can't tell.
             self._file.seek(self._at)
             return None
         self._at += count

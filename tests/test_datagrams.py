@@ -239,7 +239,7 @@ async def test_reuse_port(loop, endpoint):
     first, _ = await endpoint(local_addr=LOCAL, reuse_port=True)
     second, _ = await endpoint(local_addr=name_of(first), reuse_port=True)
     assert name_of(first) == name_of(second)
-    with pytest.raises(OSError, match="ddress already in use"):
+    with pytest.raises(OSError, match=r"ddress (already )?in use"):
         await endpoint(local_addr=name_of(first))
 
 

@@ -79,6 +79,17 @@ async def test_a_terminal(loop):
         os.close(follower)
 
 
+async def test_a_fifo_where_the_c_library_cannot_read_without_waiting(loop, tmp_path, monkeypatch):
+    """Python has the flag only where it was compiled with a C library that has preadv2 (musl since 1.2.5)."""
+    monkeypatch.delattr(os, "RWF_NOWAIT", raising=False)
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    opening = asyncio.ensure_future(flexsc_loop.open(path, "rb", 0))
+    async with flexsc_loop.open(path, "wb", 0) as writer, await opening as reader:
+        assert await writer.write(b"first") == 5
+        assert await reader.read(5) == b"first"
+
+
 async def test_a_fifo_is_waited_for(loop, tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)

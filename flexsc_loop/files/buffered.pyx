@@ -284,7 +284,7 @@ cdef class Buffered(File):
                     size = os.pwritev(self.fd, [self.unwritten], -1, os.RWF_NOWAIT)
                 except BlockingIOError:
                     raise
-                except OSError:
+                except (AttributeError, OSError):  # as in streams.py
                     size = os.write(self.fd, self.unwritten)
             del self.unwritten[:size]
             at += size

@@ -23,8 +23,8 @@ async def read(loop: asyncio.AbstractEventLoop, calls: Any, fd: int, size: int) 
             return bytes(data[: os.preadv(fd, [data], -1, os.RWF_NOWAIT)])
         except BlockingIOError:
             continue  # another process was faster
-        except OSError:
-            break  # a kind that does not know the flag
+        except (AttributeError, OSError):
+            break  # a kind, or a C library, that does not know the flag
     return await calls.read(fd, size)  # type: ignore[no-any-return]
 
 
@@ -37,7 +37,7 @@ async def write(loop: asyncio.AbstractEventLoop, calls: Any, fd: int, data: byte
             continue
         except BrokenPipeError:
             raise
-        except OSError:
+        except (AttributeError, OSError):
             data = data[:AT_ONCE]
             break
     return await calls.write(fd, data)  # type: ignore[no-any-return]

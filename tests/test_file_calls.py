@@ -100,6 +100,7 @@ async def test_pwritev(loop, files, opened):
     assert os.pread(opened, MIB, 7) == b"".join(parts)
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_DSYNC"), reason="this Python does not know RWF_DSYNC")
 async def test_pwrite_with_flags(loop, files, opened):
     assert await files.pwrite(opened, b"now on the disk", 0, os.RWF_DSYNC) == 15
     assert os.pread(opened, 100, 0) == b"now on the disk"

@@ -164,7 +164,7 @@ async def test_wrong_arguments(loop, ours, theirs):
         await loop.sock_sendto(ours, b"x", "nonsense")
     with pytest.raises(OverflowError):
         await loop.sock_sendto(ours, b"x", ("127.0.0.1", 70_000))
-    with pytest.raises(OSError, match="too long"):
+    with pytest.raises(OSError, match=r"too (long|large)"):
         await loop.sock_sendto(ours, bytes(65_508), theirs.getsockname())
 
 

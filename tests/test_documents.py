@@ -1,11 +1,16 @@
 """What the README, and the pages that it leads to, say: code runs, links lead somewhere, drawings are true."""
 
+import contextlib
+import os
 import re
 import subprocess
 
 import plan
 import pytest
 from support import ROOT, run_python
+
+import flexsc_loop
+from flexsc_loop.insight import rates, read
 
 README = ROOT / "README.md"
 FIGURES = ROOT / "benchmarks" / "README.md"
@@ -124,6 +129,15 @@ def test_purposes(tmp_path):
 
 
 # ---- figures
+
+
+def test_what_top_says_as_json_is_told():
+    """All of it, and nothing else."""
+    text = (ROOT / "flexsc_loop" / "insight" / "README.md").read_text()
+    table = text[text.index("| key | |") :].partition("\n\n")[0]
+    told = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    with contextlib.closing(flexsc_loop.new_event_loop()) as loop:
+        assert told == set(rates.View(read(loop), None, "", None, None, os.getpid()).data())
 
 
 def tables(path):

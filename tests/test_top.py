@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
@@ -64,15 +63,6 @@ def test_json(way):
     assert found["seconds"] >= 0.2
     assert set(found["batch"]) == {"entries", "completions"} and min(found["batch"].values()) >= 0
     assert (found["syscall_thread"] is None) is (way.threads == "off")
-
-
-async def test_what_json_holds_is_told(loop):
-    """All of it, and nothing else."""
-    text = (ROOT / "flexsc_loop" / "insight" / "README.md").read_text()
-    table = text[text.index("| key | |") :].partition("\n\n")[0]
-    told = {name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
-    stats = read(loop)
-    assert told == set(rates.View(stats, None, "", None, None, os.getpid()).data())
 
 
 def test_a_loop_that_hangs(way):

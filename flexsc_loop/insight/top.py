@@ -255,11 +255,10 @@ def _keys() -> Iterator[Callable[[float], list[str]]]:
             os.read(resized, 4096)
         if fd not in ready:
             return [""] if ready else []
-        try:
-            read = os.read(fd, 64).decode("utf-8", "replace")
-        except OSError:
-            read = ""
-        return KEYS.findall(read) or ["q"]  # there is no terminal any more
+        read = os.read(fd, 64).decode("utf-8", "replace")
+        if not read:
+            raise OSError(errno.EIO, "the terminal is gone")
+        return KEYS.findall(read)
 
     tty.setcbreak(fd)
     try:

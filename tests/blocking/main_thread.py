@@ -30,11 +30,13 @@ def tell_in_child():
 
 
 def fork():
+    by_main = threading.current_thread() is main
     child = os.fork()
     if child == 0:
         print("child", threading.main_thread() is threading.current_thread(), threading.main_thread().is_alive())
         print("the parent's", main is threading.main_thread() or main.is_alive())
-        threading.Thread(target=tell_in_child).start()
+        if by_main:
+            threading.Thread(target=tell_in_child).start()
         return
     print(end_of(child))
 

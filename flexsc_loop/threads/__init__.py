@@ -125,9 +125,7 @@ def run_program(main: Callable[..., object], *args: Any) -> None:
     patch()
     tell_psycopg2()
     with _new_loop(None, None, None) as loop:
-        thread = _main_thread(loop, main, args)
-        thread.when_over(_tell_error)
-        _run_on(loop, thread, _end_program)
+        _run_on(loop, _main_thread(loop, _telling, (main, *args)), _end_program)
 
 
 @contextlib.contextmanager
@@ -176,9 +174,13 @@ def _join_others(loop: Loop) -> None:
         join(left[0])
 
 
-def _tell_error(thread: GreenThread) -> None:
-    if thread.error is not None:
-        tell_error(thread.error)
+def _telling(main: Callable[..., object], *args: Any) -> None:
+    """Tell of an error while the thread is not over: one that is, and gives way to others, would not be resumed."""
+    try:
+        main(*args)
+    except BaseException as error:
+        tell_error(error)
+        raise
 
 
 def _end_program(loop: Loop) -> None:

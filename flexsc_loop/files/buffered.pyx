@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
-from flexsc_loop.files.streams import read as read_stream, write as write_stream
+from flexsc_loop.files.streams import pwritev_now, read as read_stream, write as write_stream
 from flexsc_loop.files.action cimport Action, Call
 from flexsc_loop.files.at_once cimport S_IFREG, file_about
 from flexsc_loop.files.calls cimport FileCalls
@@ -281,10 +281,10 @@ cdef class Buffered(File):
                 size = os.write(self.fd, self.unwritten)
             else:
                 try:
-                    size = os.pwritev(self.fd, [self.unwritten], -1, os.RWF_NOWAIT)
+                    size = pwritev_now(self.fd, [self.unwritten])
                 except BlockingIOError:
                     raise
-                except (AttributeError, OSError):  # as in streams.py
+                except OSError:
                     size = os.write(self.fd, self.unwritten)
             del self.unwritten[:size]
             at += size

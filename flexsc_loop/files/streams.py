@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 AT_ONCE = 1 << 12  # a pipe that has room takes so much without blocking (PIPE_BUF)
+
+
+def pwritev_now(fd: int, buffers: Sequence[bytes | bytearray]) -> int:
+    """os.pwritev without waiting: BlockingIOError if it would, another OSError where nobody can say.
+
+    That is a kind of file, or a C library that Python was compiled with, that does not know the flag.
+    """
+    return os.pwritev(fd, buffers, -1, _nowait())
+
+
+def _nowait() -> int:
+    flag: int = getattr(os, "RWF_NOWAIT", 0)
+    if not flag:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    return flag
 
 
 async def read(loop: asyncio.AbstractEventLoop, calls: Any, fd: int, size: int) -> bytes:
@@ -20,11 +36,11 @@ async def read(loop: asyncio.AbstractEventLoop, calls: Any, fd: int, size: int) 
     while await _ready(loop, fd, loop.add_reader, loop.remove_reader):
         data = bytearray(size)
         try:
-            return bytes(data[: os.preadv(fd, [data], -1, os.RWF_NOWAIT)])
+            return bytes(data[: os.preadv(fd, [data], -1, _nowait())])
         except BlockingIOError:
             continue  # another process was faster
-        except (AttributeError, OSError):
-            break  # a kind, or a C library, that does not know the flag
+        except OSError:
+            break
     return await calls.read(fd, size)  # type: ignore[no-any-return]
 
 
@@ -32,12 +48,12 @@ async def write(loop: asyncio.AbstractEventLoop, calls: Any, fd: int, data: byte
     """Write some of `data`, once there is room; the number of bytes."""
     while await _ready(loop, fd, loop.add_writer, loop.remove_writer):
         try:
-            return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
+            return pwritev_now(fd, [data])
         except BlockingIOError:
             continue
         except BrokenPipeError:
             raise
-        except (AttributeError, OSError):
+        except OSError:
             data = data[:AT_ONCE]
             break
     return await calls.write(fd, data)  # type: ignore[no-any-return]
